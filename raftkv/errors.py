@@ -1,0 +1,183 @@
+"""The one error tree of raftkv.
+
+    RaftkvError
+    +-- ConfigError          a flag, file or URL is wrong; says which and why
+    +-- StorageError         the data directory cannot be trusted or written
+    |   +-- CorruptionError      stored bytes are damaged: refuse, say how to rejoin
+    |   +-- DiskFailure          a write or fsync failed: final, the process stops
+    |   +-- DirectoryLocked      another process holds the data directory
+    |   +-- WrongDirectory       the directory belongs to another cluster or member
+    +-- ProtocolError        a peer or client broke the wire protocol
+    +-- ApiError             an answer of the etcd API: gRPC code, exact text, outcome
+
+Every ApiError is a constant of this module: clients match on the exact text
+(etcd api/v3rpc/rpctypes/error.go), so no text is made anywhere else except by
+`ApiError.with_text` for the few that carry numbers.
+
+An error's outcome says what a caller may conclude about a write:
+DEFINITE = it was not applied and never will be; UNKNOWN = it may have been
+applied or may still be. A caller may repeat only what ended DEFINITE.
+"""
+
+from enum import Enum
+from typing import Final
+
+
+class Outcome(Enum):
+    """What an error tells about the write that met it."""
+
+    DEFINITE = "definite"
+    UNKNOWN = "unknown"
+
+
+class Code:
+    """gRPC status codes (grpc/doc/statuscodes.md)."""
+
+    OK: Final = 0
+    CANCELLED: Final = 1
+    UNKNOWN: Final = 2
+    INVALID_ARGUMENT: Final = 3
+    DEADLINE_EXCEEDED: Final = 4
+    NOT_FOUND: Final = 5
+    ALREADY_EXISTS: Final = 6
+    PERMISSION_DENIED: Final = 7
+    RESOURCE_EXHAUSTED: Final = 8
+    FAILED_PRECONDITION: Final = 9
+    ABORTED: Final = 10
+    OUT_OF_RANGE: Final = 11
+    UNIMPLEMENTED: Final = 12
+    INTERNAL: Final = 13
+    UNAVAILABLE: Final = 14
+    DATA_LOSS: Final = 15
+    UNAUTHENTICATED: Final = 16
+
+
+class RaftkvError(Exception):
+    """Root of every error that raftkv raises on purpose."""
+
+
+class ConfigError(RaftkvError):
+    """A flag, an environment variable, a file or a URL is wrong."""
+
+
+class StorageError(RaftkvError):
+    """The data directory cannot be used. `exit_code` is the process's exit code."""
+
+    exit_code: int = 10
+
+
+class CorruptionError(StorageError):
+    """Stored bytes are damaged or missing: the member must not vote on them."""
+
+    exit_code = 11
+
+
+class DiskFailure(StorageError):
+    """A write or fsync failed. Final: never retried, nothing acknowledged after it."""
+
+    exit_code = 12
+
+
+class DirectoryLocked(StorageError):
+    """Another process holds the data directory."""
+
+    exit_code = 13
+
+
+class WrongDirectory(StorageError):
+    """The directory belongs to another cluster or member."""
+
+    exit_code = 14
+
+
+class ProtocolError(RaftkvError):
+    """The other end of a connection broke the protocol."""
+
+
+class ApiError(RaftkvError):
+    """An error answer of the etcd API.
+
+    code: gRPC status code. text: the exact status message, prefix included.
+    outcome: what the caller may conclude about a write.
+    """
+
+    __slots__ = ("code", "outcome", "text")
+
+    def __init__(self, code: int, text: str, outcome: Outcome = Outcome.DEFINITE) -> None:
+        super().__init__(text)
+        self.code = code
+        self.text = text
+        self.outcome = outcome
+
+    def with_text(self, text: str) -> "ApiError":
+        """The same code and outcome with another text (for texts that carry numbers)."""
+        return ApiError(self.code, text, self.outcome)
+
+
+def _etcd(code: int, text: str, outcome: Outcome = Outcome.DEFINITE) -> ApiError:
+    return ApiError(code, "etcdserver: " + text, outcome)
+
+
+# --- requests ---------------------------------------------------------------
+EMPTY_KEY: Final = _etcd(Code.INVALID_ARGUMENT, "key is not provided")
+KEY_NOT_FOUND: Final = _etcd(Code.INVALID_ARGUMENT, "key not found")
+VALUE_PROVIDED: Final = _etcd(Code.INVALID_ARGUMENT, "value is provided")
+LEASE_PROVIDED: Final = _etcd(Code.INVALID_ARGUMENT, "lease is provided")
+TOO_MANY_OPS: Final = _etcd(Code.INVALID_ARGUMENT, "too many operations in txn request")
+DUPLICATE_KEY: Final = _etcd(Code.INVALID_ARGUMENT, "duplicate key given in txn request")
+INVALID_CLIENT_API_VERSION: Final = _etcd(Code.INVALID_ARGUMENT, "invalid client api version")
+INVALID_SORT_OPTION: Final = _etcd(Code.INVALID_ARGUMENT, "invalid sort option")
+REQUEST_TOO_LARGE: Final = _etcd(Code.INVALID_ARGUMENT, "request is too large")
+COMPACTED: Final = _etcd(Code.OUT_OF_RANGE, "mvcc: required revision has been compacted")
+FUTURE_REVISION: Final = _etcd(Code.OUT_OF_RANGE, "mvcc: required revision is a future revision")
+NO_SPACE: Final = _etcd(Code.RESOURCE_EXHAUSTED, "mvcc: database space exceeded")
+TOO_MANY_REQUESTS: Final = _etcd(Code.RESOURCE_EXHAUSTED, "too many requests")
+
+# --- leases -----------------------------------------------------------------
+LEASE_NOT_FOUND: Final = _etcd(Code.NOT_FOUND, "requested lease not found")
+LEASE_EXISTS: Final = _etcd(Code.FAILED_PRECONDITION, "lease already exists")
+LEASE_TTL_TOO_LARGE: Final = _etcd(Code.OUT_OF_RANGE, "too large lease TTL")
+
+# --- membership -------------------------------------------------------------
+MEMBER_BAD_URLS: Final = _etcd(Code.INVALID_ARGUMENT, "given member URLs are invalid")
+MEMBER_NOT_FOUND: Final = _etcd(Code.NOT_FOUND, "member not found")
+MEMBER_EXISTS: Final = _etcd(Code.FAILED_PRECONDITION, "member ID already exist")
+PEER_URL_EXISTS: Final = _etcd(Code.FAILED_PRECONDITION, "Peer URLs already exists")
+UNHEALTHY_RECONFIG: Final = _etcd(
+    Code.FAILED_PRECONDITION, "re-configuration failed due to not enough started members"
+)
+MEMBER_NOT_LEARNER: Final = _etcd(Code.FAILED_PRECONDITION, "can only promote a learner member")
+LEARNER_NOT_READY: Final = _etcd(
+    Code.FAILED_PRECONDITION,
+    "can only promote a learner member which is in sync with leader",
+)
+TOO_MANY_LEARNERS: Final = _etcd(Code.FAILED_PRECONDITION, "too many learner members in cluster")
+CLUSTER_ID_MISMATCH: Final = _etcd(Code.FAILED_PRECONDITION, "cluster ID mismatch")
+NOT_LEADER: Final = _etcd(Code.FAILED_PRECONDITION, "not leader")
+BAD_TRANSFEREE: Final = _etcd(Code.FAILED_PRECONDITION, "bad leader transferee")
+NOT_FOR_LEARNER: Final = _etcd(Code.FAILED_PRECONDITION, "rpc not supported for learner")
+
+# --- availability -----------------------------------------------------------
+NO_LEADER: Final = _etcd(Code.UNAVAILABLE, "no leader")
+LEADER_CHANGED: Final = _etcd(Code.UNAVAILABLE, "leader changed")
+STOPPED: Final = _etcd(Code.UNAVAILABLE, "server stopped", Outcome.UNKNOWN)
+TIMEOUT: Final = _etcd(Code.UNAVAILABLE, "request timed out", Outcome.UNKNOWN)
+TIMEOUT_LEADER_FAIL: Final = _etcd(
+    Code.UNAVAILABLE,
+    "request timed out, possibly due to previous leader failure",
+    Outcome.UNKNOWN,
+)
+TIMEOUT_CONNECTION_LOST: Final = _etcd(
+    Code.UNAVAILABLE,
+    "request timed out, possibly due to connection lost",
+    Outcome.UNKNOWN,
+)
+TIMEOUT_APPLY: Final = _etcd(
+    Code.UNAVAILABLE, "request timed out, waiting for the applied index took too long"
+)
+UNHEALTHY: Final = _etcd(Code.UNAVAILABLE, "unhealthy cluster")
+CORRUPT: Final = _etcd(Code.DATA_LOSS, "corrupt cluster")
+CANCELLED: Final = _etcd(Code.CANCELLED, "request canceled", Outcome.UNKNOWN)
+DEADLINE_EXCEEDED: Final = ApiError(
+    Code.DEADLINE_EXCEEDED, "context deadline exceeded", Outcome.UNKNOWN
+)

@@ -1,0 +1,46 @@
+"""Every limit of raftkv in one place, each with its unit, asserted against each other.
+
+Defaults are etcd's where etcd has one. A limit that an operator may set is a
+default here and a field of `raftkv.config`.
+"""
+
+from typing import Final
+
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+
+# --- client requests --------------------------------------------------------
+MAX_REQUEST_BYTES: Final = 1536 * KIB  # an encoded write request (etcd --max-request-bytes)
+GRPC_OVERHEAD_BYTES: Final = 512 * KIB  # a gRPC message may exceed a request by this much
+MAX_TXN_OPS: Final = 128  # per list: compares, success, failure (etcd --max-txn-ops)
+MAX_TXN_DEPTH: Final = 16  # nested transactions; bounds recursion in checks and apply
+MAX_LEASE_TTL_SECONDS: Final = 9_000_000_000
+MAX_CONCURRENT_STREAMS: Final = 2**32 - 1  # HTTP/2 streams per client connection
+
+# --- pending work -----------------------------------------------------------
+MAX_PENDING_PROPOSALS: Final = 20_000  # waiting tickets per member
+MAX_PENDING_READS: Final = 50_000  # linearizable reads waiting for a read index
+MAX_UNCOMMITTED_BYTES: Final = 64 * MIB  # payloads appended by a leader, not yet committed
+MAX_APPLY_LAG_ENTRIES: Final = 5_000  # committed but not applied (etcd's bound)
+
+# --- replication ------------------------------------------------------------
+MAX_APPEND_BYTES: Final = 1 * MIB  # payload bytes of one AppendEntries (one entry may exceed)
+MAX_INFLIGHT_BYTES: Final = 16 * MIB  # unacknowledged payload bytes per follower
+MAX_INFLIGHT_MESSAGES: Final = 512  # unacknowledged AppendEntries per follower
+MAX_LOG_CACHE_BYTES: Final = 64 * MIB  # log entries kept in memory behind the applied index
+MAX_PEER_MESSAGE_BYTES: Final = 64 * MIB  # one gRPC message between peers
+SNAPSHOT_CHUNK_BYTES: Final = 256 * KIB
+MAX_LEARNERS: Final = 1  # etcd --max-learners
+
+# --- slices -----------------------------------------------------------------
+SLICE_SECONDS: Final = 0.005  # longest own work in one turn of the event loop
+
+# --- HTTP/2 -----------------------------------------------------------------
+MAX_HEADER_LIST_BYTES: Final = 16 * KIB
+MAX_CONNECTION_OUTPUT_BYTES: Final = 64 * MIB  # queued for one connection before it is cut
+STALLED_CONNECTION_SECONDS: Final = 60.0  # zero window with queued output
+HANDSHAKE_SECONDS: Final = 10.0  # TLS handshake plus HTTP/2 preface
+
+assert MAX_APPEND_BYTES < MAX_INFLIGHT_BYTES < MAX_UNCOMMITTED_BYTES
+assert MAX_REQUEST_BYTES + GRPC_OVERHEAD_BYTES < MAX_PEER_MESSAGE_BYTES
+assert MAX_REQUEST_BYTES + MAX_APPEND_BYTES < MAX_PEER_MESSAGE_BYTES
