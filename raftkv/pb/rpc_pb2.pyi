@@ -47,10 +47,7 @@ Global___AlarmType: _TypeAlias = AlarmType  # noqa: Y015
 
 @_typing.final
 class ResponseHeader(_message.Message):
-    """---------------------------------------------------------------------- KV
-
-    Stands in front of every answer.
-    """
+    """Stands in front of every answer."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -614,8 +611,6 @@ Global___CompactionResponse: _TypeAlias = CompactionResponse  # noqa: Y015
 
 @_typing.final
 class WatchRequest(_message.Message):
-    """------------------------------------------------------------------- Watch"""
-
     DESCRIPTOR: _descriptor.Descriptor
 
     CREATE_REQUEST_FIELD_NUMBER: _builtins.int
@@ -790,8 +785,6 @@ Global___WatchResponse: _TypeAlias = WatchResponse  # noqa: Y015
 
 @_typing.final
 class LeaseGrantRequest(_message.Message):
-    """------------------------------------------------------------------- Lease"""
-
     DESCRIPTOR: _descriptor.Descriptor
 
     TTL_FIELD_NUMBER: _builtins.int
@@ -1112,8 +1105,6 @@ Global___LeaseLeasesResponse: _TypeAlias = LeaseLeasesResponse  # noqa: Y015
 
 @_typing.final
 class Member(_message.Message):
-    """----------------------------------------------------------------- Cluster"""
-
     DESCRIPTOR: _descriptor.Descriptor
 
     ID_FIELD_NUMBER: _builtins.int
@@ -1385,8 +1376,6 @@ Global___MemberPromoteResponse: _TypeAlias = MemberPromoteResponse  # noqa: Y015
 
 @_typing.final
 class HashRequest(_message.Message):
-    """------------------------------------------------------------- Maintenance"""
-
     DESCRIPTOR: _descriptor.Descriptor
 
     def __init__(
@@ -1848,8 +1837,6 @@ Global___DowngradeInfo: _TypeAlias = DowngradeInfo  # noqa: Y015
 
 @_typing.final
 class AuthEnableRequest(_message.Message):
-    """-------------------------------------------------------------------- Auth"""
-
     DESCRIPTOR: _descriptor.Descriptor
 
     def __init__(
