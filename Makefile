@@ -1,0 +1,79 @@
+# One command per job. `make` alone lists them.
+#
+# Needs make, git and Python 3.11 or 3.12 with venv; everything else is
+# installed into .venv on first use.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SEEDS ?= 1000
+SECONDS ?= 60
+FAST_FLAGS ?=
+SLOW_FLAGS ?=
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check fix proto bench sim fuzz clean
+
+help: ## List the commands
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-7s %s\n", $$1, $$2}'
+
+# --- the environment ---------------------------------------------------------
+# Three stamps, so that `make run` installs no tools and `make test` no plots.
+
+$(VENV)/.python:
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; v in ((3, 11), (3, 12)) or sys.exit("raftkv needs Python 3.11 or 3.12, but $(PYTHON) is %d.%d: set PYTHON=..." % v)'
+	$(PYTHON) -m venv $(VENV)
+	@# The pip of Debian 12 knows no dependency groups.
+	$(PIP) --upgrade 'pip>=25.1'
+	@touch $@
+
+$(VENV)/.runtime: $(VENV)/.python pyproject.toml
+	$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.runtime
+	$(PIP) --group dev
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.runtime
+	$(PIP) --editable '.[bench]'
+	@touch $@
+
+# --- commands ----------------------------------------------------------------
+
+run: $(VENV)/.runtime ## Run a three-node cluster in the foreground, data in ./data
+	$(BIN)/raftkv local --nodes 3 --data-dir ./data
+
+test: $(VENV)/.dev ## Run every test, the fast ones first
+	@scripts/test-packages.sh
+	@status=0; \
+	$(BIN)/pytest -m 'not slow' $(FAST_FLAGS) || status=$$?; \
+	$(BIN)/pytest -m slow $(SLOW_FLAGS) || status=$$?; \
+	exit $$status
+
+check: $(VENV)/.dev ## Lint, types, generated code, architecture; writes nothing
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest tests/test_architecture.py
+
+fix: $(VENV)/.dev ## Mend what the linter and the formatter can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+proto: $(VENV)/.dev ## Generate raftkv/pb from protos
+	scripts/generate-protos.sh $(BIN)/python .
+
+bench: $(VENV)/.bench ## Measure against etcd on this machine
+	$(BIN)/python -m bench
+
+sim: $(VENV)/.runtime ## Run SEEDS=1000 simulated clusters
+	$(BIN)/python -m raftkv.sim --seeds $(SEEDS)
+
+fuzz: $(VENV)/.dev ## Feed the wire code random bytes for SECONDS=60
+	$(BIN)/python -m tests.fuzz.fuzz_wire --seconds $(SECONDS)
+
+clean: ## Remove the environment, caches and ./data
+	rm -rf $(VENV) data .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
