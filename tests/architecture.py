@@ -311,9 +311,12 @@ class SetIteration:
             elif isinstance(node, ast.ListComp | ast.GeneratorExp | ast.DictComp):
                 if id(node) not in free and any(self._is_set(g.iter) for g in node.generators):
                     lines.append(node.lineno)
-            elif isinstance(node, ast.Starred | ast.Call):
-                if self._fixes_an_order(node) and id(node) not in free:
-                    lines.append(node.lineno)
+            elif (
+                isinstance(node, ast.Starred | ast.Call)
+                and self._fixes_an_order(node)
+                and id(node) not in free
+            ):
+                lines.append(node.lineno)
         return [f"{module}:{line}: iterates over a set, in hash order" for line in lines]
 
 
