@@ -28,7 +28,6 @@ from raftkv.sim.operations import (
     PutDone,
     Request,
     Response,
-    Txn,
     TxnDone,
 )
 
