@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from random import Random
+from typing import Final
 
 from google.protobuf import text_format
 from google.protobuf.message import Message
@@ -18,9 +19,15 @@ from tests.conformance.canonical import canonical
 from tests.conformance.generate import Requests
 from tests.conformance.target import Answer, Target
 
+LOST: Final = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED"})
+
 
 class Difference(AssertionError):
     """The two answered differently; the text has the request and both answers."""
+
+
+class JudgeLost(Exception):
+    """etcd itself stopped answering; the text has the request that it met last."""
 
 
 @dataclass
@@ -59,6 +66,10 @@ class Differential:
         expected = self._judge.call(request)
         actual = pending.answer()
         number = self.report.requests + 1
+        if expected.code in LOST:
+            raise JudgeLost(
+                f"seed {self._seed}, request {number}: {_text(request)}: {expected.text}"
+            )
         if not _same(request, expected, actual):
             raise Difference(
                 f"seed {self._seed}, request {number} to {node.endpoint}:\n"

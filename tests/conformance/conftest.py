@@ -1,0 +1,87 @@
+"""Servers for the conformance tests: a real etcd, one raftkv node, and a follower of three.
+
+A test that takes `store` runs against each of them: what it says is first of all true of etcd.
+The servers are shared by the whole session; a test that takes `fresh_store` has its own.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from raftkv.pb import rpc_pb2
+from tests import processes
+from tests.conformance.store import Store
+from tests.conformance.target import Target
+
+SUBJECTS = ("etcd", "raftkv", "raftkv-follower")
+_numbers = count()
+
+
+class Subjects:
+    """Starts each server when it is first asked for."""
+
+    def __init__(self, directory: Path, stack: ExitStack) -> None:
+        self._directory = directory
+        self._stack = stack
+        self._targets: dict[str, Target] = {}
+
+    def target(self, name: str) -> Target:
+        if name not in self._targets:
+            self._targets[name] = self.start(name, self._directory / name, self._stack)
+        return self._targets[name]
+
+    @staticmethod
+    def start(name: str, directory: Path, stack: ExitStack) -> Target:
+        if name == "etcd":
+            cluster = stack.enter_context(processes.etcd(directory))
+        else:
+            cluster = stack.enter_context(
+                processes.raftkv(directory, 3 if "follower" in name else 1)
+            )
+        targets = [stack.enter_context(Target(server.endpoint)) for server in cluster.servers]
+        return targets[0] if len(targets) == 1 else next(t for t in targets if not _leads(t))
+
+
+def _leads(target: Target) -> bool:
+    status = target.call(rpc_pb2.StatusRequest()).message
+    assert isinstance(status, rpc_pb2.StatusResponse)
+    return status.leader == status.header.member_id
+
+
+@pytest.fixture(scope="session")
+def subjects(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Subjects]:
+    with ExitStack() as stack:
+        yield Subjects(tmp_path_factory.mktemp("conformance"), stack)
+
+
+@pytest.fixture(params=SUBJECTS)
+def store(request: pytest.FixtureRequest, subjects: Subjects) -> Store:
+    """A server of each kind, shared, and a prefix of this test's own."""
+    return Store(subjects.target(request.param), b"%06d/" % next(_numbers))
+
+
+@pytest.fixture(params=SUBJECTS[:2])
+def fresh_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    """A server that nobody has written to."""
+    with ExitStack() as stack:
+        yield Store(Subjects.start(request.param, tmp_path, stack), b"k/")
+
+
+@pytest.fixture
+def etcd_and_raftkv(tmp_path: Path) -> Iterator[Callable[[int], tuple[Target, list[Target]]]]:
+    """A function: number of raftkv nodes -> (a fresh etcd, the nodes of a fresh raftkv)."""
+    with ExitStack() as stack:
+
+        def start(nodes: int) -> tuple[Target, list[Target]]:
+            judge = stack.enter_context(processes.etcd(tmp_path / "etcd", "--unsafe-no-fsync"))
+            subject = stack.enter_context(processes.raftkv(tmp_path / "raftkv", nodes))
+            targets = [
+                stack.enter_context(Target(server.endpoint))
+                for server in (*judge.servers, *subject.servers)
+            ]
+            return targets[0], targets[1:]
+
+        yield start
