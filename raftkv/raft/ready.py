@@ -33,6 +33,8 @@ class Ready:
     """See the module's docstring for the order of execution.
 
     role_changed: leader, term or role differ from the last Ready.
+    regressed: members that a leader has now seen to have lost entries which they acknowledged:
+        their directory is damaged or was replaced; they count no more in this term.
     lost_reads: numbers of reads that were given up (leader or term changed): the caller
         asks again or fails them; never serve them.
     """
@@ -46,3 +48,4 @@ class Ready:
     lost_reads: list[int] = field(default_factory=list)
     installed: SnapshotMeta | None = None
     role_changed: bool = False
+    regressed: list[int] = field(default_factory=list)
