@@ -1,0 +1,178 @@
+"""`raftctl endpoint status`, `health` and `hashkv`: each endpoint asked for itself, all at once."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from typing import Any, Final, TypeVar
+
+import click
+
+from raftkv.cli.connection import CallFailed, Connection
+from raftkv.cli.ctl import CtlCommand, GoInt, LazyGroup, Session
+from raftkv.cli.exits import CtlError
+from raftkv.cli.printers import EndpointHash, EndpointHealth, EndpointStatus
+from raftkv.pb import rpc_pb2
+
+Found = TypeVar("Found")
+ALARM_NAMES: Final = {1: "NOSPACE", 2: "CORRUPT"}
+
+
+@click.group(
+    "endpoint",
+    cls=LazyGroup,
+    lazy={
+        "status": "endpoint:status",
+        "health": "endpoint:health",
+        "hashkv": "endpoint:hashkv",
+    },
+    no_args_is_help=False,
+    invoke_without_command=True,
+)
+@click.option("--cluster", is_flag=True, help="Every endpoint in the member list.")
+@click.pass_context
+def endpoint(ctx: click.Context, /, **_: Any) -> None:
+    """Ask each endpoint in --endpoints."""
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+
+
+def _cluster_option() -> Callable[..., Any]:
+    return click.option("--cluster", is_flag=True, help="Every endpoint in the member list.")
+
+
+def _endpoints(connection: Connection, cluster: bool) -> list[str]:
+    """The endpoints to ask. Errors: CallFailed."""
+    ctx = click.get_current_context()
+    if not cluster and not (ctx.parent is not None and ctx.parent.params.get("cluster")):
+        return list(connection.target.endpoints)
+    try:
+        request = rpc_pb2.MemberListRequest(linearizable=True)
+        reply = connection.read("Cluster/MemberList", request, rpc_pb2.MemberListResponse)
+    except CallFailed as error:
+        text = f"failed to fetch endpoints from etcd cluster member list: {error.text}"
+        raise CallFailed(text) from None
+    return list(dict.fromkeys(url for member in reply.members for url in member.clientURLs))
+
+
+def _ask_all(
+    connection: Connection, endpoints: list[str], ask: Callable[[Connection, str], Found]
+) -> Iterator[tuple[str, Found | CallFailed]]:
+    """Each endpoint with what `ask` found or why it failed, in the order they answer."""
+
+    def one(where: str) -> Found | CallFailed:
+        alone = connection.only(where)
+        try:
+            return ask(alone, where)
+        except CallFailed as error:
+            return error
+        finally:
+            alone.close()
+
+    with ThreadPoolExecutor(max_workers=max(len(endpoints), 1)) as pool:
+        futures = {pool.submit(one, where): where for where in endpoints}
+        for future in as_completed(futures):
+            yield futures[future], future.result()
+
+
+def _in_order(
+    session: Session, cluster: bool, what: str, ask: Callable[[Connection, str], Found]
+) -> tuple[list[Found], CallFailed | None]:
+    """(findings in the order of the endpoints, the last failure). Failures are printed."""
+
+    def run(connection: Connection) -> tuple[list[Found], CallFailed | None]:
+        endpoints = _endpoints(connection, cluster)
+        results = dict(_ask_all(connection, endpoints, ask))
+        failure = None
+        found = []
+        for where in endpoints:
+            result = results[where]
+            if isinstance(result, CallFailed):
+                failure = result
+                print(
+                    f"Failed to get the {what} of endpoint {where} ({result.text})",
+                    file=sys.stderr,
+                )
+            else:
+                found.append(result)
+        return found, failure
+
+    found, failure = session.call(run)
+    return found, failure
+
+
+@click.command("status", cls=CtlCommand)
+@_cluster_option()
+@click.pass_obj
+def status(session: Session, cluster: bool) -> int:
+    """Print what each endpoint says of itself."""
+
+    def ask(alone: Connection, where: str) -> EndpointStatus:
+        request = rpc_pb2.StatusRequest()
+        return EndpointStatus(
+            where, alone.read("Maintenance/Status", request, rpc_pb2.StatusResponse)
+        )
+
+    found, failure = _in_order(session, cluster, "status", ask)
+    session.printer.endpoint_status(found)
+    return 0 if failure is None else failure.exit_code
+
+
+@click.command("hashkv", cls=CtlCommand)
+@_cluster_option()
+@click.option("--rev", type=GoInt(), default=0, help="Up to this revision (0: all).")
+@click.pass_obj
+def hashkv(session: Session, cluster: bool, rev: int) -> None:
+    """Print a hash of each endpoint's keys and their history."""
+
+    def ask(alone: Connection, where: str) -> EndpointHash:
+        request = rpc_pb2.HashKVRequest(revision=rev)
+        return EndpointHash(
+            where, alone.read("Maintenance/HashKV", request, rpc_pb2.HashKVResponse)
+        )
+
+    found, failure = _in_order(session, cluster, "hash", ask)
+    session.printer.endpoint_hashes(found)
+    if failure is not None:
+        raise failure
+
+
+def _check_health(alone: Connection, where: str) -> EndpointHealth:
+    """A linearizable read, then the alarms: both must be fine."""
+    started = time.perf_counter_ns()
+    problem = ""
+    try:
+        alone.read("KV/Range", rpc_pb2.RangeRequest(key=b"health"), rpc_pb2.RangeResponse)
+    except CallFailed as error:
+        # A refused read shows that the member takes part: only its keys are closed to us.
+        if error.text != "etcdserver: permission denied":
+            problem = error.text
+    took = time.perf_counter_ns() - started
+    if not problem:
+        problem = _alarms(alone)
+    return EndpointHealth(where, not problem, took, problem)
+
+
+def _alarms(alone: Connection) -> str:
+    try:
+        reply = alone.read("Maintenance/Alarm", rpc_pb2.AlarmRequest(), rpc_pb2.AlarmResponse)
+    except CallFailed:
+        return "Unable to fetch the alarm list"
+    names = [ALARM_NAMES.get(int(one.alarm), "Unknown") for one in reply.alarms]
+    return "Active Alarm(s): " + " ".join(names) + " " if names else ""
+
+
+@click.command("health", cls=CtlCommand)
+@_cluster_option()
+@click.pass_obj
+def health(session: Session, cluster: bool) -> None:
+    """Try a linearizable read on each endpoint."""
+
+    def run(connection: Connection) -> list[EndpointHealth]:
+        results = _ask_all(connection, _endpoints(connection, cluster), _check_health)
+        return [result for _, result in results if isinstance(result, EndpointHealth)]
+
+    found: list[EndpointHealth] = session.call(run)
+    session.printer.endpoint_health(found)
+    if not all(one.healthy for one in found):
+        raise CtlError("unhealthy cluster")
