@@ -75,7 +75,7 @@ class Core:
         self.random = random
         self.term, self.vote = log.hard_state
         self.log = Log(log, reader, settings.max_log_cache_bytes)
-        self._check_recovered(applied)
+        self.log.check(self.term, applied)
         self.commit = self.applied = self._handed = applied.index
         self.snapshot = applied  # the state that can be sent to a follower
         self.history = ConfigurationHistory(applied.index, applied.configuration)
@@ -106,20 +106,6 @@ class Core:
         self._installed: SnapshotMeta | None = None
         self._shown = (NOBODY, self.term, self.role)
         self.dirty = False  # ready() may have something to say
-
-    def _check_recovered(self, applied: SnapshotMeta) -> None:
-        log = self.log
-        if log.last_term > self.term:
-            raise CorruptionError(
-                f"the log ends in term {log.last_term}, but the durable term is {self.term}: "
-                "the member's term and vote were lost"
-            )
-        if not log.matches(applied.index, applied.term):
-            raise CorruptionError(
-                f"the state is applied up to ({applied.index}, {applied.term}), but the log "
-                f"spans ({log.anchor_index}, {log.anchor_term}) to "
-                f"({log.last_index}, {log.last_term}): entries were lost"
-            )
 
     # --- facts out --------------------------------------------------------------
 

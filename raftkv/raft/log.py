@@ -80,6 +80,23 @@ class Log:
                 f"term runs {list(zip(firsts, terms, strict=True))[:8]}"
             )
 
+    def check(self, term: int, applied: SnapshotMeta) -> None:
+        """Compare the recovered log with the durable term and the applied state.
+
+        Raises: CorruptionError if they contradict each other.
+        """
+        if self.last_term > term:
+            raise CorruptionError(
+                f"the log ends in term {self.last_term}, but the durable term is {term}: "
+                "the member's term and vote were lost"
+            )
+        if not self.matches(applied.index, applied.term):
+            raise CorruptionError(
+                f"the state is applied up to ({applied.index}, {applied.term}), but the log "
+                f"spans ({self.anchor_index}, {self.anchor_term}) to "
+                f"({self.last_index}, {self.last_term}): entries were lost"
+            )
+
     # --- questions ------------------------------------------------------------
 
     @property

@@ -30,11 +30,11 @@ from raftkv.raft.ready import ReadState
 class Reads:
     """Own reads of this member, whatever its role."""
 
-    def __init__(self, random: Random) -> None:
+    def __init__(self, source: Random) -> None:
         self.issued = 0
         self.sent = 0
         self.answered = 0
-        self.wire_base = random.getrandbits(62)
+        self.wire_base = source.getrandbits(62)
         self.states: list[ReadState] = []
         self.lost: list[int] = []
         self._requests: deque[tuple[int, int]] = deque()  # (number, tick) sent to the leader
