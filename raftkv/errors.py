@@ -128,6 +128,9 @@ DUPLICATE_KEY: Final = _etcd(Code.INVALID_ARGUMENT, "duplicate key given in txn 
 INVALID_CLIENT_API_VERSION: Final = _etcd(Code.INVALID_ARGUMENT, "invalid client api version")
 INVALID_SORT_OPTION: Final = _etcd(Code.INVALID_ARGUMENT, "invalid sort option")
 REQUEST_TOO_LARGE: Final = _etcd(Code.INVALID_ARGUMENT, "request is too large")
+RANGE_STREAM_UNSUPPORTED: Final = _etcd(
+    Code.UNIMPLEMENTED, "range stream offers the default order only, without revision filters"
+)
 COMPACTED: Final = _etcd(Code.OUT_OF_RANGE, "mvcc: required revision has been compacted")
 FUTURE_REVISION: Final = _etcd(Code.OUT_OF_RANGE, "mvcc: required revision is a future revision")
 NO_SPACE: Final = _etcd(Code.RESOURCE_EXHAUSTED, "mvcc: database space exceeded")

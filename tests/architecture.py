@@ -60,9 +60,9 @@ ROOMS: Final = {
     "errors": Room(),
     "limits": Room(),
     "config": Room(inside=_words("errors limits"), outside=_words("yaml")),
-    "raft": Room(banned=IMPURE, pure=True),
+    "raft": Room(inside=_words("errors limits"), banned=IMPURE, pure=True),
     "kv": Room(
-        inside=_words("errors limits pb"),
+        inside=_words("raft.types raft.membership errors limits pb"),
         outside=_words("sortedcontainers google"),
         banned=IMPURE,
         pure=True,

@@ -1,0 +1,117 @@
+"""The envelope of a NORMAL entry: what kind of command it is and who asked for it.
+
+    payload := flags u8 | command u8 | [origin] | [session] | request
+    origin  := member u64 | boot u64 | number u64              (flag ORIGIN)
+    session := client u64 | sequence u64 | lowest unanswered u64  (flag SESSION)
+
+Big-endian. `request` runs to the end and is the client's own protobuf message, unchanged, so that
+a put costs no second encoding between the client and the disk of every member.
+
+The origin names the member that took the command from its client, that member's process (boot) and
+a number that grows within the process. A member recognises its own commands by it when it applies
+them, whoever was leader when they were appended. The session lets a client repeat a command that
+ended UNKNOWN: (client, sequence) is applied once (dissertation 6.3).
+"""
+
+from struct import Struct
+from typing import Final, NamedTuple
+
+from raftkv.errors import ProtocolError
+
+# Key-value commands. The request is the etcd message of the same name.
+PUT: Final = 1
+DELETE_RANGE: Final = 2
+TXN: Final = 3
+COMPACT: Final = 4
+# Members. The request is an encoded `members.Member`.
+PUBLISH: Final = 8  # name, client URLs and incarnation of a member that has started
+MEMBER_UPDATE: Final = 9  # new peer URLs
+# Changes of the configuration: on their way to the leader, and in a CONFIG entry's context.
+# The request of the first two is a `members.Member`, of the others a member id u64.
+MEMBER_ADD: Final = 10
+LEARNER_ADD: Final = 11
+MEMBER_REMOVE: Final = 12
+MEMBER_PROMOTE: Final = 13
+# Numbers kept for what is built on top of this machine.
+LEASE_GRANT: Final = 16
+LEASE_REVOKE: Final = 17
+LEASE_CHECKPOINT: Final = 18
+ALARM: Final = 24
+AUTH: Final = 32  # 32 to 63
+
+ORIGIN: Final = 1
+SESSION: Final = 2
+_TRIPLE: Final = Struct(">QQQ")
+_HEAD_BYTES: Final = 2
+_SIZE: Final = _TRIPLE.size
+
+# Bytes before the request, by flags.
+REQUEST_AT: Final = (
+    _HEAD_BYTES,
+    _HEAD_BYTES + _SIZE,
+    _HEAD_BYTES + _SIZE,
+    _HEAD_BYTES + 2 * _SIZE,
+)
+_pack = _TRIPLE.pack
+_unpack = _TRIPLE.unpack_from
+_plain_heads: Final = tuple(bytes((0, command)) for command in range(256))
+_origin_heads: Final = tuple(bytes((ORIGIN, command)) for command in range(256))
+
+Triple = tuple[int, int, int]
+
+
+class Command(NamedTuple):
+    """A decoded envelope."""
+
+    command: int
+    request: bytes
+    origin: Triple | None
+    session: Triple | None
+
+
+def encode(
+    command: int, request: bytes, origin: Triple | None = None, session: Triple | None = None
+) -> bytes:
+    """The payload of an entry.
+
+    command: one of this module's numbers. request: the client's message. origin: (member, boot,
+    number). session: (client, sequence, lowest unanswered sequence).
+    """
+    if session is None:
+        if origin is None:
+            return _plain_heads[command] + request
+        return _origin_heads[command] + _pack(*origin) + request
+    if origin is None:
+        return bytes((SESSION, command)) + _pack(*session) + request
+    return bytes((ORIGIN | SESSION, command)) + _pack(*origin) + _pack(*session) + request
+
+
+def decode(payload: bytes) -> Command:
+    """The envelope in `payload`. Raises ProtocolError for unknown flags or too few bytes."""
+    at = request_at(payload)
+    flags = payload[0]
+    origin: Triple | None = None
+    session: Triple | None = None
+    if flags & ORIGIN:
+        origin = _unpack(payload, _HEAD_BYTES)
+    if flags & SESSION:
+        session = _unpack(payload, at - _SIZE)
+    return Command(payload[1], payload[at:], origin, session)
+
+
+def request_at(payload: bytes) -> int:
+    """The place of the request's first byte. Raises ProtocolError as `decode` does."""
+    if len(payload) < _HEAD_BYTES or payload[0] > ORIGIN | SESSION:
+        raise ProtocolError(f"not a command: {payload[:8]!r}")
+    at = REQUEST_AT[payload[0]]
+    if len(payload) < at:
+        raise ProtocolError(f"a command's head has {len(payload)} bytes, {at} needed")
+    return at
+
+
+def origin(payload: bytes) -> Triple | None:
+    """Who asked: (member, boot, number), None if the command names no origin."""
+    if len(payload) >= _HEAD_BYTES + _SIZE and payload[0] & ORIGIN:
+        found: Triple = _unpack(payload, _HEAD_BYTES)
+        return found
+    return None

@@ -1,0 +1,123 @@
+"""Compaction: history below a revision becomes unreadable at once and is removed bit by bit.
+
+A COMPACT entry moves the compacted revision; from then on reads below it fail on every member,
+whatever has been removed. Removal is each member's own housekeeping, in slices: walk the revision
+rows from the last finished compaction up to the compacted revision; each row names the version it
+replaced, which nothing can read any more, and a deletion is of no more use itself. Rows *at* the
+compacted revision stay (a watch may start there); the next walk begins with them.
+
+A slice's deletions and the place to go on with are one write, so a crash repeats nothing and loses
+nothing. A newer COMPACT entry during a walk only moves its end.
+"""
+
+from raftkv.kv.encoding import (
+    COMPACTION,
+    COMPACTION_ROW,
+    DELETE_ROW,
+    ID_BYTES,
+    NO_ID,
+    REVISION_ROWS,
+    SUB_BITS,
+    key_row,
+    key_row_start,
+    parse_revision_row,
+    revision_row,
+)
+from raftkv.kv.store import REVISION_ROW_BYTES, Store, row_key
+
+RECLAIM_ROWS = 10_000  # removed rows that make it worth rewriting the emptied areas
+
+
+class Compaction:
+    """Progress of the physical removal on this member."""
+
+    __slots__ = ("_areas", "_high_key", "_low_key", "_removed", "finished", "next_id", "store")
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.finished = 0  # everything below this revision that can go is gone
+        self.next_id = 0  # row id to go on with
+        self._removed = 0
+        self._low_key = b""
+        self._high_key = b""
+        self._areas: list[tuple[bytes, bytes]] = []
+        stored = store.backend.get(COMPACTION_ROW)
+        if stored is not None:
+            self.finished, at = COMPACTION.unpack(stored)
+            self.next_id = int.from_bytes(at, "big")
+
+    @property
+    def pending(self) -> bool:
+        """Is there anything to remove? The store must be flushed before `slice`."""
+        return self.finished < self.store.compacted
+
+    def slice(self, rows: int) -> bool:
+        """Look at up to `rows` revision rows (about 5 us each). True while work is left."""
+        if not self.pending:
+            return False
+        store = self.store
+        target = store.compacted
+        deleted: list[tuple[bytes, bytes | None]] = []
+        stop = revision_row((target + 1) << SUB_BITS)
+        left = rows
+        next_id = 0
+        for name, row in store.backend.scan(revision_row(self.next_id), stop):
+            row_id = parse_revision_row(name)
+            if left == 0:
+                next_id = row_id
+                break
+            left -= 1
+            self._examine(row_id, row, target, deleted)
+        if next_id:
+            self.next_id = next_id
+        else:
+            self.next_id = target << SUB_BITS
+            self.finished = target
+        progress = COMPACTION.pack(self.finished, self.next_id.to_bytes(ID_BYTES, "big"))
+        store.backend.write([*deleted, (COMPACTION_ROW, progress)])
+        if not next_id:
+            self._note_areas(target)
+        return self.pending
+
+    def _examine(
+        self, row_id: int, row: bytes, target: int, deleted: list[tuple[bytes, bytes | None]]
+    ) -> None:
+        """Which rows does this one make superfluous?"""
+        key = b""
+        if row[:ID_BYTES] != NO_ID:
+            previous = int.from_bytes(row[:ID_BYTES], "big")
+            if previous >> SUB_BITS < target:
+                key = row_key(row)
+                self._remove(key, previous, deleted)
+        if row[ID_BYTES] == DELETE_ROW and row_id >> SUB_BITS < target:
+            key = key or row_key(row)
+            self._remove(key, row_id, deleted)
+
+    def _remove(self, key: bytes, row_id: int, deleted: list[tuple[bytes, bytes | None]]) -> None:
+        store = self.store
+        name = revision_row(row_id)
+        row = store.backend.get(name)
+        if row is None:  # a walk that begins at the rows of its predecessor's end meets these
+            return
+        pointer = key_row(key, row_id)
+        mark = store.backend.get(pointer) or b""
+        store.row_bytes -= len(row) + REVISION_ROW_BYTES + len(pointer) + len(mark)
+        deleted += ((name, None), (pointer, None))
+        self._removed += 2
+        if not self._low_key or key < self._low_key:
+            self._low_key = key
+        self._high_key = max(self._high_key, key)
+
+    def _note_areas(self, target: int) -> None:
+        if self._removed >= RECLAIM_ROWS:
+            self._areas = [
+                (REVISION_ROWS[0], revision_row(target << SUB_BITS)),
+                (key_row_start(self._low_key), key_row_start(self._high_key + b"\0")),
+            ]
+            self._removed = 0
+            self._low_key = self._high_key = b""
+
+    def take_areas(self) -> list[tuple[bytes, bytes]]:
+        """Key ranges that a finished compaction emptied: for `Backend.compact`, once."""
+        areas, self._areas = self._areas, []
+        return areas

@@ -1,0 +1,467 @@
+"""The replicated state machine: applies committed entries in log order, answers reads.
+
+Pure and deterministic: what `apply` does and answers depends on the entries alone, never on time,
+chance, hash order or how the rows got where they are. An answer is (revision, body): body is every
+field of the etcd response but the header, which the answering member puts in front
+(`encoding.header`).
+
+Every entry, also a refused one, moves the applied index and the rolling state hash. The hash is a
+CRC over the logical changes (the canonical KeyValue of each write, the text of each refusal) mixed
+with the index; two members with equal hashes at an index have gone the same way there.
+
+Rows of many entries go to the backend in one write, together with the applied index (`flush`), so
+after a crash the state is exactly that of one applied index and the log is replayed from there.
+An exception out of `apply` means that this version cannot carry out the entry. The member must
+stop; nothing of that entry can be flushed.
+"""
+
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+from zlib import crc32
+
+from raftkv import limits
+from raftkv.errors import (
+    COMPACTED,
+    EMPTY_KEY,
+    FUTURE_REVISION,
+    MEMBER_NOT_FOUND,
+    ApiError,
+    ProtocolError,
+)
+from raftkv.kv import commands, loading, ranges, txn
+from raftkv.kv.backend import Backend, Row, View
+from raftkv.kv.compaction import Compaction
+from raftkv.kv.encoding import APPLIED, APPLIED_ROW
+from raftkv.kv.hashing import hash_kv_slices
+from raftkv.kv.members import Member, Roster, decode_member, encode_member
+from raftkv.kv.store import Change, Store
+from raftkv.kv.writes import Writer, is_read_only
+from raftkv.pb import rpc_pb2 as pb
+from raftkv.raft.membership import decode_change
+from raftkv.raft.types import CONFIG, NORMAL, Configuration, Entry
+
+_MAX_REVISION: Final = (1 << 63) - 1
+_INDEX_MASK: Final = (1 << 32) - 1
+_new = tuple.__new__
+
+
+class Result(NamedTuple):
+    """A successful answer: the revision for its header, and every field but the header."""
+
+    revision: int
+    body: bytes
+
+
+class HashResult(NamedTuple):
+    """HashKV's answer."""
+
+    hash: int
+    compacted_revision: int
+    hash_revision: int
+
+
+class Status(NamedTuple):
+    """What Maintenance.Status tells about the store. Sizes in bytes."""
+
+    db_size: int
+    db_size_in_use: int
+    keys: int
+
+
+@dataclass(frozen=True, slots=True)
+class MachineSettings:
+    """max_txn_ops: operations per branch of a txn, checked before propose (etcd --max-txn-ops).
+    cache_bytes: memory for hot keys' newest versions.
+    stream_chunk_bytes: size that RangeStream's chunks grow to.
+    """
+
+    max_txn_ops: int = limits.MAX_TXN_OPS
+    cache_bytes: int = 32 * limits.MIB
+    stream_chunk_bytes: int = limits.MAX_REQUEST_BYTES
+
+
+class StateMachine:
+    """One member's replica of the store. See the module's docstring.
+
+    backend: holds the rows; empty, or what an earlier machine flushed to it.
+    cluster: cluster id.
+    bootstrap: configuration and members to begin with if the backend is empty; None: a member
+        that gets its state from others.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        cluster: int,
+        settings: MachineSettings | None = None,
+        bootstrap: tuple[Configuration, list[Member]] | None = None,
+    ) -> None:
+        for _ in self._open(backend, cluster, settings or MachineSettings(), bootstrap):
+            pass
+
+    @classmethod
+    def opening(
+        cls, backend: Backend, cluster: int, settings: MachineSettings
+    ) -> "Generator[None, None, StateMachine]":
+        """The constructor in slices (after a snapshot install): a pause at every yield."""
+        machine = cls.__new__(cls)
+        yield from machine._open(backend, cluster, settings, None)
+        return machine
+
+    def _open(
+        self,
+        backend: Backend,
+        cluster: int,
+        settings: MachineSettings,
+        bootstrap: tuple[Configuration, list[Member]] | None,
+    ) -> Iterator[None]:
+        self.backend = backend
+        self.cluster = cluster
+        self.settings = settings
+        self.applied_index = 0
+        self.applied_term = 0
+        self.leases: dict[int, None] = {}
+        self.store = Store(backend, settings.cache_bytes)
+        self._roster = Roster()
+        self._rows: list[Row] = []  # rows about members and configuration, not yet flushed
+        self._flushed_index = -1
+        self._writer = Writer(self.store, self.lease_exists)
+        stored = backend.get(APPLIED_ROW)
+        if stored is not None:
+            self.applied_index, self.applied_term = loading.load_applied(self.store, stored)
+            self._flushed_index = self.applied_index
+            self._roster = loading.load_roster(backend)
+            yield from loading.load_keys(self.store)
+        elif bootstrap is not None:
+            self._bootstrap(*bootstrap)
+        self._compaction = Compaction(self.store)
+        self._handlers = {
+            commands.PUT: self._put,
+            commands.DELETE_RANGE: self._delete_range,
+            commands.TXN: self._txn,
+            commands.COMPACT: self._compact,
+            commands.PUBLISH: self._publish,
+            commands.MEMBER_UPDATE: self._member_update,
+        }
+
+    def _bootstrap(self, configuration: Configuration, members: list[Member]) -> None:
+        self._roster.configure(configuration, None)
+        for member in members:
+            assert member.id in self._roster.members, f"member {member.id} is not configured"
+            self._roster.members[member.id] = member
+        self._rows = loading.roster_rows(self._roster)
+
+    # --- what it knows ---------------------------------------------------------
+    @property
+    def revision(self) -> int:
+        """The store's revision; 1 when fresh."""
+        return self.store.revision
+
+    @property
+    def compacted_revision(self) -> int:
+        """Reads below it fail. 0: never compacted."""
+        return self.store.compacted
+
+    @property
+    def state_hash(self) -> int:
+        """Rolling hash over every applied entry's outcome (32 bits)."""
+        return self.store.hash
+
+    @property
+    def configuration(self) -> Configuration:
+        """The configuration at the applied index."""
+        return self._roster.configuration
+
+    @property
+    def members(self) -> dict[int, Member]:
+        """Members of that configuration by id. Not to be changed by the caller."""
+        return self._roster.members
+
+    @property
+    def removed(self) -> dict[int, None]:
+        """Ids that may never come back, in the order of their removal."""
+        return self._roster.removed
+
+    def lease_exists(self, lease: int) -> bool:
+        """May keys be attached to this lease?"""
+        return lease in self.leases
+
+    # --- applying --------------------------------------------------------------
+    def apply(self, entry: Entry) -> Result | ApiError | None:
+        """Carry out the next entry of the log.
+
+        Returns the answer for whoever proposed it, None for entries of Raft's own.
+        Raises ProtocolError or whatever else goes wrong for an entry that this version cannot
+        carry out: the member must stop.
+        """
+        index = entry.index
+        assert index == self.applied_index + 1, f"entry {index} after {self.applied_index}"
+        store = self.store
+        store.hash ^= index & _INDEX_MASK
+        outcome: Result | ApiError | None = None
+        kind = entry.kind
+        if kind == NORMAL:
+            payload = entry.payload
+            at = commands.request_at(payload)
+            handler = self._handlers.get(payload[1])
+            if handler is None:
+                raise ProtocolError(f"entry {index} has the unknown command {payload[1]}")
+            answer = handler(payload, at)
+            revision = store.close_entry()
+            if isinstance(answer, bytes):
+                outcome = _new(Result, (revision, answer))
+            else:
+                store.hash = crc32(answer.text.encode(), store.hash)
+                outcome = answer
+        elif kind == CONFIG:
+            self._configure(entry.payload)
+        self.applied_index = index
+        self.applied_term = entry.term
+        return outcome
+
+    def _put(self, payload: bytes, at: int) -> bytes | ApiError:
+        return self._writer.put(payload, at)
+
+    def _delete_range(self, payload: bytes, at: int) -> bytes | ApiError:
+        request = pb.DeleteRangeRequest.FromString(payload[at:])
+        return self._writer.delete(request) if request.key else EMPTY_KEY
+
+    def _txn(self, payload: bytes, at: int) -> bytes | ApiError:
+        return self._writer.txn(pb.TxnRequest.FromString(payload[at:]), self._history)
+
+    def _history(self) -> View:
+        """Everything applied so far, readable by revision. Called before an entry's first write,
+        with the hash of the last entry: this one's index is taken out of it meanwhile.
+        """
+        mixed = (self.applied_index + 1) & _INDEX_MASK
+        self.store.hash ^= mixed
+        self.flush()
+        self.store.hash ^= mixed
+        return self.backend
+
+    def _compact(self, payload: bytes, at: int) -> bytes | ApiError:
+        revision = pb.CompactionRequest.FromString(payload[at:]).revision
+        store = self.store
+        error = self.check_compaction(revision)
+        if error is not None:
+            return error
+        store.compacted = max(store.compacted, revision)
+        store.hash = crc32(b"compact %d" % revision, store.hash)
+        return b""
+
+    def check_compaction(self, revision: int) -> ApiError | None:
+        """May this revision be compacted now? 0 passes while nothing ever was."""
+        compacted = self.store.compacted or -1
+        if revision <= compacted:
+            return COMPACTED
+        return FUTURE_REVISION if revision > self.store.revision else None
+
+    def _configure(self, payload: bytes) -> None:
+        configuration, context = decode_change(payload)
+        joining = decode_member(context) if context else None
+        self._rows += loading.change_rows(self._roster, configuration, joining)
+        self.store.hash = crc32(payload, self.store.hash)
+
+    def _publish(self, payload: bytes, at: int) -> bytes | ApiError:
+        return self._changed(self._roster.publish(decode_member(payload[at:])))
+
+    def _member_update(self, payload: bytes, at: int) -> bytes | ApiError:
+        return self._changed(self._roster.move(decode_member(payload[at:])))
+
+    def _changed(self, member: Member | None) -> bytes | ApiError:
+        if member is None:
+            return MEMBER_NOT_FOUND
+        self._rows.append(loading.member_row(member))
+        self.store.hash = crc32(encode_member(member), self.store.hash)
+        return b""
+
+    def flush(self) -> None:
+        """Hand every pending row and the applied index to the backend, in one write."""
+        if self.applied_index != self._flushed_index or self._rows:
+            self._flush_rows()
+
+    def _flush_rows(self) -> None:
+        store = self.store
+        assert not store.writing(), "an entry is half applied"
+        assert store.revision <= _MAX_REVISION
+        applied = APPLIED.pack(
+            self.applied_index,
+            self.applied_term,
+            store.revision,
+            store.compacted,
+            store.hash,
+            store.row_bytes,
+        )
+        self.backend.write([*store.take_pending(), *self._rows, (APPLIED_ROW, applied)])
+        self._rows = []
+        store.flushed()
+        self._flushed_index = self.applied_index
+
+    # --- checks before a command is proposed -------------------------------------
+    def validate_put(self, request: pb.PutRequest) -> ApiError | None:
+        """The form of a put; reads nothing of the state. Likewise the next three."""
+        return txn.validate_put(request)
+
+    def validate_delete(self, request: pb.DeleteRangeRequest) -> ApiError | None:
+        """The form of a delete range."""
+        return txn.validate_delete(request)
+
+    def validate_range(self, request: pb.RangeRequest) -> ApiError | None:
+        """The form of a range."""
+        return txn.validate_range(request)
+
+    def validate_txn(self, request: pb.TxnRequest) -> ApiError | None:
+        """The form of a transaction, nested ones and branches not taken included."""
+        return txn.validate_txn(request, self.settings.max_txn_ops)
+
+    # --- reads -------------------------------------------------------------------
+    def range(self, request: pb.RangeRequest | bytes) -> Result | ApiError:
+        """A RangeRequest (the message or its bytes) in one go; see `is_long`.
+
+        The form was checked by `validate_range`; bytes are checked here.
+        """
+        store = self.store
+        if isinstance(request, bytes):
+            # The commonest read: one key, nothing else, or serializable besides.
+            size = len(request)
+            if size > 2 and request[0] == 0x0A and request[1] < 128:
+                end = request[1] + 2
+                if end > 2 and (size == end or (size == end + 2 and request[end:] == b"\x38\x01")):
+                    record = store.fetch(request[2:end])
+                    body = b"" if record is None else record[0] + b"\x20\x01"
+                    return _new(Result, (store.revision, body))
+            request = pb.RangeRequest.FromString(request)
+            error = txn.validate_range(request)
+            if error is not None:
+                return error
+        error = ranges.check_revision(store, request.revision)
+        if error is not None:
+            return error
+        if request.revision > 0:
+            self.flush()
+        return Result(store.revision, ranges.answer(store, request, self.backend))
+
+    def is_long(self, request: pb.RangeRequest) -> bool:
+        """Should this range go through `range_steps` rather than `range`?"""
+        return ranges.is_long(self.store, request)
+
+    def range_steps(self, request: pb.RangeRequest) -> "Generator[None, None, Result | ApiError]":
+        """`range` in slices of about `ranges.SLICE_UNITS` microseconds: a pause at every yield.
+
+        Revision and rows are pinned before the first pause; entries applied meanwhile do not show.
+        """
+        store = self.store
+        error = ranges.check_revision(store, request.revision)
+        if error is not None:
+            return error
+        self.flush()
+        answered = store.revision
+        view = self.backend.view()
+        try:
+            plan = ranges.Plan(request)
+            wanted = request.revision if request.revision > 0 else answered
+            found = yield from ranges.slices(store, plan, wanted, view)
+            return Result(answered, plan.finish(*found))
+        finally:
+            view.close()
+
+    def range_stream(
+        self, request: pb.RangeRequest
+    ) -> "Generator[bytes | None, None, Result | ApiError]":
+        """RangeStream: yields bodies that hold only kvs, None for a pause; returns the last one,
+        which has `more` and `count` (etcd 3.7). The form was checked by `validate_range`.
+        """
+        store = self.store
+        error = ranges.check_revision(store, request.revision) or ranges.check_stream(request)
+        if error is not None:
+            return error
+        self.flush()
+        answered = store.revision
+        view = self.backend.view()
+        try:
+            wanted = request.revision if request.revision > 0 else answered
+            chunk_bytes = self.settings.stream_chunk_bytes
+            last = yield from ranges.chunks(store, ranges.Plan(request), wanted, view, chunk_bytes)
+            return Result(answered, last)
+        finally:
+            view.close()
+
+    def read_txn(self, request: pb.TxnRequest) -> Result | ApiError:
+        """A transaction that `is_read_only`, without an entry of the log."""
+        assert is_read_only(request), "a read-only transaction writes"
+        answer = self._writer.txn(request, self._flushed_backend)
+        return Result(self.store.revision, answer) if isinstance(answer, bytes) else answer
+
+    def _flushed_backend(self) -> View:
+        self.flush()
+        return self.backend
+
+    def hash_kv(self, revision: int = 0) -> "Generator[None, None, HashResult | ApiError]":
+        """HashKV at a revision (0: the current one), in slices: a pause at every yield."""
+        store = self.store
+        error = ranges.check_revision(store, revision)
+        if error is not None:
+            return error
+        self.flush()
+        wanted = revision if revision > 0 else store.revision
+        compacted = store.compacted
+        view = self.backend.view()
+        try:
+            value = yield from hash_kv_slices(view, compacted, wanted)
+        finally:
+            view.close()
+        return HashResult(value, compacted, wanted)
+
+    def status(self) -> Status:
+        """Sizes of the store."""
+        return Status(self.backend.size(), self.store.row_bytes, len(self.store.index))
+
+    # --- changes, for watchers -----------------------------------------------------
+    def collect_changes(self, on: bool) -> None:
+        """Begin or stop to keep the changes of applied entries for `take_changes`."""
+        self.store.changes = [] if on else None
+
+    def take_changes(self) -> list[Change]:
+        """Changes since the last call, in the order of their row ids."""
+        changes = self.store.changes
+        if not changes:
+            return []
+        self.store.changes = []
+        return changes
+
+    def attached_keys(self, lease: int) -> list[bytes]:
+        """The live keys attached to a lease, in key order."""
+        return sorted(self.store.attached.get(lease, ()))
+
+    # --- compaction ------------------------------------------------------------------
+    @property
+    def physically_compacted(self) -> int:
+        """Everything below this revision has been removed on this member. A physical Compact(r)
+        is done when it reaches r.
+        """
+        return self._compaction.finished
+
+    def compact_slice(self, rows: int = 400) -> bool:
+        """Remove history for a while (about 10 us per row). True while work is left."""
+        if not self._compaction.pending:
+            return False
+        self.flush()
+        return self._compaction.slice(rows)
+
+    def compaction_areas(self) -> list[tuple[bytes, bytes]]:
+        """Areas emptied by a finished compaction, each time once: the caller runs
+        `backend.compact(*area)` for each where a long blocking call does no harm.
+        """
+        return self._compaction.take_areas()
+
+    # --- state transfer ----------------------------------------------------------------
+    def snapshot_view(self) -> tuple[View, bytes]:
+        """Everything as rows at the applied index, and that index, term and configuration as
+        `encode_meta` wrote them. The caller closes the view. Loading such rows into an empty
+        backend and opening a machine on it gives the same state.
+        """
+        self.flush()
+        return self.backend.view(), loading.encode_meta(
+            self.applied_index, self.applied_term, self.configuration
+        )

@@ -1,0 +1,369 @@
+"""Range with every option (etcd API, RangeRequest), at the current revision or a past one.
+
+Three ways to find the versions that a range sees:
+
+* now: rank in the key index, records from the cache or by row id;
+* shortly before now: the live keys, corrected by the rows written since (each row names the
+  version it replaced, so no search is needed);
+* any revision: a walk over the pointer rows, newest version first within a key; a key with many
+  versions is skipped by one seek instead of stepping over them.
+
+Only the last works on a `View` alone, so it also serves long ranges in slices: revision, view and
+count are fixed by the first slice and the live keys are not looked at again.
+
+etcd's order of work is part of the answer: filters drop versions after they are counted, sorting
+comes before the limit, but without filters and with order NONE only limit + 1 keys are fetched.
+"""
+
+from collections.abc import Generator, Iterable, Iterator
+from typing import Final
+
+from raftkv.errors import COMPACTED, FUTURE_REVISION, RANGE_STREAM_UNSUPPORTED, ApiError
+from raftkv.kv.backend import View
+from raftkv.kv.encoding import (
+    DELETION_MARK,
+    ID_BYTES,
+    ID_MAX,
+    KEY_ROWS,
+    decode_kv,
+    encode_kv,
+    framed_value,
+    key_row_start,
+    parse_key_row,
+    varint,
+)
+from raftkv.kv.index import FROM_KEY
+from raftkv.kv.store import Record, Store, load_record
+from raftkv.pb import rpc_pb2 as pb
+
+_KEY, _VERSION, _CREATE, _MOD, _VALUE = range(5)  # RangeRequest.SortTarget
+_NONE, _ASCEND, _DESCEND = range(3)  # RangeRequest.SortOrder
+ANY_ORDER: Final = -1  # an order etcd does not know: everything is fetched, nothing sorted
+SKIP_VERSIONS: Final = 8  # stale versions of one key to step over before seeking past them
+CORRECTION_ROWS: Final = 400  # rows read at most to correct the live keys for a past revision
+
+# Units of work, about a microsecond each: how long work is cut into slices without a clock.
+STEP_UNITS: Final = 2
+LOAD_UNITS: Final = 12
+SLICE_UNITS: Final = 4000
+
+Found = tuple[list[Record], int]  # versions in key order (maybe cut), count before the cut
+
+
+def check_revision(store: Store, wanted: int) -> ApiError | None:
+    """May this revision be read? 0 and below mean the current one."""
+    if wanted > store.revision:
+        return FUTURE_REVISION
+    if 0 < wanted < store.compacted:
+        return COMPACTED
+    return None
+
+
+def body(records: Iterable[Record], count: int, *, more: bool, keys_only: bool = False) -> bytes:
+    """A RangeResponse without its header."""
+    if keys_only:
+        parts = [_without_value(record[0]) for record in records]
+    else:
+        parts = [record[0] for record in records]
+    if more:
+        parts.append(b"\x18\x01")
+    if count:
+        parts.append(b"\x20" + varint(count))
+    return b"".join(parts)
+
+
+def _without_value(framed: bytes) -> bytes:
+    kv = decode_kv(framed)
+    return encode_kv(kv._replace(value=b""))
+
+
+class Plan:
+    """A range request, read once: what to fetch and what to do with it."""
+
+    __slots__ = ("fetch", "filters", "key", "limit", "order", "range_end", "request", "target")
+
+    def __init__(self, request: pb.RangeRequest) -> None:
+        self.request = request
+        self.key = request.key
+        self.range_end = request.range_end
+        self.limit = request.limit
+        self.filters = bool(
+            request.min_mod_revision
+            or request.max_mod_revision
+            or request.min_create_revision
+            or request.max_create_revision
+        )
+        order: int = request.sort_order
+        self.target: int = request.sort_target
+        # fetch: how many versions are needed, 0 for all; one more than the limit shows `more`.
+        self.fetch = self.limit + 1 if self.limit > 0 and order == _NONE and not self.filters else 0
+        if order == _NONE and self.target != _KEY:
+            order = _ASCEND
+        self.order = order if order in (_NONE, _ASCEND, _DESCEND) else ANY_ORDER
+
+    def finish(self, records: list[Record], count: int) -> bytes:
+        """Filter, sort, cut; `records` are in key order and complete up to `fetch`."""
+        request = self.request
+        if request.count_only:
+            return body((), count, more=False)
+        if self.filters:
+            records = self._filtered(records)
+        if self.order in (_ASCEND, _DESCEND):
+            records = self._sorted(records)
+        more = 0 < self.limit < len(records)
+        if more:
+            del records[self.limit :]
+        return body(records, count, more=more, keys_only=request.keys_only)
+
+    def _filtered(self, records: list[Record]) -> list[Record]:
+        request = self.request
+        limits = (
+            (request.max_mod_revision, False, True),
+            (request.min_mod_revision, True, True),
+            (request.max_create_revision, False, False),
+            (request.min_create_revision, True, False),
+        )
+        for bound, is_minimum, on_mod in limits:
+            if bound:
+                records = [
+                    record
+                    for record in records
+                    if _keeps(record[1] >> 32 if on_mod else record[2], bound, is_minimum)
+                ]
+        return records
+
+    def _sorted(self, records: list[Record]) -> list[Record]:
+        descending = self.order == _DESCEND
+        if self.target == _KEY:
+            return records[::-1] if descending else records
+        return sorted(records, key=_SORT_KEYS[self.target], reverse=descending)
+
+
+def _keeps(revision: int, bound: int, is_minimum: bool) -> bool:
+    return revision >= bound if is_minimum else revision <= bound
+
+
+_SORT_KEYS = {
+    _VERSION: lambda record: record[3],
+    _CREATE: lambda record: record[2],
+    _MOD: lambda record: record[1] >> 32,
+    _VALUE: lambda record: framed_value(record[0]),
+}
+
+
+def answer(store: Store, request: pb.RangeRequest, view: View) -> bytes:
+    """The body for a request whose revision passed `check_revision`, in one go.
+
+    view: used for past revisions only; has every version up to the entry that is being applied.
+    """
+    plan = Plan(request)
+    wanted = request.revision
+    writing = store.writing()
+    found: Found | None
+    if wanted <= 0 or (wanted == store.revision and not writing):
+        found = find_now(store, plan)
+    else:
+        found = None if writing else find_corrected(store, plan, wanted, view)
+        if found is None:
+            found = find_walking(store, plan, wanted, view)
+    return plan.finish(*found)
+
+
+def find_now(store: Store, plan: Plan) -> Found:
+    """The newest versions, this entry's own writes included."""
+    key, range_end = plan.key, plan.range_end
+    if not range_end:
+        record = store.fetch(key)
+        return ([], 0) if record is None else ([record], 1)
+    first, last = store.index.bounds(key, range_end)
+    count = last - first
+    if plan.request.count_only or not count:
+        return [], count
+    if plan.fetch and plan.fetch < count:
+        last = first + plan.fetch
+    return store.records(store.index.slice(first, last)), count
+
+
+def find_corrected(store: Store, plan: Plan, revision: int, view: View) -> Found | None:
+    """The versions at a past revision by way of the live ones; None if too much changed since."""
+    key = plan.key
+    if not plan.range_end:
+        record = store.at_revision(view, key, revision)
+        return ([], 0) if record is None else ([record], 1)
+    first, last = store.index.bounds(key, plan.range_end)
+    allowed = min(CORRECTION_ROWS, 2 * (last - first) + 16)
+    if store.revision - revision > allowed:
+        return None
+    touched = store.touched_since(view, revision, key, plan.range_end, allowed)
+    if touched is None:
+        return None
+    gone = sum(1 for name in touched if name in store.live)
+    then = sorted((name, row_id) for name, row_id in touched.items() if row_id)
+    count = last - first - gone + len(then)
+    if plan.request.count_only:
+        return [], count
+    records = []
+    for name, row_id in _merged(store.index.slice(first, last), touched, then):
+        records.append(load_record(view, row_id) if row_id else store.known(name))
+        if len(records) == plan.fetch:
+            break
+    return records, count
+
+
+def _merged(
+    live: Iterator[bytes], touched: dict[bytes, int], then: list[tuple[bytes, int]]
+) -> Iterator[tuple[bytes, int]]:
+    """Untouched live keys (row id 0) and the old versions of touched keys, in key order."""
+    at = 0
+    for name in live:
+        while at < len(then) and then[at][0] < name:
+            yield then[at]
+            at += 1
+        if name not in touched:
+            yield name, 0
+    yield from then[at:]
+
+
+def find_walking(store: Store, plan: Plan, revision: int, view: View) -> Found:
+    """The versions at any revision, by the pointer rows alone."""
+    records: list[Record] = []
+    count = 0
+    for found in versions_at(view, plan.key, plan.range_end, revision):
+        if found is None:
+            continue
+        count += 1
+        if not plan.request.count_only and (not plan.fetch or len(records) < plan.fetch):
+            records.append(store.record_of(view, *found))
+    return records, count
+
+
+def versions_at(
+    view: View, key: bytes, range_end: bytes, revision: int
+) -> Iterator[tuple[bytes, int] | None]:
+    """(key, row id) of every version that a range sees at `revision`, in key order.
+
+    None for every row that was read in vain, so that a caller can count the work.
+    """
+    start = key_row_start(key)
+    if not range_end:
+        stop = key_row_start(key + b"\0")
+    else:
+        stop = KEY_ROWS[1] if range_end == FROM_KEY else key_row_start(range_end)
+    oldest_newer = (ID_MAX - (((revision + 1) << 32) - 1)).to_bytes(ID_BYTES, "big")
+    again = True
+    while again and start < stop:
+        again = False
+        current = b""
+        decided = False
+        stale = 0
+        for row, mark in view.scan(start, stop):
+            name = row[:-ID_BYTES]
+            if name != current:
+                current, decided, stale = name, False, 0
+            newer = row[-ID_BYTES:] < oldest_newer
+            if decided or newer:
+                stale += 1
+                if stale > SKIP_VERSIONS:
+                    # Behind every version of this key, or right at the one that is visible.
+                    start = name[:-1] + b"\x01" if decided else name + oldest_newer
+                    again = True
+                    break
+                yield None
+                continue
+            decided, stale = True, 0
+            yield None if mark == DELETION_MARK else parse_key_row(row)
+
+
+def is_long(store: Store, request: pb.RangeRequest) -> bool:
+    """Would `answer` take more than about one slice of work?"""
+    if not request.range_end:
+        return False
+    plan = Plan(request)
+    first, last = store.index.bounds(plan.key, plan.range_end)
+    past = 0 < request.revision < store.revision
+    if request.count_only and not past:
+        return False
+    picked = last - first
+    if plan.fetch and not past:
+        picked = min(picked, plan.fetch)
+    return picked * LOAD_UNITS > SLICE_UNITS or (past and store.revision - request.revision > 64)
+
+
+def slices(
+    store: Store, plan: Plan, revision: int, view: View
+) -> Generator[None, None, tuple[list[Record], int]]:
+    """`find_walking` with a pause (a yield) after every slice; the count is fixed by the first."""
+    found = None
+    if revision == store.revision:
+        first, last = store.index.bounds(plan.key, plan.range_end)
+        if plan.request.count_only:
+            return [], last - first
+        known = last - first
+    else:
+        found = find_corrected(store, _counting(plan), revision, view)
+        known = -1 if found is None else found[1]
+    records: list[Record] = []
+    count = units = 0
+    for version in versions_at(view, plan.key, plan.range_end, revision):
+        units += STEP_UNITS
+        if version is not None:
+            count += 1
+            if not plan.request.count_only and (not plan.fetch or len(records) < plan.fetch):
+                units += LOAD_UNITS
+                records.append(store.record_of(view, *version))
+            if known >= 0 and plan.fetch and len(records) == plan.fetch:
+                count = known
+                break
+        if units >= SLICE_UNITS:
+            units = 0
+            yield
+    assert known in (-1, count), f"a range counted {known} keys and found {count}"
+    return records, count
+
+
+def _counting(plan: Plan) -> Plan:
+    request = pb.RangeRequest(key=plan.key, range_end=plan.range_end, count_only=True)
+    return Plan(request)
+
+
+# --- RangeStream ----------------------------------------------------------------
+FIRST_CHUNK_KEYS: Final = 10
+
+
+def check_stream(request: pb.RangeRequest) -> ApiError | None:
+    """RangeStream offers the default order only, and no filters by revision (etcd 3.7)."""
+    plan = Plan(request)
+    if plan.filters or plan.order != _NONE or plan.target != _KEY:
+        return RANGE_STREAM_UNSUPPORTED
+    return None
+
+
+def chunks(
+    store: Store, plan: Plan, revision: int, view: View, chunk_bytes: int
+) -> Generator[bytes | None, None, bytes]:
+    """Bodies of kvs as they are found (None: a pause); returns the last one, with the count.
+
+    The first has 10 keys, so that a reader has something at once, later ones `chunk_bytes`.
+    """
+    keys_only, count_only = plan.request.keys_only, plan.request.count_only
+    waiting: list[Record] = []
+    sent = count = waiting_bytes = units = 0
+    for version in versions_at(view, plan.key, plan.range_end, revision):
+        units += STEP_UNITS
+        if version is not None:
+            count += 1
+            if not count_only and (plan.limit <= 0 or sent + len(waiting) < plan.limit):
+                units += LOAD_UNITS
+                record = store.record_of(view, *version)
+                full = len(waiting) >= FIRST_CHUNK_KEYS if not sent else waiting_bytes > chunk_bytes
+                if full:
+                    yield body(waiting, 0, more=False, keys_only=keys_only)
+                    sent += len(waiting)
+                    waiting, waiting_bytes = [], 0
+                waiting.append(record)
+                waiting_bytes += len(record[0])
+        if units >= SLICE_UNITS:
+            units = 0
+            yield None
+    more = 0 < plan.limit < count and not count_only
+    return body(waiting, count, more=more, keys_only=keys_only)

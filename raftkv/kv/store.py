@@ -1,0 +1,333 @@
+"""Multi-version storage of keys: every write keeps the version it replaced (etcd MVCC).
+
+In memory: `live` maps each key that exists to the row id of its newest version, `index` keeps the
+same keys in order, and `cache` holds hot keys' newest versions as ready-made records. On disk: one
+revision row and one pointer row per version (`encoding` has the layout).
+
+Writes collect in `pending` until `take_pending`; a read of the newest version never needs those
+rows, because a version stays in the cache at least until it is flushed. A read of history does:
+flush first (legal between two entries, never within one).
+
+An entry's writes share one revision. `next_id` is the row id of the next write; `close_entry`
+moves to the next revision if the entry wrote anything.
+"""
+
+from collections.abc import Iterable
+from itertools import islice
+from typing import Final, NamedTuple
+from zlib import crc32
+
+from raftkv.errors import CorruptionError
+from raftkv.kv.backend import Backend, Row, View
+from raftkv.kv.encoding import (
+    DELETE_ROW,
+    DELETION_MARK,
+    ID_BYTES,
+    ID_MAX,
+    NO_ID,
+    REVISION_ROWS,
+    ROW_HEAD_BYTES,
+    SUB_BITS,
+    SUB_MASK,
+    decode_kv,
+    frame,
+    key_field,
+    key_row_start,
+    key_row_stop,
+    lease_field,
+    lease_mark,
+    parse_key_row,
+    parse_revision_row,
+    revision_row,
+    varint,
+)
+from raftkv.kv.index import KeyIndex
+
+RECORD_OVERHEAD_BYTES: Final = 320  # tuple, numbers, bytes objects and dict slot of one record
+REVISION_ROW_BYTES: Final = 1 + ID_BYTES  # a revision row's key
+_DELETE_KIND: Final = b"\x01"
+
+# The newest version of a key: framed KeyValue, row id, create revision, version, lease.
+Record = tuple[bytes, int, int, int, int]
+
+
+class Change(NamedTuple):
+    """One write, for watchers: the framed KeyValue (key and mod_revision only if deleted)."""
+
+    row_id: int
+    key: bytes
+    deleted: bool
+    framed: bytes
+    previous_id: int  # row id of the version replaced, 0: the key did not exist
+
+
+class Store:
+    """See the module's docstring. Not for use outside `kv` except through the machine."""
+
+    def __init__(self, backend: Backend, cache_bytes: int) -> None:
+        self.backend = backend
+        self.revision = 1
+        self.compacted = 0
+        self.next_id = 2 << SUB_BITS
+        self.flushed_id = 0  # every version up to this one is in the backend
+        self.live: dict[bytes, int] = {}
+        self.index = KeyIndex()
+        self.cache: dict[bytes, Record] = {}
+        self.cache_limit_bytes = cache_bytes
+        self.cached_bytes = 0
+        self.pending: list[Row] = []
+        self.row_bytes = 0  # of all revision and pointer rows, for `status`
+        self.hash = 0
+        self.changes: list[Change] | None = None  # filled only while somebody watches
+        self.attached: dict[int, dict[bytes, None]] = {}  # lease -> its keys
+
+    # --- writes --------------------------------------------------------------
+    def put(self, key: bytes, head: bytes, tail: bytes, lease: int = 0) -> Record | None:
+        """Write a version of `key`; the record it replaced, None if the key is new.
+
+        head, tail: the ready-made fields 1 and 5 of the KeyValue.
+        """
+        row_id = self.next_id
+        self.next_id = row_id + 1
+        cache = self.cache
+        old = cache.pop(key, None)
+        if old is None:
+            old_id = self.live.get(key)
+            if old_id is not None:
+                old = self._load(old_id)
+                self.cached_bytes += len(old[0]) + RECORD_OVERHEAD_BYTES
+        mod_revision = row_id >> SUB_BITS
+        mod = varint(mod_revision)
+        if old is None:
+            create_revision = mod_revision
+            version = 1
+            previous = NO_ID
+            kv = b"%b\x10%b\x18%b\x20\x01%b" % (head, mod, mod, tail)
+            self.index.add(key)
+            self.cached_bytes += RECORD_OVERHEAD_BYTES
+        else:
+            old_framed, old_id, create_revision, version, old_lease = old
+            version += 1
+            previous = old_id.to_bytes(ID_BYTES, "big")
+            kv = b"%b\x10%b\x18%b\x20%b%b" % (
+                head,
+                varint(create_revision),
+                mod,
+                varint(version),
+                tail,
+            )
+            self.cached_bytes -= len(old_framed)
+            if old_lease and old_lease != lease:
+                self._detach(key, old_lease)
+        mark = b""
+        if lease:
+            kv += lease_field(lease)
+            mark = lease_mark(lease)
+            self.attached.setdefault(lease, {})[key] = None
+        size = len(kv)
+        framed = b"\x12%c%b" % (size, kv) if size < 128 else frame(kv)
+        self.live[key] = row_id
+        cache[key] = (framed, row_id, create_revision, version, lease)
+        self.cached_bytes += len(framed)
+        escaped = key.replace(b"\0", b"\0\xff") if b"\0" in key else key
+        pointer = b"k%b\0\0%b" % (escaped, (ID_MAX - row_id).to_bytes(ID_BYTES, "big"))
+        value = b"%b\0%b" % (previous, framed)
+        self.row_bytes += len(pointer) + len(value) + REVISION_ROW_BYTES
+        self.pending += ((b"r" + row_id.to_bytes(ID_BYTES, "big"), value), (pointer, mark))
+        self.hash = crc32(kv, self.hash)
+        if self.changes is not None:
+            old_id = 0 if old is None else old[1]
+            self.changes.append(Change(row_id, key, False, framed, old_id))
+        return old
+
+    def delete_all(self, keys: list[bytes]) -> list[Record]:
+        """Write deletions of live keys, in this order; the records that they ended."""
+        removed = [self._delete(key) for key in keys]
+        self.index.remove_all(keys)
+        return removed
+
+    def _delete(self, key: bytes) -> Record:
+        old = self.known(key)
+        row_id = self.next_id
+        self.next_id = row_id + 1
+        if self.cache.pop(key, None) is not None:
+            self.cached_bytes -= len(old[0]) + RECORD_OVERHEAD_BYTES
+        del self.live[key]
+        kv = b"%b\x18%b" % (key_field(key), varint(row_id >> SUB_BITS))
+        framed = frame(kv)
+        pointer = key_row_start(key) + (ID_MAX - row_id).to_bytes(ID_BYTES, "big")
+        value = old[1].to_bytes(ID_BYTES, "big") + _DELETE_KIND + framed
+        self.row_bytes += len(pointer) + len(value) + REVISION_ROW_BYTES
+        self.pending += ((revision_row(row_id), value), (pointer, DELETION_MARK))
+        self.hash = crc32(kv, self.hash)
+        if old[4]:
+            self._detach(key, old[4])
+        if self.changes is not None:
+            self.changes.append(Change(row_id, key, True, framed, old[1]))
+        return old
+
+    def _detach(self, key: bytes, lease: int) -> None:
+        keys = self.attached[lease]
+        del keys[key]
+        if not keys:
+            del self.attached[lease]
+
+    def close_entry(self) -> int:
+        """End an entry; the store's revision after it."""
+        if self.next_id & SUB_MASK:
+            self.revision += 1
+            self.next_id = (self.revision + 1) << SUB_BITS
+        return self.revision
+
+    def take_pending(self) -> list[Row]:
+        """The rows to write now. Afterwards call `flushed`."""
+        self.index.settle()
+        return self.pending
+
+    def flushed(self) -> None:
+        """The pending rows are in the backend."""
+        self.pending = []
+        self.flushed_id = self.next_id - 1
+        if self.cached_bytes > self.cache_limit_bytes:
+            self._evict()
+
+    def _evict(self) -> None:
+        """Drop the records written or loaded longest ago until an eighth of the budget is free."""
+        cache = self.cache
+        goal = self.cache_limit_bytes - self.cache_limit_bytes // 8
+        while cache and self.cached_bytes > goal:
+            for key in list(islice(cache, 256)):
+                if self.cached_bytes <= goal:
+                    break
+                self.cached_bytes -= len(cache.pop(key)[0]) + RECORD_OVERHEAD_BYTES
+
+    # --- reads of the newest version -----------------------------------------
+    def latest(self, key: bytes) -> Record | None:
+        """The newest version of `key`, None if it does not exist. Does not fill the cache."""
+        record = self.cache.get(key)
+        if record is None:
+            row_id = self.live.get(key)
+            if row_id is not None:
+                return self._load(row_id)
+        return record
+
+    def fetch(self, key: bytes) -> Record | None:
+        """`latest`, and the record stays in the cache: for keys that will be asked for again."""
+        record = self.cache.get(key)
+        if record is None:
+            row_id = self.live.get(key)
+            if row_id is None:
+                return None
+            record = self._load(row_id)
+            self.cache[key] = record
+            self.cached_bytes += len(record[0]) + RECORD_OVERHEAD_BYTES
+            if self.cached_bytes > self.cache_limit_bytes and not self.pending:
+                self._evict()
+        return record
+
+    def known(self, key: bytes) -> Record:
+        """The newest version of a key that is in the index. Does not fill the cache."""
+        record = self.cache.get(key)
+        return self._load(self.live[key]) if record is None else record
+
+    def records(self, keys: Iterable[bytes]) -> list[Record]:
+        """The newest versions of live keys, in their order."""
+        cached = self.cache.get
+        found = []
+        for key in keys:
+            record = cached(key)
+            found.append(self._load(self.live[key]) if record is None else record)
+        return found
+
+    def record_of(self, view: View, key: bytes, row_id: int) -> Record:
+        """The version `row_id` of `key`, from the cache if it is still the newest."""
+        record = self.cache.get(key)
+        return record if record is not None and record[1] == row_id else load_record(view, row_id)
+
+    def writing(self) -> bool:
+        """True while an entry is half applied, from its first write on."""
+        return self.next_id & SUB_MASK != 0
+
+    def _load(self, row_id: int) -> Record:
+        return load_record(self.backend, row_id)
+
+    # --- reads of history (everything flushed) -------------------------------
+    def at_revision(self, view: View, key: bytes, revision: int) -> Record | None:
+        """The version of `key` that was the newest at `revision`, None if it did not exist."""
+        live = self.cache.get(key)
+        if live is not None and live[1] >> SUB_BITS <= revision:
+            return live
+        row_id = version_at(view, key, revision)
+        return load_record(view, row_id) if row_id else None
+
+    def touched_since(
+        self, view: View, revision: int, key: bytes, range_end: bytes, limit: int
+    ) -> dict[bytes, int] | None:
+        """Keys of a range written after `revision`: key -> row id it had then (0: none).
+
+        None if more than `limit` rows would have to be read.
+        """
+        found: dict[bytes, int] = {}
+        rows = view.scan(revision_row((revision + 1) << SUB_BITS), REVISION_ROWS[1])
+        for _, row in rows:
+            limit -= 1
+            if limit < 0:
+                return None
+            name = row_key(row)
+            if name not in found and name >= key and (range_end == b"\0" or name < range_end):
+                found[name] = int.from_bytes(row[:ID_BYTES], "big")
+        return found
+
+    def adopt(self, keys: Iterable[bytes]) -> None:
+        """The keys of `live` in order, after a load."""
+        self.index = KeyIndex(keys)
+
+
+def load_record(view: View, row_id: int) -> Record:
+    """The stored version `row_id`. Raises CorruptionError if its row is missing."""
+    framed = load_row(view, row_id)[ROW_HEAD_BYTES:]
+    kv = decode_kv(framed)
+    return framed, row_id, kv.create_revision, kv.version, kv.lease
+
+
+def load_row(view: View, row_id: int) -> bytes:
+    """The revision row of `row_id`. Raises CorruptionError if it is missing."""
+    row = view.get(revision_row(row_id))
+    if row is None:
+        raise CorruptionError(
+            f"the row of revision {row_id >> SUB_BITS}.{row_id & SUB_MASK} is missing"
+        )
+    return row
+
+
+def version_at(view: View, key: bytes, revision: int) -> int:
+    """Row id of the version of `key` that was the newest at `revision`; 0 if it did not exist."""
+    newest = (revision << SUB_BITS) | SUB_MASK
+    found = view.seek(key_row_start(key) + (ID_MAX - newest).to_bytes(ID_BYTES, "big"))
+    if found is None or found[0] >= key_row_stop(key) or found[1] == DELETION_MARK:
+        return 0
+    return parse_key_row(found[0])[1]
+
+
+def row_key(row: bytes) -> bytes:
+    """The key that a revision row is about."""
+    at = ROW_HEAD_BYTES + 2
+    if row[at - 1] > 127:  # the frame's length has several bytes
+        while row[at - 1] > 127:
+            at += 1
+    size = row[at + 1]
+    if size < 128:
+        return row[at + 2 : at + 2 + size]
+    return decode_kv(row[ROW_HEAD_BYTES:]).key
+
+
+def parse_row(name: bytes, row: bytes) -> Change:
+    """A revision row as the change that it is."""
+    framed = row[ROW_HEAD_BYTES:]
+    return Change(
+        parse_revision_row(name),
+        row_key(row),
+        row[ID_BYTES] == DELETE_ROW,
+        framed,
+        int.from_bytes(row[:ID_BYTES], "big"),
+    )

@@ -1,0 +1,200 @@
+"""Transactions: form checks, compares, and the two passes that make them all or nothing.
+
+A transaction is decided before it writes: every compare, nested ones included, reads the state
+before the transaction, which fixes the branch taken at each level; then the operations of the
+taken branches are checked against the same state (first the puts, then the ranges). Only if all
+pass are they carried out in order, so nothing is ever rolled back. Reads of the second pass do see
+the writes before them.
+
+The form checks need no state and look at both branches; they run before a command is proposed.
+"""
+
+from collections.abc import Iterable
+from typing import Final
+
+from raftkv import limits
+from raftkv.errors import (
+    DUPLICATE_KEY,
+    EMPTY_KEY,
+    INVALID_SORT_OPTION,
+    KEY_NOT_FOUND,
+    LEASE_PROVIDED,
+    TOO_MANY_OPS,
+    VALUE_PROVIDED,
+    ApiError,
+)
+from raftkv.kv.encoding import framed_value
+from raftkv.kv.index import FROM_KEY
+from raftkv.kv.store import Record, Store
+from raftkv.pb import rpc_pb2 as pb
+
+_SORT_TARGETS: Final = 5
+_EQUAL, _GREATER, _LESS, _NOT_EQUAL = range(4)  # Compare.CompareResult
+_VERSION, _CREATE, _MOD, _VALUE, _LEASE = range(5)  # Compare.CompareTarget
+_NOBODY: Final[Record] = (b"", 0, 0, 0, 0)
+
+
+# --- form ---------------------------------------------------------------------
+def validate_put(request: pb.PutRequest) -> ApiError | None:
+    """The form of a put; None if it is well."""
+    if not request.key:
+        return EMPTY_KEY
+    if request.ignore_value and request.value:
+        return VALUE_PROVIDED
+    if request.ignore_lease and request.lease:
+        return LEASE_PROVIDED
+    return None
+
+
+def validate_delete(request: pb.DeleteRangeRequest) -> ApiError | None:
+    """The form of a delete; None if it is well."""
+    return None if request.key else EMPTY_KEY
+
+
+def validate_range(request: pb.RangeRequest) -> ApiError | None:
+    """The form of a range; None if it is well. An unknown order is allowed, a target is not."""
+    if not request.key:
+        return EMPTY_KEY
+    target: int = request.sort_target
+    return None if 0 <= target < _SORT_TARGETS else INVALID_SORT_OPTION
+
+
+def validate_txn(request: pb.TxnRequest, max_ops: int) -> ApiError | None:
+    """The form of a transaction, both branches and nested ones.
+
+    max_ops: compares, and operations per branch, of each transaction counted alone.
+    """
+    error = _validate_level(request, max_ops, 1)
+    if error is None:
+        for branch in (request.success, request.failure):
+            if not _Footprint().add_all(branch):
+                return DUPLICATE_KEY
+    return error
+
+
+def _validate_level(request: pb.TxnRequest, max_ops: int, depth: int) -> ApiError | None:
+    if max(len(request.compare), len(request.success), len(request.failure)) > max_ops:
+        return TOO_MANY_OPS
+    if depth > limits.MAX_TXN_DEPTH:
+        return TOO_MANY_OPS
+    for compare in request.compare:
+        if not compare.key:
+            return EMPTY_KEY
+    for branch in (request.success, request.failure):
+        for op in branch:
+            error = _validate_op(op, max_ops, depth)
+            if error is not None:
+                return error
+    return None
+
+
+def _validate_op(op: pb.RequestOp, max_ops: int, depth: int) -> ApiError | None:
+    kind = op.WhichOneof("request")
+    if kind == "request_put":
+        return validate_put(op.request_put)
+    if kind == "request_range":
+        return validate_range(op.request_range)
+    if kind == "request_delete_range":
+        return validate_delete(op.request_delete_range)
+    if kind == "request_txn":
+        return _validate_level(op.request_txn, max_ops, depth + 1)
+    return KEY_NOT_FOUND
+
+
+class _Footprint:
+    """The keys that the operations of one branch put and the ranges that they delete."""
+
+    def __init__(self) -> None:
+        self.puts: dict[bytes, None] = {}
+        self.deletes: list[tuple[bytes, bytes | None]] = []  # start, stop (None: no end)
+
+    def _put(self, key: bytes) -> bool:
+        if key in self.puts or self._deleted(key):
+            return False
+        self.puts[key] = None
+        return True
+
+    def _deleted(self, key: bytes) -> bool:
+        return any(start <= key and (stop is None or key < stop) for start, stop in self.deletes)
+
+    def add_all(self, ops: Iterable[pb.RequestOp]) -> bool:
+        """Take in one branch; False if a key is put twice, or put and deleted."""
+        for op in ops:
+            if op.HasField("request_delete_range"):
+                self.deletes.append(_span(op.request_delete_range))
+        for op in ops:
+            if op.HasField("request_txn") and not self._add_nested(op.request_txn):
+                return False
+        return all(self._put(op.request_put.key) for op in ops if op.HasField("request_put"))
+
+    def _add_nested(self, txn: pb.TxnRequest) -> bool:
+        """Only one branch is carried out, so both may put the same key."""
+        branches = (_Footprint(), _Footprint())
+        if not branches[0].add_all(txn.success) or not branches[1].add_all(txn.failure):
+            return False
+        taken = dict(self.puts)
+        for branch in branches:
+            for key in branch.puts:
+                if key in taken or self._deleted(key):
+                    return False
+                self.puts[key] = None
+        for branch in branches:
+            self.deletes += branch.deletes
+        return True
+
+
+def _span(request: pb.DeleteRangeRequest) -> tuple[bytes, bytes | None]:
+    if not request.range_end:
+        return request.key, request.key + b"\0"
+    return request.key, None if request.range_end == FROM_KEY else request.range_end
+
+
+# --- compares -----------------------------------------------------------------
+class Path:
+    """The branch taken by a transaction and, in order, by those nested in that branch."""
+
+    __slots__ = ("nested", "ops", "succeeded")
+
+    def __init__(self, store: Store, request: pb.TxnRequest) -> None:
+        self.succeeded = all(holds(store, compare) for compare in request.compare)
+        self.ops = request.success if self.succeeded else request.failure
+        self.nested = [Path(store, op.request_txn) for op in self.ops if op.HasField("request_txn")]
+
+
+def holds(store: Store, compare: pb.Compare) -> bool:
+    """Is the compare true for every key of its range (for an absent key if there is none)?"""
+    if not compare.range_end:
+        record = store.fetch(compare.key)
+        records = [] if record is None else [record]
+    else:
+        records = store.records(store.index.keys(compare.key, compare.range_end))
+    target: int = compare.target
+    if not records:
+        return target != _VALUE and _satisfies(compare, target, _NOBODY)
+    return all(_satisfies(compare, target, record) for record in records)
+
+
+def _satisfies(compare: pb.Compare, target: int, record: Record) -> bool:
+    if target == _VALUE:
+        stored_value, given_value = framed_value(record[0]), compare.value
+        sign = (stored_value > given_value) - (stored_value < given_value)
+    else:
+        if target == _VERSION:
+            stored, given = record[3], compare.version
+        elif target == _CREATE:
+            stored, given = record[2], compare.create_revision
+        elif target == _MOD:
+            stored, given = record[1] >> 32, compare.mod_revision
+        elif target == _LEASE:
+            stored, given = record[4], compare.lease
+        else:
+            stored = given = 0
+        sign = (stored > given) - (stored < given)
+    result: int = compare.result
+    if result == _EQUAL:
+        return sign == 0
+    if result == _NOT_EQUAL:
+        return sign != 0
+    if result == _GREATER:
+        return sign > 0
+    return sign < 0 if result == _LESS else True

@@ -1,0 +1,208 @@
+"""Carrying out writes: put, delete range and transactions, as bytes in and bytes out.
+
+A put as nearly every client sends it (key and value, nothing else) is read straight from the
+request's bytes: its key field is the KeyValue's key field, and its value field differs only in the
+tag. Everything else goes through the generated messages.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+from raftkv.errors import (
+    EMPTY_KEY,
+    KEY_NOT_FOUND,
+    LEASE_NOT_FOUND,
+    ApiError,
+)
+from raftkv.kv import ranges
+from raftkv.kv.backend import View
+from raftkv.kv.encoding import (
+    SUB_BITS,
+    bytes_field,
+    decode_kv,
+    key_field,
+    revision_header,
+    value_field,
+    varint,
+)
+from raftkv.kv.store import Store
+from raftkv.kv.txn import Path
+from raftkv.pb import rpc_pb2 as pb
+
+_KEY_TAG: Final = 0x0A
+_VALUE_TAG: Final = 0x12
+_EMPTY_HEADER: Final = b"\x0a\x00"
+
+
+def plain_put(payload: bytes, at: int) -> tuple[int, int] | None:
+    """Places of the value field and of the value's length, if the request at `at` is only
+    a key of 1-127 bytes and a value of 1-16383 bytes in the canonical encoding; else None.
+    """
+    size = len(payload)
+    if size < at + 6 or payload[at] != _KEY_TAG:
+        return None
+    key_bytes = payload[at + 1]
+    place = at + 2 + key_bytes
+    if not 0 < key_bytes < 128 or size < place + 3 or payload[place] != _VALUE_TAG:
+        return None
+    value_bytes = payload[place + 1]
+    if value_bytes < 128:
+        end = place + 2 + value_bytes
+        well = value_bytes > 0
+    else:
+        high = payload[place + 2]
+        end = place + 3 + (value_bytes & 127) + (high << 7)
+        well = 0 < high < 128
+    return (place, place + 1) if well and end == size else None
+
+
+class Writer:
+    """Applies write requests to a store.
+
+    lease_exists: whether a lease id may be attached to.
+    """
+
+    __slots__ = ("lease_exists", "store")
+
+    def __init__(self, store: Store, lease_exists: Callable[[int], bool]) -> None:
+        self.store = store
+        self.lease_exists = lease_exists
+
+    def put(self, payload: bytes, at: int) -> bytes | ApiError:
+        """The PutRequest at `at`: the body of its PutResponse."""
+        places = plain_put(payload, at)
+        if places is not None:
+            place, length_at = places
+            self.store.put(
+                payload[at + 2 : place], payload[at:place], b"\x2a" + payload[length_at:]
+            )
+            return b""
+        request = pb.PutRequest.FromString(payload[at:])
+        return self.check_put(request) or self.put_request(request)
+
+    def check_put(self, request: pb.PutRequest) -> ApiError | None:
+        """What a put needs of the state. The lease is looked at first."""
+        if not request.key:
+            return EMPTY_KEY
+        if request.lease and not self.lease_exists(request.lease):
+            return LEASE_NOT_FOUND
+        if (request.ignore_value or request.ignore_lease) and request.key not in self.store.live:
+            return KEY_NOT_FOUND
+        return None
+
+    def check_txn_put(self, request: pb.PutRequest) -> ApiError | None:
+        """`check_put` as a transaction does it: the lease is looked at last."""
+        if (request.ignore_value or request.ignore_lease) and request.key not in self.store.live:
+            return KEY_NOT_FOUND
+        return self.check_put(request)
+
+    def put_request(self, request: pb.PutRequest) -> bytes:
+        """A checked put. Its key may have gone by an earlier operation of the same transaction;
+        then there is no value or lease to keep.
+        """
+        key = request.key
+        value, lease = request.value, request.lease
+        if request.ignore_value or request.ignore_lease:
+            old = self.store.fetch(key)
+            if request.ignore_value:
+                value = b"" if old is None else decode_kv(old[0]).value
+            if request.ignore_lease:
+                lease = 0 if old is None else old[4]
+        replaced = self.store.put(key, key_field(key), value_field(value), lease)
+        return replaced[0] if request.prev_kv and replaced is not None else b""
+
+    def delete(self, request: pb.DeleteRangeRequest) -> bytes:
+        """Delete the live keys of a range, in key order: the body of a DeleteRangeResponse."""
+        store = self.store
+        if not request.range_end:
+            keys = [request.key] if request.key in store.live else []
+        else:
+            keys = store.index.keys(request.key, request.range_end)
+        if not keys:
+            return b""
+        removed = store.delete_all(keys)
+        body = b"\x10" + varint(len(keys))
+        if request.prev_kv:
+            body += b"".join([b"\x1a" + record[0][1:] for record in removed])
+        return body
+
+    # --- transactions ---------------------------------------------------------
+    def txn(self, request: pb.TxnRequest, history: Callable[[], View]) -> bytes | ApiError:
+        """Decide, check, carry out: the body of a TxnResponse, or why nothing was done.
+
+        history: called before the first write if a range looks at a past revision; flushes.
+        """
+        path = Path(self.store, request)
+        error = self._check(path, puts=True) or self._check(path, puts=False)
+        if error is not None:
+            return error
+        return self._run(path, history() if _looks_back(path) else self.store.backend)
+
+    def _check(self, path: Path, *, puts: bool) -> ApiError | None:
+        nested = iter(path.nested)
+        error: ApiError | None = None
+        for op in path.ops:
+            kind = op.WhichOneof("request")
+            if kind == "request_txn":
+                error = self._check(next(nested), puts=puts)
+            elif kind == "request_put":
+                error = self.check_txn_put(op.request_put) if puts else None
+            elif kind == "request_range":
+                if puts:
+                    continue
+                wanted = op.request_range.revision
+                error = ranges.check_revision(self.store, wanted)
+            elif kind is None:
+                error = KEY_NOT_FOUND
+            if error is not None:
+                return error
+        return None
+
+    def _run(self, path: Path, view: View) -> bytes:
+        parts = [b"\x10\x01"] if path.succeeded else []
+        nested = iter(path.nested)
+        for op in path.ops:
+            kind = op.WhichOneof("request")
+            if kind == "request_put":
+                body = self.put_request(op.request_put)
+                response = b"\x12" + _sized(self._header() + body)
+            elif kind == "request_range":
+                header = self._header()
+                body = ranges.answer(self.store, op.request_range, view)
+                response = b"\x0a" + _sized(header + body)
+            elif kind == "request_delete_range":
+                body = self.delete(op.request_delete_range)
+                response = b"\x1a" + _sized(self._header() + body)
+            else:
+                response = b"\x22" + _sized(_EMPTY_HEADER + self._run(next(nested), view))
+            parts.append(bytes_field(0x1A, response))
+        return b"".join(parts)
+
+    def _header(self) -> bytes:
+        """The revision as an operation sees it: the old one until the entry's first write."""
+        store = self.store
+        revision = store.next_id >> SUB_BITS if store.writing() else store.revision
+        return revision_header(revision)
+
+
+def _sized(message: bytes) -> bytes:
+    return varint(len(message)) + message
+
+
+def _looks_back(path: Path) -> bool:
+    """Does a range on the path taken name a revision?"""
+    return any(
+        op.HasField("request_range") and op.request_range.revision > 0 for op in path.ops
+    ) or any(_looks_back(nested) for nested in path.nested)
+
+
+def is_read_only(request: pb.TxnRequest) -> bool:
+    """True if no branch, taken or not, nested or not, writes."""
+    for branch in (request.success, request.failure):
+        for op in branch:
+            kind = op.WhichOneof("request")
+            if kind in ("request_put", "request_delete_range"):
+                return False
+            if kind == "request_txn" and not is_read_only(op.request_txn):
+                return False
+    return True
