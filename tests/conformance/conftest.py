@@ -15,6 +15,7 @@ from raftkv.pb import rpc_pb2
 from tests import processes
 from tests.conformance.store import Store
 from tests.conformance.target import Target
+from tests.processes import StartFailed
 
 SUBJECTS = ("etcd", "raftkv", "raftkv-follower")
 _numbers = count()
@@ -27,10 +28,17 @@ class Subjects:
         self._directory = directory
         self._stack = stack
         self._targets: dict[str, Target] = {}
+        self._failures: dict[str, StartFailed] = {}
 
     def target(self, name: str) -> Target:
+        if name in self._failures:
+            raise self._failures[name]
         if name not in self._targets:
-            self._targets[name] = self.start(name, self._directory / name, self._stack)
+            try:
+                self._targets[name] = self.start(name, self._directory / name, self._stack)
+            except StartFailed as failure:
+                self._failures[name] = failure
+                raise
         return self._targets[name]
 
     @staticmethod
