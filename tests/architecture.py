@@ -79,7 +79,11 @@ ROOMS: Final = {
         outside=_words("plyvel"),
         banned=_words("asyncio"),
     ),
-    "sim": Room(inside=_words("raft kv replica storage wire errors limits"), banned=UNSIMULATED),
+    "sim": Room(
+        inside=_words("raft kv replica storage wire errors limits"),
+        outside=_words("click"),
+        banned=UNSIMULATED,
+    ),
     "server": Room(
         inside=_words("config errors limits raft kv replica wire storage pb"),
         outside=_words("uvloop google"),
@@ -152,8 +156,8 @@ def import_findings(module: str, tree: ast.Module) -> list[str]:
         if name == ".":
             reason = "relative import"
         elif top == "raftkv":
-            if rest == "__version__" or rest == "" or room_of(rest) == room_of(module):
-                continue
+            if room_of(rest) == room_of(module) or room_of(rest) not in ROOMS:
+                continue  # its own room, or a name of raftkv/__init__.py
             if _under(rest, room.inside):
                 continue
             if _under(rest, room.lazily):
