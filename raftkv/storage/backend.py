@@ -1,0 +1,78 @@
+"""What a storage engine offers: rows of a Raft log, and rows of a state machine.
+
+Two engines pass one conformance suite: LevelDB (`leveldb`) and memory (`memory`, with a model
+of what a power cut takes). Everything above (`raftlog`, `recovery`, `snapshots`) is written
+once, against the Protocols of this module.
+"""
+
+from collections.abc import Iterator
+from typing import Protocol
+
+from raftkv.kv.backend import Backend, Row, View
+
+__all__ = ["Backend", "Engine", "LogRows", "Row", "RowBatch", "StateBackend", "View"]
+
+
+class RowBatch(Protocol):
+    """Changes that become durable together."""
+
+    def put(self, key: bytes, value: bytes) -> None:
+        """Adds a row to the changes."""
+
+    def delete(self, key: bytes) -> None:
+        """Adds the removal of a row to the changes."""
+
+
+class LogRows(Protocol):
+    """The rows of one Raft log. Raises CorruptionError on reads, DiskFailure on writes."""
+
+    def get(self, key: bytes) -> bytes | None:
+        """The value of `key`, None if absent."""
+
+    def scan(self, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Rows with start <= key < stop, ascending."""
+
+    def batch(self) -> RowBatch:
+        """An empty set of changes."""
+
+    def commit(self, batch: RowBatch) -> None:
+        """Makes all changes of `batch`, or none; durable when it returns. One long call."""
+
+    def compact(self, start: bytes, stop: bytes) -> None:
+        """Gives back the space of deleted rows in [start, stop). One long call."""
+
+    def size(self) -> int:
+        """Bytes on disk, approximately."""
+
+    def close(self) -> None:
+        """Ends all use. No other call may be under way."""
+
+
+class StateBackend(Backend, Protocol):
+    """The state machine's rows in a directory of their own.
+
+    directory: path of that directory.
+    """
+
+    directory: str
+
+    def stalling(self) -> bool:
+        """True when writes are about to be slowed down by background work: take in less."""
+
+    def close(self) -> None:
+        """Ends all use; views and iterators die. No other call may be under way."""
+
+
+class Engine(Protocol):
+    """Opens row stores in directories that exist."""
+
+    def open_log(self, path: str, *, create: bool = False, paranoid: bool = True) -> LogRows:
+        """The rows of a log. `paranoid`: CorruptionError if the engine notices any damage."""
+
+    def log_tail(self, path: str) -> bytes:
+        """Raw bytes of what was written last, unparsed: evidence of records that the engine
+        no longer shows. Must be asked before `open_log`."""
+
+    def open_state(self, path: str, *, buffer_bytes: int, create: bool = False) -> StateBackend:
+        """The rows of a state machine, exactly as of their last `sync` or a later moment at
+        which the engine made them durable by itself."""

@@ -1,0 +1,349 @@
+"""Both row stores over LevelDB: the only module that imports plyvel.
+
+LevelDB alone does not notice everything: without `paranoid_checks` it skips damaged blocks of
+its write-ahead log, and even with it a zeroed page at a record's boundary or a damaged length
+ends the replay silently. So the log is opened paranoid and checks its records itself
+(`records`), and of a state only the tables are trusted, whose blocks carry checksums that every
+read verifies.
+
+The write-ahead log of LevelDB (its log_format.md), which `log_tail` reads as evidence:
+
+    file   := blocks of 32 KiB
+    block  := fragment* | fewer than 7 zero bytes
+    fragment := masked crc32c u32 | length u16 | type u8 | bytes      (little-endian)
+
+plyvel releases the interpreter lock in every call and does not lock against `close`: whoever
+closes has joined the other threads before. Iterators and snapshots go first, then the DB.
+"""
+
+import os
+from collections.abc import Iterator
+from errno import EMFILE, ENFILE, ENOSPC
+from typing import Any, Final
+from weakref import WeakSet
+
+import plyvel
+
+from raftkv.errors import CorruptionError, DirectoryLocked, DiskFailure, StorageError
+from raftkv.storage.backend import LogRows, Row, RowBatch, StateBackend, View
+
+LOG_BUFFER_BYTES: Final = 8 * 1024 * 1024
+LOG_CACHE_BYTES: Final = 1024 * 1024
+STATE_CACHE_BYTES: Final = 64 * 1024 * 1024
+OPEN_FILES: Final = 200  # per LevelDB
+STALL_LEVEL0_FILES: Final = 6  # LevelDB itself slows writes down at 8 and stops them at 12
+BLOCK_BYTES: Final = 32 * 1024
+FRAGMENT_HEAD_BYTES: Final = 7
+_OUT_OF_RESOURCES: Final = tuple(os.strerror(code) for code in (EMFILE, ENFILE, ENOSPC))
+
+
+def _read_error(path: str, error: plyvel.Error) -> StorageError:
+    if isinstance(error, plyvel.CorruptionError):
+        return CorruptionError(f"{path}: LevelDB reports: {_text(error)}")
+    return DiskFailure(f"reading {path} failed: {_text(error)}")
+
+
+def _write_error(path: str, error: plyvel.Error) -> DiskFailure:
+    return DiskFailure(f"writing {path} failed: {_text(error)}")
+
+
+def _text(error: BaseException) -> str:
+    return ", ".join(
+        part.decode("utf-8", "replace") if isinstance(part, bytes) else str(part)
+        for part in error.args
+    )
+
+
+def _open(path: str, create: bool, **options: Any) -> Any:
+    try:
+        db = plyvel.DB(
+            path,
+            create_if_missing=create,
+            error_if_exists=create,
+            max_open_files=OPEN_FILES,
+            **options,
+        )
+    except plyvel.Error as error:
+        raise _opening_error(path, error) from error
+    return db
+
+
+def _opening_error(path: str, error: plyvel.Error) -> StorageError:
+    text = _text(error)
+    if "/LOCK" in text:
+        return DirectoryLocked(f"{path} is in use: {text}")
+    if isinstance(error, plyvel.IOError) and any(words in text for words in _OUT_OF_RESOURCES):
+        return DiskFailure(f"opening {path} failed: {text}")
+    return CorruptionError(f"{path} cannot be opened, LevelDB reports: {text}")
+
+
+def _get(source: Any, key: bytes, path: str) -> bytes | None:
+    try:
+        value: bytes | None = source.get(key, verify_checksums=True)
+    except plyvel.Error as error:
+        raise _read_error(path, error) from error
+    return value
+
+
+def _scan(
+    source: Any, start: bytes, stop: bytes, reverse: bool, path: str
+) -> Iterator[tuple[bytes, bytes]]:
+    """Rows of [start, stop) as they are now.
+
+    Over a raw iterator, because plyvel's other one takes an error at the very end of its range
+    (a damaged last block) for the end itself, and is no faster.
+    """
+    if start >= stop:
+        return iter(())
+    try:
+        rows = source.raw_iterator(verify_checksums=True)
+        rows.seek(stop if reverse else start)
+        if reverse:
+            if rows.valid():
+                rows.prev()
+            else:
+                rows.seek_to_last()
+    except plyvel.Error as error:
+        raise _read_error(path, error) from error
+    return _descend(rows, start, path) if reverse else _ascend(rows, stop, path)
+
+
+def _ascend(rows: Any, stop: bytes, path: str) -> Iterator[tuple[bytes, bytes]]:
+    valid, item, step = rows.valid, rows.item, rows.next
+    try:
+        while valid():
+            row = item()
+            if row[0] >= stop:
+                return
+            yield row
+            step()
+    except plyvel.Error as error:
+        raise _read_error(path, error) from error
+    finally:
+        rows.close()
+
+
+def _descend(rows: Any, start: bytes, path: str) -> Iterator[tuple[bytes, bytes]]:
+    valid, item, step = rows.valid, rows.item, rows.prev
+    try:
+        while valid():
+            row = item()
+            if row[0] < start:
+                return
+            yield row
+            step()
+    except plyvel.Error as error:
+        raise _read_error(path, error) from error
+    finally:
+        rows.close()
+
+
+def _sought(iterator: Any, key: bytes, path: str) -> tuple[bytes, bytes] | None:
+    try:
+        iterator.seek(key)
+        row: tuple[bytes, bytes] | None = iterator.item() if iterator.valid() else None
+    except plyvel.Error as error:
+        raise _read_error(path, error) from error
+    return row
+
+
+def _size(path: str) -> int:
+    total = 0
+    with os.scandir(path) as found:
+        for file in found:
+            try:
+                total += file.stat().st_size
+            except FileNotFoundError:
+                continue  # a compaction finished in between
+    return total
+
+
+class LevelLogRows:
+    """The rows of a Raft log, every commit synced."""
+
+    def __init__(self, path: str, create: bool, paranoid: bool) -> None:
+        self._path = path
+        self._db = _open(
+            path,
+            create,
+            paranoid_checks=paranoid,
+            write_buffer_size=LOG_BUFFER_BYTES,
+            lru_cache_size=LOG_CACHE_BYTES,
+            compression=None,
+        )
+
+    def get(self, key: bytes) -> bytes | None:
+        return _get(self._db, key, self._path)
+
+    def scan(self, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes]]:
+        return _scan(self._db, start, stop, False, self._path)
+
+    def batch(self) -> RowBatch:
+        batch: RowBatch = self._db.write_batch(sync=True)
+        return batch
+
+    def commit(self, batch: RowBatch) -> None:
+        try:
+            batch.write()  # type: ignore[attr-defined]
+        except plyvel.Error as error:
+            raise _write_error(self._path, error) from error
+
+    def compact(self, start: bytes, stop: bytes) -> None:
+        self._db.compact_range(start=start, stop=stop)
+
+    def size(self) -> int:
+        return _size(self._path)
+
+    def close(self) -> None:
+        self._db.close()
+
+
+class LevelView:
+    """A LevelDB snapshot. One raw iterator serves all its seeks."""
+
+    def __init__(self, db: Any, path: str) -> None:
+        self._path = path
+        self._snapshot = db.snapshot()
+        self._seeker: Any = None
+
+    def get(self, key: bytes) -> bytes | None:
+        return _get(self._snapshot, key, self._path)
+
+    def seek(self, key: bytes) -> tuple[bytes, bytes] | None:
+        if self._seeker is None:
+            self._seeker = self._snapshot.raw_iterator(verify_checksums=True)
+        return _sought(self._seeker, key, self._path)
+
+    def scan(
+        self, start: bytes, stop: bytes, *, reverse: bool = False
+    ) -> Iterator[tuple[bytes, bytes]]:
+        return _scan(self._snapshot, start, stop, reverse, self._path)
+
+    def close(self) -> None:
+        if self._seeker is not None:
+            self._seeker.close()
+            self._seeker = None
+        self._snapshot.close()
+
+
+class LevelBackend:
+    """The state machine's rows. Writes are not synced; `sync` makes them tables."""
+
+    def __init__(self, path: str, create: bool, buffer_bytes: int) -> None:
+        self.directory = path
+        self._db = _open(
+            path,
+            create,
+            paranoid_checks=True,
+            write_buffer_size=buffer_bytes,
+            lru_cache_size=STATE_CACHE_BYTES,
+            bloom_filter_bits=10,
+        )
+        self._views: WeakSet[LevelView] = WeakSet()
+
+    def get(self, key: bytes) -> bytes | None:
+        return _get(self._db, key, self.directory)
+
+    def seek(self, key: bytes) -> tuple[bytes, bytes] | None:
+        iterator = self._db.raw_iterator(verify_checksums=True)
+        try:
+            return _sought(iterator, key, self.directory)
+        finally:
+            iterator.close()
+
+    def scan(
+        self, start: bytes, stop: bytes, *, reverse: bool = False
+    ) -> Iterator[tuple[bytes, bytes]]:
+        return _scan(self._db, start, stop, reverse, self.directory)
+
+    def write(self, rows: list[Row]) -> None:
+        batch = self._db.write_batch()
+        put, delete = batch.put, batch.delete
+        for key, value in rows:
+            if value is None:
+                delete(key)
+            else:
+                put(key, value)
+        self._commit(batch)
+
+    def view(self) -> View:
+        view = LevelView(self._db, self.directory)
+        self._views.add(view)
+        return view
+
+    def compact(self, start: bytes, stop: bytes) -> None:
+        self._db.compact_range(start=start, stop=stop)
+        self._check_background()
+
+    def sync(self) -> None:
+        # A range behind every row: nothing to merge, but the memtable becomes a synced table.
+        self._db.compact_range(start=b"\xff\xff", stop=b"\xff\xff")
+        self._check_background()
+
+    def _check_background(self) -> None:
+        """compact_range returns nothing: an error of the background work shows at a write."""
+        self._commit(self._db.write_batch())
+
+    def _commit(self, batch: Any) -> None:
+        try:
+            batch.write()
+        except plyvel.Error as error:
+            raise _write_error(self.directory, error) from error
+
+    def size(self) -> int:
+        return _size(self.directory)
+
+    def stalling(self) -> bool:
+        files = self._db.get_property(b"leveldb.num-files-at-level0")
+        return files is not None and int(files) >= STALL_LEVEL0_FILES
+
+    def close(self) -> None:
+        for view in list(self._views):
+            view.close()
+        self._db.close()
+
+
+class LevelEngine:
+    """Opens LevelDBs on the real file system."""
+
+    def open_log(self, path: str, *, create: bool = False, paranoid: bool = True) -> LogRows:
+        return LevelLogRows(path, create, paranoid)
+
+    def log_tail(self, path: str) -> bytes:
+        parts = []
+        for name in sorted(os.listdir(path)):
+            if name.endswith(".log"):
+                with open(f"{path}/{name}", "rb") as file:
+                    raw = file.read()
+                # A record within one fragment is found in the raw bytes even if fragment heads
+                # around it are damaged; one that spans blocks only without the heads.
+                parts += [raw, _without_heads(raw)]
+        return b"".join(parts)
+
+    def open_state(self, path: str, *, buffer_bytes: int, create: bool = False) -> StateBackend:
+        # After a power cut this unsynced write-ahead log can have holes below its end, and rows
+        # behind a hole; without it LevelDB opens exactly at its last flush.
+        for name in os.listdir(path):
+            if name.endswith(".log"):
+                os.unlink(f"{path}/{name}")
+        return LevelBackend(path, create, buffer_bytes)
+
+
+def _without_heads(raw: bytes) -> bytes:
+    """The bytes of a write-ahead log without its fragment heads, as far as they make sense."""
+    parts = []
+    for block_at in range(0, len(raw), BLOCK_BYTES):
+        block = raw[block_at : block_at + BLOCK_BYTES]
+        at = 0
+        while at + FRAGMENT_HEAD_BYTES <= len(block):
+            length = int.from_bytes(block[at + 4 : at + 6], "little")
+            start = at + FRAGMENT_HEAD_BYTES
+            if not 1 <= block[at + 6] <= 4 or start + length > len(block):
+                parts.append(block[at:])
+                break
+            parts.append(block[start : start + length])
+            at = start + length
+    return b"".join(parts)
+
+
+LEVELDB: Final = LevelEngine()
