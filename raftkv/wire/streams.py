@@ -1,0 +1,71 @@
+"""One HTTP/2 stream: what it received but could not use yet, what it may not send yet."""
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Final
+
+from raftkv.wire.grpc import RequestHead
+from raftkv.wire.hpack import Field
+
+NO_HEAD: Final = RequestHead(b"", {})
+
+
+class Stream:
+    """The state of one open stream. The usual unary call never needs one: see `AWAITING`.
+
+    id: the HTTP/2 stream id. head: the request (servers).
+    partial: received bytes of a message that is not complete; None: at a message border.
+    message: a unary request that waits for END_STREAM.
+    held_bytes: what `partial` and `message` keep in memory.
+    received_bytes: DATA since the last WINDOW_UPDATE of this stream.
+    remote_closed: the other end sent END_STREAM. local_closed: so did we.
+    headers_sent, headers_received: response headers.
+    window_bytes: how much DATA we may send; negative after a smaller initial window.
+    queue, queued_bytes: framed messages that did not fit the windows, oldest first.
+    ending: END_STREAM follows the queue, with `trailers` (servers).
+    above: the queue rose above the low-water mark and `writable` is owed.
+    """
+
+    __slots__ = (
+        "above",
+        "ending",
+        "gzip",
+        "head",
+        "headers_received",
+        "headers_sent",
+        "held_bytes",
+        "id",
+        "local_closed",
+        "message",
+        "partial",
+        "queue",
+        "queued_bytes",
+        "received_bytes",
+        "remote_closed",
+        "trailers",
+        "window_bytes",
+    )
+
+    def __init__(self, stream: int, window_bytes: int, head: RequestHead = NO_HEAD) -> None:
+        self.id = stream
+        self.head = head
+        self.gzip = head.gzip
+        self.partial: bytearray | None = None
+        self.message: bytes | None = None
+        self.held_bytes = 0
+        self.received_bytes = 0
+        self.remote_closed = False
+        self.local_closed = False
+        self.headers_sent = False
+        self.headers_received = False
+        self.window_bytes = window_bytes
+        self.queue: deque[bytes | memoryview] = deque()
+        self.queued_bytes = 0
+        self.ending = False
+        self.trailers: Sequence[Field] = ()
+        self.above = False
+
+
+# Stands in the table of streams for calls without any state of their own: on a server a
+# whole unary request that waits for its reply, on a client a unary call without a response.
+AWAITING: Final = Stream(0, 0)
