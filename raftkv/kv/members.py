@@ -13,6 +13,7 @@ from struct import Struct, error
 from typing import Final
 
 from raftkv.errors import ProtocolError
+from raftkv.kv import commands
 from raftkv.raft.types import Configuration
 
 _HEAD: Final = Struct(">QQ")
@@ -76,6 +77,19 @@ def _read_text(encoded: bytes, at: int) -> tuple[str, int]:
     if end > len(encoded):
         raise ProtocolError("a member's text is cut short")
     return encoded[at + 2 : end].decode(), end
+
+
+def joining_member(context: bytes) -> Member | None:
+    """The member that a CONFIG entry adds, from the entry's context (an envelope of commands).
+
+    None if the entry adds nobody. Raises ProtocolError for bytes that are no envelope.
+    """
+    if not context:
+        return None
+    command = commands.decode(context)
+    if command.command not in (commands.MEMBER_ADD, commands.LEARNER_ADD):
+        return None
+    return decode_member(command.request)
 
 
 class Roster:

@@ -6,8 +6,10 @@ laid out by raftkv/wire/peer.py, so that a hot path never builds a protobuf
 object for each log entry.
 """
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf.internal import containers as _containers
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -24,19 +26,48 @@ class Packet(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     BODY_FIELD_NUMBER: _builtins.int
+    GREETING_FIELD_NUMBER: _builtins.int
     body: _builtins.bytes
+    @_builtins.property
+    def greeting(self) -> Global___Greeting: ...
     def __init__(
         self,
         *,
         body: _builtins.bytes = ...,
+        greeting: Global___Greeting | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["greeting", b"greeting"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "greeting", b"greeting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Packet: _TypeAlias = Packet  # noqa: Y015
+
+@_typing.final
+class Greeting(_message.Message):
+    """The receiver's view when a stream begins."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TERM_FIELD_NUMBER: _builtins.int
+    LEADER_FIELD_NUMBER: _builtins.int
+    term: _builtins.int
+    leader: _builtins.int
+    """The leader it follows (0: none)."""
+    def __init__(
+        self,
+        *,
+        term: _builtins.int = ...,
+        leader: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["leader", b"leader", "term", b"term"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Greeting: _TypeAlias = Greeting  # noqa: Y015
 
 @_typing.final
 class StateChunk(_message.Message):
@@ -85,3 +116,99 @@ class StateReply(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StateReply: _TypeAlias = StateReply  # noqa: Y015
+
+@_typing.final
+class IdentifyRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLUSTER_ID_FIELD_NUMBER: _builtins.int
+    MEMBER_ID_FIELD_NUMBER: _builtins.int
+    INCARNATION_FIELD_NUMBER: _builtins.int
+    PEER_URLS_FIELD_NUMBER: _builtins.int
+    cluster_id: _builtins.int
+    """What the caller knows of itself; 0: not yet."""
+    member_id: _builtins.int
+    incarnation: _builtins.int
+    """The random number of the caller's data directory; 0: it has none yet."""
+    @_builtins.property
+    def peer_urls(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        cluster_id: _builtins.int = ...,
+        member_id: _builtins.int = ...,
+        incarnation: _builtins.int = ...,
+        peer_urls: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "incarnation", b"incarnation", "member_id", b"member_id", "peer_urls", b"peer_urls"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___IdentifyRequest: _TypeAlias = IdentifyRequest  # noqa: Y015
+
+@_typing.final
+class IdentifyReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLUSTER_ID_FIELD_NUMBER: _builtins.int
+    MEMBER_ID_FIELD_NUMBER: _builtins.int
+    YOUR_ID_FIELD_NUMBER: _builtins.int
+    YOUR_INCARNATION_FIELD_NUMBER: _builtins.int
+    YOU_WERE_REMOVED_FIELD_NUMBER: _builtins.int
+    MEMBERS_FIELD_NUMBER: _builtins.int
+    cluster_id: _builtins.int
+    member_id: _builtins.int
+    """The member that answers."""
+    your_id: _builtins.int
+    """The member that has the caller's peer URLs (0: none has)."""
+    your_incarnation: _builtins.int
+    """The incarnation known for the caller's member id (0: none known)."""
+    you_were_removed: _builtins.bool
+    """True if the caller's member id was removed from the cluster for good."""
+    @_builtins.property
+    def members(self) -> _containers.RepeatedCompositeFieldContainer[Global___Peer]: ...
+    def __init__(
+        self,
+        *,
+        cluster_id: _builtins.int = ...,
+        member_id: _builtins.int = ...,
+        your_id: _builtins.int = ...,
+        your_incarnation: _builtins.int = ...,
+        you_were_removed: _builtins.bool = ...,
+        members: _abc.Iterable[Global___Peer] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "member_id", b"member_id", "members", b"members", "you_were_removed", b"you_were_removed", "your_id", b"your_id", "your_incarnation", b"your_incarnation"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___IdentifyReply: _TypeAlias = IdentifyReply  # noqa: Y015
+
+@_typing.final
+class Peer(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    PEER_URLS_FIELD_NUMBER: _builtins.int
+    id: _builtins.int
+    name: _builtins.str
+    @_builtins.property
+    def peer_urls(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        id: _builtins.int = ...,
+        name: _builtins.str = ...,
+        peer_urls: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "name", b"name", "peer_urls", b"peer_urls"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Peer: _TypeAlias = Peer  # noqa: Y015

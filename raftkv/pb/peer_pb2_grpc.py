@@ -44,14 +44,21 @@ class RaftStub:
                 request_serializer=raftkv_dot_pb_dot_peer__pb2.StateChunk.SerializeToString,
                 response_deserializer=raftkv_dot_pb_dot_peer__pb2.StateReply.FromString,
                 _registered_method=True)
+        self.Identify = channel.unary_unary(
+                '/raftkv.peer.v1.Raft/Identify',
+                request_serializer=raftkv_dot_pb_dot_peer__pb2.IdentifyRequest.SerializeToString,
+                response_deserializer=raftkv_dot_pb_dot_peer__pb2.IdentifyReply.FromString,
+                _registered_method=True)
 
 
 class RaftServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Stream(self, request_iterator, context):
-        """The long-lived stream between two members. Each packet holds one or more
-        Raft messages; order is kept.
+        """The long-lived stream between two members. The request metadata names
+        cluster, sender and receiver; the first answer is a Packet with only a
+        greeting, or the stream ends with the reason for the refusal. From then
+        on each request packet holds one or more Raft messages; order is kept.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -60,6 +67,14 @@ class RaftServicer:
     def InstallState(self, request_iterator, context):
         """Sends a member the whole state when the log no longer reaches back far
         enough.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Identify(self, request, context):
+        """Asks a member what it knows of the caller: for a member that joins (it
+        has only its peer URLs), and for one that starts with an empty directory.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -77,6 +92,11 @@ def add_RaftServicer_to_server(servicer, server):
                     servicer.InstallState,
                     request_deserializer=raftkv_dot_pb_dot_peer__pb2.StateChunk.FromString,
                     response_serializer=raftkv_dot_pb_dot_peer__pb2.StateReply.SerializeToString,
+            ),
+            'Identify': grpc.unary_unary_rpc_method_handler(
+                    servicer.Identify,
+                    request_deserializer=raftkv_dot_pb_dot_peer__pb2.IdentifyRequest.FromString,
+                    response_serializer=raftkv_dot_pb_dot_peer__pb2.IdentifyReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -133,6 +153,33 @@ class Raft:
             '/raftkv.peer.v1.Raft/InstallState',
             raftkv_dot_pb_dot_peer__pb2.StateChunk.SerializeToString,
             raftkv_dot_pb_dot_peer__pb2.StateReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Identify(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/raftkv.peer.v1.Raft/Identify',
+            raftkv_dot_pb_dot_peer__pb2.IdentifyRequest.SerializeToString,
+            raftkv_dot_pb_dot_peer__pb2.IdentifyReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -35,24 +35,36 @@ class RaftStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> RaftAsyncStub: ...
     Stream: _grpc.StreamStreamMultiCallable[_peer_pb2.Packet, _peer_pb2.Packet]
-    """The long-lived stream between two members. Each packet holds one or more
-    Raft messages; order is kept.
+    """The long-lived stream between two members. The request metadata names
+    cluster, sender and receiver; the first answer is a Packet with only a
+    greeting, or the stream ends with the reason for the refusal. From then
+    on each request packet holds one or more Raft messages; order is kept.
     """
     InstallState: _grpc.StreamUnaryMultiCallable[_peer_pb2.StateChunk, _peer_pb2.StateReply]
     """Sends a member the whole state when the log no longer reaches back far
     enough.
+    """
+    Identify: _grpc.UnaryUnaryMultiCallable[_peer_pb2.IdentifyRequest, _peer_pb2.IdentifyReply]
+    """Asks a member what it knows of the caller: for a member that joins (it
+    has only its peer URLs), and for one that starts with an empty directory.
     """
 
 @_typing.type_check_only
 class RaftAsyncStub(RaftStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Stream: _aio.StreamStreamMultiCallable[_peer_pb2.Packet, _peer_pb2.Packet]  # type: ignore[assignment]
-    """The long-lived stream between two members. Each packet holds one or more
-    Raft messages; order is kept.
+    """The long-lived stream between two members. The request metadata names
+    cluster, sender and receiver; the first answer is a Packet with only a
+    greeting, or the stream ends with the reason for the refusal. From then
+    on each request packet holds one or more Raft messages; order is kept.
     """
     InstallState: _aio.StreamUnaryMultiCallable[_peer_pb2.StateChunk, _peer_pb2.StateReply]  # type: ignore[assignment]
     """Sends a member the whole state when the log no longer reaches back far
     enough.
+    """
+    Identify: _aio.UnaryUnaryMultiCallable[_peer_pb2.IdentifyRequest, _peer_pb2.IdentifyReply]  # type: ignore[assignment]
+    """Asks a member what it knows of the caller: for a member that joins (it
+    has only its peer URLs), and for one that starts with an empty directory.
     """
 
 class RaftServicer(metaclass=_abc_1.ABCMeta):
@@ -62,8 +74,10 @@ class RaftServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_peer_pb2.Packet],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_peer_pb2.Packet], _abc.AsyncIterator[_peer_pb2.Packet]]:
-        """The long-lived stream between two members. Each packet holds one or more
-        Raft messages; order is kept.
+        """The long-lived stream between two members. The request metadata names
+        cluster, sender and receiver; the first answer is a Packet with only a
+        greeting, or the stream ends with the reason for the refusal. From then
+        on each request packet holds one or more Raft messages; order is kept.
         """
 
     @_abc_1.abstractmethod
@@ -74,6 +88,16 @@ class RaftServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_peer_pb2.StateReply, _abc.Awaitable[_peer_pb2.StateReply]]:
         """Sends a member the whole state when the log no longer reaches back far
         enough.
+        """
+
+    @_abc_1.abstractmethod
+    def Identify(
+        self,
+        request: _peer_pb2.IdentifyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_peer_pb2.IdentifyReply, _abc.Awaitable[_peer_pb2.IdentifyReply]]:
+        """Asks a member what it knows of the caller: for a member that joins (it
+        has only its peer URLs), and for one that starts with an empty directory.
         """
 
 def add_RaftServicer_to_server(servicer: RaftServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -165,7 +165,8 @@ class Forward:
 class ForwardReply:
     """Leader to follower: these numbers were NOT appended and never will be from this message.
 
-    busy: refused because too much is pending (else: because the receiver is no leader).
+    code, text: the answer that the client gets (a gRPC code and its exact text);
+    code 0: the receiver is no leader or is busy handing over: ask the next leader.
     """
 
     to: int
@@ -173,7 +174,8 @@ class ForwardReply:
     term: int
     boot: int
     refused: list[int]
-    busy: bool = False
+    code: int = 0
+    text: str = ""
 
 
 Message: TypeAlias = (

@@ -1,0 +1,1 @@
+"""The services of the etcd API, one module each, and how they are put together."""

@@ -1,0 +1,92 @@
+"""Linearizable reads on their way (dissertation 6.4).
+
+All reads of a turn ask the core once. A read goes through three places:
+
+    new        arrived since the last turn, or given up by the core (leader changed): it
+               asks (again) in the next turn that knows a leader
+    asked      the core confirms leadership (or the leader does, for a follower)
+    confirmed  waits until the state machine has applied the read index
+
+Nothing is ever served from `asked` of an older leadership: the core reports those as lost.
+"""
+
+from collections import deque
+
+from raftkv.replica.effects import Ticket
+
+Read = tuple[float, Ticket]  # deadline (seconds of the driver's clock), ticket
+
+
+class Reading:
+    """All linearizable reads of one member that have no answer yet."""
+
+    __slots__ = ("asked", "confirmed", "count", "new")
+
+    def __init__(self) -> None:
+        self.new: list[Read] = []
+        self.asked: deque[tuple[int, list[Read]]] = deque()  # (request number, reads)
+        self.confirmed: deque[tuple[int, list[Read]]] = deque()  # (read index, reads)
+        self.count = 0
+
+    def __len__(self) -> int:
+        return self.count
+
+    def add(self, deadline: float, ticket: Ticket) -> None:
+        """A new read."""
+        self.new.append((deadline, ticket))
+        self.count += 1
+
+    def ask(self, number: int) -> None:
+        """The new reads ask under this request number of the core."""
+        self.asked.append((number, self.new))
+        self.new = []
+
+    def confirm(self, number: int, index: int) -> None:
+        """Requests up to `number` may be served once `index` is applied."""
+        while self.asked and self.asked[0][0] <= number:
+            self.confirmed.append((index, self.asked.popleft()[1]))
+
+    def lose(self, numbers: list[int]) -> None:
+        """The core gave these requests up: their reads ask again."""
+        lost = dict.fromkeys(numbers)
+        kept: deque[tuple[int, list[Read]]] = deque()
+        for number, reads in self.asked:
+            if number in lost:
+                self.new.extend(reads)
+            else:
+                kept.append((number, reads))
+        self.asked = kept
+
+    def served(self, applied_index: int) -> list[Ticket]:
+        """Removes the reads that may be answered from a state at `applied_index`."""
+        tickets: list[Ticket] = []
+        while self.confirmed and self.confirmed[0][0] <= applied_index:
+            tickets.extend(ticket for _, ticket in self.confirmed.popleft()[1])
+        self.count -= len(tickets)
+        return tickets
+
+    def expired(self, now: float) -> list[Ticket]:
+        """Removes the reads whose deadline has passed; returns their tickets."""
+        tickets: list[Ticket] = []
+        self.new = self._keep(self.new, now, tickets)
+        for _, reads in (*self.asked, *self.confirmed):
+            if reads and reads[0][0] <= now:
+                reads[:] = self._keep(reads, now, tickets)
+        self.count -= len(tickets)
+        return tickets
+
+    @staticmethod
+    def _keep(reads: list[Read], now: float, expired: list[Ticket]) -> list[Read]:
+        expired.extend(ticket for deadline, ticket in reads if deadline <= now)
+        return [read for read in reads if read[0] > now]
+
+    def drain(self) -> list[Ticket]:
+        """Removes every read; returns their tickets."""
+        tickets = [ticket for _, ticket in self.new]
+        for _, reads in (*self.asked, *self.confirmed):
+            tickets.extend(ticket for _, ticket in reads)
+        self.new = []
+        self.asked.clear()
+        self.confirmed.clear()
+        self.count = 0
+        return tickets

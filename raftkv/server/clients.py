@@ -1,0 +1,199 @@
+"""Client connections: bytes in from asyncio, calls out to the routes, replies back.
+
+One `ClientProtocol` per TCP connection. It holds no task and no future: a unary request is
+handed to its route with the connection and the stream, and whoever has the answer calls
+`reply` or `finish`. Output is written once at the end of a turn.
+"""
+
+import asyncio
+import logging
+from typing import cast
+
+from raftkv import limits
+from raftkv.errors import DEADLINE_EXCEEDED, ApiError
+from raftkv.server.driver import Driver
+from raftkv.server.routes import Routes
+from raftkv.wire.grpc import RequestHead
+from raftkv.wire.h2 import ConnectionLimits, ServerConnection
+
+log = logging.getLogger("raftkv.clients")
+
+
+class ClientProtocol(asyncio.Protocol):
+    """The server's end of one connection; also the handler of its `ServerConnection`."""
+
+    def __init__(self, listener: "ClientListener") -> None:
+        self.listener = listener
+        self.driver = listener.driver
+        self.routes = listener.routes
+        self.dirty = False
+        self.connection = ServerConnection(
+            self, self.routes.unary_paths, listener.limits, listener.driver.loop.time()
+        )
+        self.reply = self.connection.reply
+        self._transport: asyncio.Transport | None = None
+        self._paused = False
+        self._deadlines: list[tuple[float, int]] = []
+        self._closed = False
+
+    # --- asyncio ------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A client has connected."""
+        self._transport = cast(asyncio.Transport, transport)
+        self.listener.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes of the client: all calls in them are started here."""
+        self.connection.receive(data, self.driver.loop.time())
+        if not self.dirty:
+            self.driver.mark_dirty(self)
+
+    def pause_writing(self) -> None:
+        """The kernel's buffer is full: keep output in the connection, where it is bounded."""
+        self._paused = True
+
+    def resume_writing(self) -> None:
+        """There is room again."""
+        self._paused = False
+        self.driver.mark_dirty(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is gone: streaming calls on it are over."""
+        self._closed = True
+        self.listener.remove(self)
+        self.routes.lost(self)
+
+    def flush(self) -> None:
+        """Writes what is queued; closes when the connection has decided to."""
+        transport = self._transport
+        if self._closed or transport is None:
+            return
+        if not self._paused:
+            output = self.connection.take_output()
+            if output:
+                transport.write(output)
+        if self.connection.closing:
+            self._close()
+        elif self.connection.queued_total() > limits.MAX_CONNECTION_OUTPUT_BYTES:
+            log.warning("closing a client that does not read its answers")
+            transport.abort()
+
+    def _close(self) -> None:
+        assert self._transport is not None
+        if self.connection.close_reason:
+            peer = self._transport.get_extra_info("peername")
+            log.info(
+                "rejected connection on client endpoint",
+                extra={"remote-addr": str(peer), "error": self.connection.close_reason},
+            )
+        self._transport.close()
+
+    def abort(self) -> None:
+        """Cuts the connection."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def tick(self, now: float) -> None:
+        """Deadlines of calls, keepalive pings, stalls. Called some times a second."""
+        if self._deadlines:
+            self._expire(now)
+        self.connection.tick(now)
+        self.driver.mark_dirty(self)
+
+    def _expire(self, now: float) -> None:
+        is_open = self.connection.is_open
+        kept = []
+        for deadline, stream in self._deadlines:
+            if not is_open(stream):
+                continue
+            if deadline <= now:
+                self.fail(stream, DEADLINE_EXCEEDED)
+            else:
+                kept.append((deadline, stream))
+        self._deadlines = kept
+
+    # --- calls (wire.grpc.ServerHandler) --------------------------------------
+
+    def unary(self, stream: int, head: RequestHead, message: bytes) -> None:
+        """A whole unary request."""
+        if head.timeout is not None:
+            self._deadlines.append((self.driver.loop.time() + head.timeout, stream))
+        self.routes.unary[head.path](self, stream, head, message)
+
+    def opened(self, stream: int, head: RequestHead) -> None:
+        """A streaming call, or a call of something that does not exist."""
+        self.routes.opened(self, stream, head)
+
+    def message(self, stream: int, message: bytes) -> None:
+        """One message of a streaming call."""
+        self.routes.message(self, stream, message)
+
+    def half_closed(self, stream: int) -> None:
+        """The client will send no more on this stream."""
+        self.routes.half_closed(self, stream)
+
+    def cancelled(self, stream: int) -> None:
+        """The client gave the call up."""
+        self.routes.cancelled(self, stream)
+
+    def writable(self, stream: int) -> None:
+        """A stream's queued output has drained."""
+        self.routes.writable(self, stream)
+
+    # --- answers ------------------------------------------------------------
+
+    def fail(self, stream: int, error: ApiError) -> None:
+        """Ends a call with an error of the API."""
+        self.connection.finish(stream, error.code, error.text)
+
+
+class ClientListener:
+    """All client connections of one member."""
+
+    def __init__(self, driver: Driver, routes: Routes, connection_limits: ConnectionLimits) -> None:
+        self.driver = driver
+        self.routes = routes
+        self.limits = connection_limits
+        self.connections: dict[ClientProtocol, None] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._draining = False
+
+    def protocol(self) -> ClientProtocol:
+        """Factory for `loop.create_server`."""
+        return ClientProtocol(self)
+
+    def start(self) -> None:
+        """Starts the clock of the connections."""
+        self._timer = self.driver.loop.call_later(0.2, self._tick)
+
+    def add(self, connection: ClientProtocol) -> None:
+        """A new connection."""
+        self.connections[connection] = None
+        if self._draining:
+            connection.connection.go_away()
+
+    def remove(self, connection: ClientProtocol) -> None:
+        """A connection is gone."""
+        self.connections.pop(connection, None)
+
+    def _tick(self) -> None:
+        now = self.driver.loop.time()
+        self._timer = self.driver.loop.call_later(0.2, self._tick)
+        for connection in list(self.connections):
+            connection.tick(now)
+
+    def drain(self) -> None:
+        """Tells every client to go elsewhere; running calls may end."""
+        self._draining = True
+        for connection in list(self.connections):
+            connection.connection.go_away()
+            self.driver.mark_dirty(connection)
+
+    def stop(self) -> None:
+        """Cuts every connection."""
+        if self._timer is not None:
+            self._timer.cancel()
+        for connection in list(self.connections):
+            connection.flush()
+            connection.abort()

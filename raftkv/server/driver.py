@@ -1,0 +1,258 @@
+"""The driver: runs turns of the replica on the event loop and executes their effects.
+
+Whoever gives the replica a fact calls `wake`; one `call_soon` then runs one turn for the
+whole burst. A turn ends with one write per connection that has something to say: peers
+first, because they have disk and network latency ahead of them.
+"""
+
+import asyncio
+import random
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from typing import Protocol, cast
+
+from raftkv.errors import StorageError
+from raftkv.raft.messages import InstallSnapshot, Message
+from raftkv.raft.types import SnapshotMeta
+from raftkv.replica.effects import Effects
+from raftkv.replica.replica import Replica
+from raftkv.server.disk import Disk
+from raftkv.storage.backend import StateBackend
+from raftkv.storage.recovery import DataDirectory
+
+
+class PeerSender(Protocol):
+    """What the driver needs of the links to the other members."""
+
+    def send(self, messages: list[Message]) -> None:
+        """Sends each message to the member it names; drops it if there is no connection."""
+
+    def send_state(self, message: InstallSnapshot) -> None:
+        """Starts a transfer of the whole state; its end goes to `Driver.state_sent`."""
+
+    def role_changed(self) -> None:
+        """The leader or the configuration may have changed."""
+
+
+class Flushable(Protocol):
+    """A connection that has output for the end of a turn."""
+
+    dirty: bool
+
+    def flush(self) -> None:
+        """Writes what is queued to the transport, at most once per turn."""
+
+
+class Driver:
+    """Executes the effects of one replica on an event loop.
+
+    failed: called when the disk failed for good; the process must stop.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        replica: Replica,
+        directory: DataDirectory,
+        tick_seconds: float,
+        failed: Callable[[StorageError], None],
+    ) -> None:
+        self.loop = loop
+        self.replica = replica
+        self.directory = directory
+        self.tick_seconds = tick_seconds
+        self.peers: PeerSender | None = None
+        self.turns = 0
+        self.disk = Disk(loop, directory.log, self._persisted, failed)
+        self._failed = failed
+        self._scheduled = False
+        self._held: deque[tuple[int, list[Message]]] = deque()
+        self._dirty: list[Flushable] = []
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="housekeeping")
+        self._compacting = False
+        self._next_tick = 0.0
+        self._stopped = False
+        self._old_states = False  # replaced states wait to be removed
+        self._tasks: dict[asyncio.Task[None], None] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self.role_listeners: list[Callable[[], None]] = []
+
+    def start(self) -> None:
+        """Starts the disk thread and Raft's clock."""
+        self.disk.start()
+        # Members of one cluster start together: their clocks should not tick together.
+        self._next_tick = self.loop.time() + self.tick_seconds * random.random()
+        self._timer = self.loop.call_at(self._next_tick, self._tick)
+
+    # --- facts --------------------------------------------------------------
+
+    def wake(self) -> None:
+        """Runs a turn soon; many calls before it make one turn."""
+        if not self._scheduled:
+            self._scheduled = True
+            self.loop.call_soon(self._turn)
+
+    def mark_dirty(self, connection: Flushable) -> None:
+        """`connection` has output: it is flushed at the end of the next turn."""
+        if not connection.dirty:
+            connection.dirty = True
+            self._dirty.append(connection)
+            self.wake()
+
+    def _tick(self) -> None:
+        # A loop that was late ticks once, not as often as it missed: a stalled process must
+        # first hear what its peers sent meanwhile before it concludes that they are silent.
+        now = self.loop.time()
+        self._next_tick = max(self._next_tick + self.tick_seconds, now + self.tick_seconds / 2)
+        self._timer = self.loop.call_at(self._next_tick, self._tick)
+        self.replica.tick()
+        self.wake()
+
+    def _persisted(self, number: int) -> None:
+        self.replica.on_persisted(number)
+        held = self._held
+        while held and held[0][0] <= number:
+            assert self.peers is not None
+            self.peers.send(held.popleft()[1])
+        if self._old_states:
+            self._drop_old_states()
+        self.wake()
+
+    # --- the turn -----------------------------------------------------------
+
+    def _turn(self) -> None:
+        self._scheduled = False
+        if self._stopped:
+            return
+        self.turns += 1
+        try:
+            effects = self.replica.turn(self.loop.time())
+            self._execute(effects)
+        except StorageError as error:
+            self._failed(error)
+            return
+        if effects.more:
+            self.wake()
+        self._flush()
+
+    def _execute(self, effects: Effects) -> None:
+        peers = self.peers
+        assert peers is not None
+        if effects.messages:
+            peers.send(effects.messages)
+        if effects.installed is not None:
+            self._installed(effects.installed)
+        if effects.batch is not None:
+            self.disk.submit(effects.batch)
+        if effects.after:
+            if effects.after_number <= self.disk.durable_number:
+                peers.send(effects.after)
+            else:
+                self._held.append((effects.after_number, effects.after))
+        for ticket, result in effects.replies:
+            ticket[0](ticket, result)  # type: ignore[index]
+        for ticket in effects.reads:
+            ticket[0](ticket, None)  # type: ignore[index]
+        if effects.role_changed:
+            peers.role_changed()
+            for listener in self.role_listeners:
+                listener()
+        for message in effects.snapshots:
+            peers.send_state(message)
+        self._housekeep(effects)
+
+    def _flush(self) -> None:
+        dirty, self._dirty = self._dirty, []
+        for connection in dirty:
+            connection.dirty = False
+            connection.flush()
+
+    # --- long work ----------------------------------------------------------
+
+    def start_task(self, work: Coroutine[None, None, None]) -> None:
+        """Runs rare, long work (a state transfer) beside the turns."""
+        task = self.loop.create_task(work)
+        self._tasks[task] = None
+        task.add_done_callback(lambda done: self._tasks.pop(done, None))
+
+    def state_sent(self, to: int, ok: bool, index: int) -> None:
+        """The transfer of the state at `index` to member `to` has ended."""
+        self.replica.on_snapshot_sent(to, ok, index)
+        self.wake()
+
+    def _drop_old_states(self) -> None:
+        """Removes replaced states once nothing can need them: no transfer reads one, and the
+        log's reset is durable (`drop_old_states` knows).
+        """
+        if not self._tasks:
+            self._old_states = self.directory.drop_old_states() == 0
+
+    def _installed(self, meta: SnapshotMeta) -> None:
+        backend = self.replica.machine.backend
+        self.directory.switch_state(cast(StateBackend, backend), meta)
+        self._old_states = True
+
+    def _housekeep(self, effects: Effects) -> None:
+        if effects.checkpoint:
+            index = effects.checkpoint
+            backend = self.replica.machine.backend
+            self._submit(backend.sync, lambda _: self.replica.on_checkpoint(index))
+        if effects.truncate is not None:
+            first, term = effects.truncate
+            self._submit(
+                lambda: self.directory.log.truncate_front(first, term),
+                lambda _: self.replica.on_truncated(first),
+            )
+        machine = self.replica.machine
+        if not self._compacting and machine.physically_compacted < machine.compacted_revision:
+            self._compacting = True
+            self.loop.call_soon(self._compact)
+
+    def _submit(self, work: Callable[[], object], done: Callable[[object], None]) -> None:
+        """Runs `work` in the housekeeping thread, then `done` on the loop."""
+
+        def finished(future: Future[object]) -> None:
+            self.loop.call_soon_threadsafe(self._submitted, future, done)
+
+        self._worker.submit(work).add_done_callback(finished)
+
+    def _submitted(self, future: Future[object], done: Callable[[object], None]) -> None:
+        error = future.exception()
+        if isinstance(error, StorageError):
+            self._failed(error)
+        elif error is not None:
+            raise error
+        else:
+            done(future.result())
+            self.wake()
+
+    def _compact(self) -> None:
+        """One slice of physical compaction, then room for everything else."""
+        if self._stopped:
+            return
+        started = time.perf_counter()
+        machine = self.replica.machine
+        if machine.compact_slice():
+            # As much rest as work: compaction takes at most half of the loop.
+            self.loop.call_later(time.perf_counter() - started, self._compact)
+            return
+        self._compacting = False
+        for start, stop in machine.compaction_areas():
+            self._submit(partial(machine.backend.compact, start, stop), lambda _: None)
+
+    # --- the end ------------------------------------------------------------
+
+    def stop(self) -> None:
+        """Answers all that waits, flushes, writes out the disk queue and takes a checkpoint."""
+        for ticket, error in self.replica.close():
+            ticket[0](ticket, error)  # type: ignore[index]
+        self._flush()
+        self._stopped = True
+        if self._timer is not None:
+            self._timer.cancel()
+        self.disk.stop()
+        self._worker.shutdown(wait=True)
+        self.replica.machine.flush()

@@ -1,0 +1,178 @@
+"""Finding out who this member is, before it may vote.
+
+Three cases, by the data directory and --initial-cluster-state:
+
+    directory exists         it names cluster and member
+    new                      both follow from the initial cluster; every member computes the same
+    existing                 the member was added by MemberAdd; the others know its id by its
+                             peer URLs
+
+A directory that was just made may be a lost one's replacement. Before it takes part, a
+majority of all members, counted without this one, must have said that it knows no other
+directory under this member id.
+"""
+
+import asyncio
+import logging
+import ssl
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from urllib.parse import urlsplit
+
+from raftkv.errors import ConfigError, CorruptionError
+from raftkv.pb import peer_pb2
+from raftkv.server.links import IDENTIFY_PATH, link_limits
+from raftkv.wire.h2_client import ClientConnection
+
+log = logging.getLogger("raftkv.identify")
+
+ASK_SECONDS = 1.0
+RETRY_SECONDS = 0.2
+
+
+class _Call(asyncio.Protocol):
+    """One Identify call on its own connection."""
+
+    def __init__(self, request: bytes) -> None:
+        loop = asyncio.get_running_loop()
+        self.answer: asyncio.Future[bytes] = loop.create_future()
+        self._request = request
+        self._connection = ClientConnection(
+            self, b"identify", limits=link_limits(), now=loop.time()
+        )
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._connection.request(IDENTIFY_PATH, self._request, end=True)
+        transport.write(self._connection.take_output())
+
+    def data_received(self, data: bytes) -> None:
+        self._connection.receive(data, asyncio.get_running_loop().time())
+        output = self._connection.take_output()
+        if output and self._transport is not None:
+            self._transport.write(output)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._fail("the connection was closed")
+
+    def headers(self, stream: int) -> None:
+        pass
+
+    def message(self, stream: int, message: bytes) -> None:
+        if not self.answer.done():
+            self.answer.set_result(message)
+
+    def finished(self, stream: int, code: int, text: str) -> None:
+        self._fail(text or f"status {code}")
+
+    def writable(self, stream: int) -> None:
+        pass
+
+    def _fail(self, reason: str) -> None:
+        if not self.answer.done():
+            self.answer.set_exception(ConnectionError(reason))
+
+
+async def ask(
+    url: str, request: peer_pb2.IdentifyRequest, context: ssl.SSLContext | None
+) -> peer_pb2.IdentifyReply | None:
+    """One member's answer to `request`; None if it cannot be had now."""
+    parts = urlsplit(url)
+    loop = asyncio.get_running_loop()
+    transport: asyncio.BaseTransport | None = None
+    try:
+        transport, call = await asyncio.wait_for(
+            loop.create_connection(
+                lambda: _Call(request.SerializeToString()),
+                parts.hostname or "",
+                parts.port or 0,
+                ssl=context if parts.scheme == "https" else None,
+            ),
+            ASK_SECONDS,
+        )
+        answer = await asyncio.wait_for(call.answer, ASK_SECONDS)
+    except (OSError, TimeoutError, ssl.SSLError) as error:
+        log.debug("no identity from %s: %s", url, error)
+        return None
+    finally:
+        if transport is not None:
+            transport.abort()  # type: ignore[attr-defined]
+    return peer_pb2.IdentifyReply.FromString(answer)
+
+
+async def join(
+    urls: Iterable[str], own_urls: Sequence[str], context: ssl.SSLContext | None
+) -> peer_pb2.IdentifyReply:
+    """What the existing cluster says of a member with `own_urls`.
+
+    Asks until someone answers. Raises ConfigError if the cluster knows no such member, or
+    knows it with another data directory.
+    """
+    request = peer_pb2.IdentifyRequest(peer_urls=own_urls)
+    others = [url for url in urls if url not in own_urls]
+    if not others:
+        raise ConfigError("--initial-cluster-state existing needs other members' peer URLs")
+    while True:
+        for url in others:
+            reply = await ask(url, request, context)
+            if reply is None:
+                continue
+            if not reply.your_id:
+                raise ConfigError(
+                    f"the cluster at {url} has no member with the peer URLs "
+                    f"{','.join(own_urls)}: add it first (raftctl member add)"
+                )
+            if reply.your_incarnation:
+                raise CorruptionError(rejoin_text(reply.your_id))
+            return reply
+        await asyncio.sleep(RETRY_SECONDS)
+
+
+def rejoin_text(member: int) -> str:
+    """What to do with a member whose data directory was lost."""
+    return (
+        f"member {member:016x} has taken part in this cluster with another data directory; "
+        "this one has lost its votes and its log and must not take its place. "
+        f"To rejoin: raftctl member remove {member:x}, raftctl member add NAME "
+        "--peer-urls=URL, then start with an empty data directory and "
+        "--initial-cluster-state existing"
+    )
+
+
+async def confirm_fresh(
+    member: int,
+    incarnation: int,
+    others: Mapping[int, Sequence[str]],
+    request: Callable[[], peer_pb2.IdentifyRequest],
+    context: ssl.SSLContext | None,
+    pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
+) -> None:
+    """Returns when a majority of all members, this one not counted, knows no other directory.
+
+    others: peer URLs of every other member. Raises CorruptionError if one does know another.
+    """
+    needed = (len(others) + 1) // 2 + 1
+    agreed: dict[int, None] = {}
+    waited = 0.0
+    while len(agreed) < min(needed, len(others)):
+        for number, urls in others.items():
+            if number in agreed:
+                continue
+            for url in urls:
+                reply = await ask(url, request(), context)
+                if reply is None or reply.member_id != number:
+                    continue
+                if reply.you_were_removed or reply.your_incarnation not in (0, incarnation):
+                    raise CorruptionError(rejoin_text(member))
+                agreed[number] = None
+                break
+        if len(agreed) < min(needed, len(others)):
+            if waited == 0.0 or waited > 5.0:
+                log.info(
+                    "waiting for other members to confirm that this data directory is new",
+                    extra={"answered": len(agreed), "needed": min(needed, len(others))},
+                )
+                waited = 0.0
+            waited += RETRY_SECONDS
+            await pause(RETRY_SECONDS)

@@ -1,0 +1,273 @@
+"""Links to the other members, and the end that accepts theirs.
+
+Each member dials every other one: messages from A to B travel on the connection that A
+opened, so a link has one direction and one owner. A link is one HTTP/2 connection with one
+long `Stream` call; a greeting opens it, and it says which leader the other end follows.
+
+A connection that closes is news: when the link to the leader breaks, it is dialled again at
+once, and `raftkv.server.failover` decides whether the leader is gone.
+"""
+
+import asyncio
+import logging
+import ssl
+from collections.abc import Sequence
+from typing import Final, Protocol, cast
+from urllib.parse import urlsplit
+
+from raftkv import limits
+from raftkv.pb import peer_pb2
+from raftkv.raft.messages import Message
+from raftkv.wire import peer
+from raftkv.wire.h2 import ConnectionLimits
+from raftkv.wire.h2_client import ClientConnection
+
+log = logging.getLogger("raftkv.peers")
+
+STREAM_PATH: Final = b"/raftkv.peer.v1.Raft/Stream"
+STATE_PATH: Final = b"/raftkv.peer.v1.Raft/InstallState"
+IDENTIFY_PATH: Final = b"/raftkv.peer.v1.Raft/Identify"
+
+FIRST_RETRY_SECONDS: Final = 0.05
+LAST_RETRY_SECONDS: Final = 0.5
+DIAL_SECONDS: Final = 2.0
+
+
+def link_limits() -> ConnectionLimits:
+    """Limits of connections between members: bigger messages, pings that find dead hosts."""
+    return ConnectionLimits(
+        max_message_bytes=limits.MAX_PEER_MESSAGE_BYTES,
+        max_output_bytes=4 * limits.MAX_PEER_MESSAGE_BYTES,
+        keepalive_min_time=0.0,
+        keepalive_interval=2.0,
+        keepalive_timeout=4.0,
+    )
+
+
+class LinkOwner(Protocol):
+    """What a link tells (implemented by `Peers`)."""
+
+    def identity(self, to: int) -> list[tuple[bytes, bytes]]:
+        """Metadata that names cluster, sender and receiver."""
+
+    def up(self, link: "Link", greeting: peer_pb2.Greeting) -> None:
+        """The other end has greeted: messages flow."""
+
+    def down(self, link: "Link", *, refused: bool) -> None:
+        """A connection ended or could not be made. refused: nobody listens there."""
+
+    def rejected(self, link: "Link", code: int, text: str) -> None:
+        """The other end refused this member by an answer."""
+
+
+class Link(asyncio.Protocol):
+    """The way from this member to one other; survives its connections.
+
+    member: the other end's id. urls: where it listens, tried in turn.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        owner: LinkOwner,
+        member: int,
+        urls: Sequence[str],
+        context: ssl.SSLContext | None,
+    ) -> None:
+        self.member = member
+        self.urls = list(urls)
+        self.ready = False  # greeted: messages flow
+        self.connection: ClientConnection | None = None
+        self.dropped_messages = 0
+        self._loop = loop
+        self._owner = owner
+        self._context = context
+        self._transport: asyncio.Transport | None = None
+        self._stream = 0
+        self._calls: dict[int, asyncio.Future[bytes]] = {}
+        self._task: asyncio.Task[None] | None = None
+        self._wake = asyncio.Event()
+        self._closed = False
+        self._attempt = 0
+        self._last_reason = ""
+
+    # --- dialling -----------------------------------------------------------
+
+    def start(self) -> None:
+        """Starts dialling; goes on until `close`."""
+        self._task = self._loop.create_task(self._dial())
+
+    def redial(self) -> None:
+        """Dials now instead of at the next retry."""
+        self._wake.set()
+
+    def close(self) -> None:
+        """Ends the link."""
+        self._closed = True
+        if self._task is not None:
+            self._task.cancel()
+        if self._transport is not None:
+            self._transport.abort()
+
+    async def _dial(self) -> None:
+        delay = 0.0
+        while not self._closed:
+            self._wake.clear()
+            if self._transport is None and not await self._connect():
+                delay = min(max(delay * 2, FIRST_RETRY_SECONDS), LAST_RETRY_SECONDS)
+            else:
+                delay = FIRST_RETRY_SECONDS
+            try:
+                timeout = delay if self._transport is None else None
+                await asyncio.wait_for(self._wake.wait(), timeout)
+            except TimeoutError:
+                continue
+
+    async def _connect(self) -> bool:
+        url = urlsplit(self.urls[self._attempt % len(self.urls)])
+        self._attempt += 1
+        refused = False
+        try:
+            await asyncio.wait_for(
+                self._loop.create_connection(
+                    lambda: self,
+                    url.hostname or "",
+                    url.port or 0,
+                    ssl=self._context if url.scheme == "https" else None,
+                ),
+                DIAL_SECONDS,
+            )
+        except ConnectionRefusedError as error:
+            refused = True
+            self._explain(str(error))
+        except (OSError, TimeoutError, ssl.SSLError) as error:
+            self._explain(str(error) or type(error).__name__)
+        else:
+            return True
+        self._owner.down(self, refused=refused)
+        return False
+
+    def _explain(self, reason: str) -> None:
+        if reason != self._last_reason:
+            self._last_reason = reason
+            log.warning("no connection to member %016x: %s", self.member, reason)
+
+    # --- asyncio ------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Opens the stream and waits for the greeting."""
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(high=limits.MAX_INFLIGHT_BYTES)
+        authority = f"member-{self.member:016x}".encode()
+        self.connection = ClientConnection(
+            self, authority, limits=link_limits(), now=self._loop.time()
+        )
+        self._stream = self.connection.request(
+            STREAM_PATH, metadata=self._owner.identity(self.member)
+        )
+        self.flush()
+
+    def data_received(self, data: bytes) -> None:
+        """Answers of the other end."""
+        connection = self.connection
+        if connection is None:
+            return
+        connection.receive(data, self._loop.time())
+        self.flush()
+        if connection.closing and self._transport is not None:
+            self._explain(connection.close_reason)
+            self._transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is gone; what was on it may be lost."""
+        self._transport = None
+        self.connection = None
+        self.ready = False
+        for future in self._calls.values():
+            if not future.done():
+                future.set_exception(ConnectionError("the connection to the member was lost"))
+        self._calls.clear()
+        if not self._closed:
+            self._owner.down(self, refused=False)
+            self._wake.set()
+
+    # --- answers (wire.h2_client.ClientHandler) --------------------------------
+
+    def headers(self, stream: int) -> None:
+        """Response headers: nothing to do before the greeting."""
+
+    def message(self, stream: int, message: bytes) -> None:
+        """The greeting on the stream, or the answer of a single call."""
+        if stream != self._stream:
+            future = self._calls.pop(stream, None)
+            if future is not None and not future.done():
+                future.set_result(message)
+            return
+        packet = peer_pb2.Packet.FromString(message)
+        if not self.ready and packet.HasField("greeting"):
+            self.ready = True
+            self._last_reason = ""
+            self._owner.up(self, packet.greeting)
+
+    def finished(self, stream: int, code: int, text: str) -> None:
+        """A call has ended; without the stream the connection is of no use."""
+        if stream != self._stream:
+            future = self._calls.pop(stream, None)
+            if future is not None and not future.done():
+                future.set_exception(ConnectionError(text or f"status {code}"))
+            return
+        self.ready = False
+        self._explain(text or f"the member ended the stream with status {code}")
+        self._owner.rejected(self, code, text)
+        if self._transport is not None:
+            self._transport.close()
+
+    def writable(self, stream: int) -> None:
+        """Queued output has drained: nobody waits for it."""
+
+    # --- sending ------------------------------------------------------------
+
+    def send(self, messages: list[Message]) -> None:
+        """Sends now, or drops: Raft repeats what matters."""
+        connection = self.connection
+        if connection is None or not self.ready:
+            self.dropped_messages += len(messages)
+            return
+        if connection.queued_total() > limits.MAX_INFLIGHT_BYTES:
+            self.dropped_messages += len(messages)
+            return
+        connection.send(self._stream, peer.pack(peer.encode_messages(messages)))
+        assert self._transport is not None
+        self._transport.write(connection.take_output())
+
+    def flush(self) -> None:
+        """Writes what is queued."""
+        if self.connection is not None and self._transport is not None:
+            output = self.connection.take_output()
+            if output:
+                self._transport.write(output)
+
+    def tick(self, now: float) -> None:
+        """Keepalive pings; a host that vanished is noticed here."""
+        if self.connection is not None and self._transport is not None:
+            self.connection.tick(now)
+            self.flush()
+            if self.connection.closing:
+                self._explain(self.connection.close_reason)
+                self._transport.abort()
+
+    def queued_bytes(self) -> int:
+        """Bytes handed over for sending that the kernel has not taken yet."""
+        if self.connection is None or self._transport is None:
+            return 0
+        return self.connection.queued_total() + self._transport.get_write_buffer_size()
+
+    def open_call(self, path: bytes) -> tuple[int, "asyncio.Future[bytes]"]:
+        """Begins a further call beside the stream (a state transfer)."""
+        connection = self.connection
+        if connection is None or not self.ready:
+            raise ConnectionError("no connection to the member")
+        stream = connection.request(path, metadata=self._owner.identity(self.member))
+        future: asyncio.Future[bytes] = self._loop.create_future()
+        self._calls[stream] = future
+        return stream, future

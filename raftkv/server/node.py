@@ -1,0 +1,399 @@
+"""The composition root: one member of a cluster as a process.
+
+Start: open the directory, find out who this member is, build machine, replica and driver,
+listen for peers, make sure that a fresh directory may take part, start Raft's clock, listen
+for clients. Stop (SIGTERM, SIGINT): say so to health checks, hand leadership over, let
+running calls end, write everything out. A disk that failed ends the process at once: nothing
+may be acknowledged after it.
+"""
+
+import asyncio
+import contextlib
+import gc
+import logging
+import os
+import random
+import signal
+import ssl
+import sys
+from collections.abc import Callable
+
+import uvloop
+
+from raftkv.config import ServerConfig, Url, check_bootstrap, member_id
+from raftkv.errors import ConfigError, RaftkvError, StorageError
+from raftkv.kv import commands
+from raftkv.kv.backend import Backend
+from raftkv.kv.machine import Bootstrap, MachineSettings, StateMachine
+from raftkv.kv.members import Member, encode_member
+from raftkv.pb import peer_pb2
+from raftkv.raft.core import CoreSettings
+from raftkv.raft.membership import plain
+from raftkv.raft.types import HardState, RecoveredLog, SnapshotMeta
+from raftkv.replica.replica import Replica, ReplicaSettings
+from raftkv.server import identify, logs, tls
+from raftkv.server.clients import ClientListener
+from raftkv.server.driver import Driver
+from raftkv.server.membership import PEERS_FILE, KnownMembers
+from raftkv.server.peers import Peers
+from raftkv.server.routes import Routes
+from raftkv.server.services.catalogue import known_services, register_all
+from raftkv.server.services.context import Context
+from raftkv.server.services.health import HealthService
+from raftkv.storage.recovery import DataDirectory, Identity
+from raftkv.wire.h2 import ConnectionLimits
+
+log = logging.getLogger("raftkv.server")
+
+# The state of a new cluster counts as entry 1 of term 1: a member that joins later finds no
+# entry before it and is sent the whole state, member table included.
+FIRST_INDEX = 1
+FIRST_TERM = 1
+DRAIN_SECONDS = 3.0
+
+
+def run(config: ServerConfig) -> int:
+    """Runs one member until it is told to stop; returns the process's exit code."""
+    logs.configure(config.log_level, config.log_format)
+    # Long switch intervals let a helper thread hold the interpreter lock against the loop.
+    sys.setswitchinterval(0.0005)
+    try:
+        return uvloop.run(_serve(config))
+    except ConfigError as error:
+        log.error("%s", error)
+        return 1
+    except StorageError as error:
+        log.error("%s", error)
+        return error.exit_code
+    except RaftkvError as error:
+        log.error("%s", error)
+        return 1
+
+
+async def _serve(config: ServerConfig) -> int:
+    node = Node(config)
+    try:
+        await node.start()
+        await node.stopped.wait()
+    finally:
+        await node.stop()
+    return node.exit_code
+
+
+class Node:
+    """One member. `start`, then wait for `stopped`, then `stop`."""
+
+    def __init__(self, config: ServerConfig) -> None:
+        self.config = config
+        self.loop = asyncio.get_running_loop()
+        self.stopped = asyncio.Event()
+        self.exit_code = 0
+        self.health = HealthService()
+        self._servers: list[asyncio.Server] = []
+        self._directory: DataDirectory | None = None
+        self._driver: Driver | None = None
+        self._peers: Peers | None = None
+        self._clients: ClientListener | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._publishing = False
+
+    # --- start --------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Everything up to the moment when clients can connect."""
+        config = self.config
+        peer_tls = config.peer_tls
+        dial = tls.client_context(peer_tls) if peer_tls else None
+        cluster, member, addresses = await self._who_am_i(dial)
+        directory = DataDirectory.open(str(config.data_dir), cluster, member)
+        self._directory = directory
+        machine = self._machine(directory.state, cluster)
+        recovered = directory.recovered
+        bootstrapped = recovered.last_index >= FIRST_INDEX
+        if bootstrapped:
+            directory.check_applied(machine.applied_index)
+        joining = machine.applied_index < FIRST_INDEX
+        if not bootstrapped and not joining:
+            recovered = RecoveredLog(
+                HardState(FIRST_TERM), FIRST_INDEX, FIRST_TERM, FIRST_INDEX, FIRST_TERM, [], []
+            )
+        replica = self._replica(directory, machine, recovered, cluster)
+        tick_seconds = config.heartbeat_interval_ms / 1000
+        driver = Driver(self.loop, replica, directory, tick_seconds, self._failed)
+        self._driver = driver
+        known = KnownMembers(os.path.join(config.data_dir, PEERS_FILE))
+        known.learn_addresses(addresses)
+        own_urls = tuple(str(url) for url in config.initial_advertise_peer_urls)
+        peers = Peers(
+            driver, directory.identity, known, own_urls, dial, config.election_timeout_ms / 1000
+        )
+        peers.removed = self._removed
+        driver.peers = peers
+        self._peers = peers
+        context = tls.server_context(peer_tls) if peer_tls else None
+        for url in config.listen_peer_urls:
+            await self._listen(url, peers.protocol, context)
+        if not bootstrapped and not joining:
+            await self._bootstrap(directory, machine, known, dial)
+        peers.open = True
+        self._freeze()
+        driver.start()
+        peers.role_changed()
+        driver.role_listeners.append(self._role_changed)
+        await self._serve_clients(driver, directory.identity)
+        self._timer = self.loop.call_later(0.2, self._tick)
+        for name in (signal.SIGTERM, signal.SIGINT):
+            self.loop.add_signal_handler(name, self.stopped.set)
+        log.info(
+            "serving",
+            extra={
+                "name": config.name,
+                "cluster-id": f"{cluster:x}",
+                "member-id": f"{member:x}",
+                "client-urls": ",".join(str(url) for url in config.listen_client_urls),
+                "peer-urls": ",".join(str(url) for url in config.listen_peer_urls),
+            },
+        )
+
+    async def _who_am_i(
+        self, dial: ssl.SSLContext | None
+    ) -> tuple[int, int, dict[int, tuple[str, ...]]]:
+        """Cluster id, member id, and the peer URLs that are known before the member table is."""
+        config = self.config
+        identity: Identity | None = DataDirectory.peek(str(config.data_dir))
+        if identity is not None:
+            return identity.cluster, identity.member, {}
+        own_urls = [str(url) for url in config.initial_advertise_peer_urls]
+        if config.initial_cluster_state == "existing":
+            everyone = [url for urls in config.initial_cluster.values() for url in urls]
+            reply = await identify.join(everyone, own_urls, dial)
+            addresses = {peer.id: tuple(peer.peer_urls) for peer in reply.members}
+            return reply.cluster_id, reply.your_id, addresses
+        check_bootstrap(config)
+        return config.cluster_id, config.member_id, {}
+
+    def _machine(self, backend: Backend, cluster: int) -> StateMachine:
+        config = self.config
+        bootstrap = None
+        if config.initial_cluster_state == "new" and cluster == config.cluster_id:
+            bootstrap = self._first_state()
+        settings = MachineSettings(max_txn_ops=config.max_txn_ops)
+        return StateMachine(backend, cluster, settings, bootstrap)
+
+    def _first_state(self) -> Bootstrap:
+        config = self.config
+        members = [
+            Member(member_id(urls, config.initial_cluster_token), name, tuple(urls))
+            for name, urls in config.initial_cluster.items()
+        ]
+        members.sort(key=lambda one: one.id)
+        configuration = plain(one.id for one in members)
+        return Bootstrap(configuration, members, FIRST_INDEX, FIRST_TERM)
+
+    def _replica(
+        self,
+        directory: DataDirectory,
+        machine: StateMachine,
+        recovered: RecoveredLog,
+        cluster: int,
+    ) -> Replica:
+        config = self.config
+        heartbeat, election = config.heartbeat_interval_ms, config.election_timeout_ms
+        settings = ReplicaSettings(
+            core=CoreSettings(
+                member=directory.identity.member,
+                election_timeout_ticks=max(election // heartbeat, 2),
+                heartbeat_ticks=1,
+            ),
+            request_timeout_seconds=5.0 + 2 * election / 1000,
+            snapshot_count=config.snapshot_count,
+        )
+        return Replica(
+            settings,
+            recovered,
+            directory.log,
+            machine,
+            lambda backend: StateMachine(
+                backend, cluster, MachineSettings(max_txn_ops=config.max_txn_ops), None
+            ),
+            random.Random(random.SystemRandom().getrandbits(64)),
+            random.SystemRandom().getrandbits(64),
+        )
+
+    async def _bootstrap(
+        self,
+        directory: DataDirectory,
+        machine: StateMachine,
+        known: KnownMembers,
+        dial: ssl.SSLContext | None,
+    ) -> None:
+        """The first start in a fresh directory: may it take part? Then make it durable."""
+        identity = directory.identity
+        others = {
+            number: member.peer_urls
+            for number, member in machine.members.items()
+            if number != identity.member
+        }
+        known.learn_addresses(others)
+
+        def request() -> peer_pb2.IdentifyRequest:
+            return peer_pb2.IdentifyRequest(
+                cluster_id=identity.cluster,
+                member_id=identity.member,
+                incarnation=identity.incarnation,
+                peer_urls=machine.members[identity.member].peer_urls,
+            )
+
+        await identify.confirm_fresh(identity.member, identity.incarnation, others, request, dial)
+        machine.flush()
+        directory.state.sync()
+        meta = SnapshotMeta(FIRST_INDEX, FIRST_TERM, machine.configuration)
+        directory.log.bootstrap(HardState(FIRST_TERM), meta)
+
+    async def _listen(
+        self, url: Url, protocol: Callable[[], asyncio.Protocol], context: ssl.SSLContext | None
+    ) -> None:
+        try:
+            server = await self.loop.create_server(
+                protocol,
+                url.host,
+                url.port,
+                ssl=context if url.secure else None,
+                backlog=1024,
+            )
+        except OSError as error:
+            raise ConfigError(
+                f"cannot listen on {url}: {error.strerror or error}; "
+                "free the port or choose another URL"
+            ) from None
+        self._servers.append(server)
+
+    async def _serve_clients(self, driver: Driver, identity: Identity) -> None:
+        config = self.config
+        context = Context(
+            driver,
+            identity.cluster,
+            identity.member,
+            config.max_request_bytes,
+            config.max_txn_ops,
+            config.quota_backend_bytes,
+        )
+        routes = Routes(known_services())
+        register_all(routes, context, self.health, config.election_timeout_ms / 1000)
+        limits_ = ConnectionLimits(
+            max_concurrent_streams=config.max_concurrent_streams,
+            max_message_bytes=config.max_request_bytes + 512 * 1024,
+            keepalive_min_time=config.grpc_keepalive_min_time_seconds,
+            keepalive_interval=config.grpc_keepalive_interval_seconds,
+            keepalive_timeout=config.grpc_keepalive_timeout_seconds,
+        )
+        clients = ClientListener(driver, routes, limits_)
+        self._clients = clients
+        secure = tls.server_context(config.client_tls) if config.client_tls else None
+        for url in config.listen_client_urls:
+            await self._listen(url, clients.protocol, secure)
+        clients.start()
+
+    def _freeze(self) -> None:
+        """What was loaded so far lives for ever: keep the collector from walking it."""
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(50_000, 50, 100)
+
+    # --- while it runs --------------------------------------------------------
+
+    def _tick(self) -> None:
+        self._timer = self.loop.call_later(0.2, self._tick)
+        assert self._peers is not None
+        self._peers.tick(self.loop.time())
+        self._publish()
+
+    def _role_changed(self) -> None:
+        assert self._driver is not None
+        replica = self._driver.replica
+        log.info(
+            "raft state changed",
+            extra={
+                "role": replica.core.role,
+                "term": replica.core.term,
+                "leader": f"{replica.leader:x}",
+            },
+        )
+
+    def _publish(self) -> None:
+        """Tells the cluster this member's name, client URLs and incarnation, until it knows."""
+        assert self._driver is not None
+        assert self._directory is not None
+        replica = self._driver.replica
+        known = replica.machine.members.get(replica.member)
+        if self._publishing or known is None or not replica.leader:
+            return
+        urls = tuple(str(url) for url in self.config.advertise_client_urls)
+        incarnation = self._directory.identity.incarnation
+        wanted = Member(known.id, self.config.name, known.peer_urls, urls, incarnation)
+        if known == wanted:
+            return
+        ticket = (self._published,)
+        if replica.propose(commands.PUBLISH, encode_member(wanted), ticket) is None:
+            self._publishing = True
+            self._driver.wake()
+
+    def _published(self, ticket: object, result: object) -> None:
+        self._publishing = False
+
+    def _failed(self, error: StorageError) -> None:
+        """The disk cannot be trusted any more. Nothing is answered or sent from here on."""
+        log.critical("stopping: %s", error)
+        for handler in logging.getLogger("raftkv").handlers:
+            handler.flush()
+        os._exit(error.exit_code)
+
+    def _removed(self) -> None:
+        if not self.stopped.is_set():
+            log.error("this member has been removed from the cluster; stopping")
+            self.exit_code = 1
+            self.stopped.set()
+
+    # --- stop ---------------------------------------------------------------
+
+    async def stop(self) -> None:
+        """Hands over, drains, writes out. Safe after a failed start."""
+        self.health.drain()
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._driver is not None and self._clients is not None:
+            await self._hand_over(self._driver.replica)
+            self._clients.drain()
+            await self._drain(self._clients)
+        for server in self._servers:
+            server.close()
+        if self._driver is not None:
+            self._driver.stop()
+        if self._clients is not None:
+            self._clients.stop()
+        if self._peers is not None:
+            self._peers.stop()
+        await asyncio.sleep(0)
+        if self._directory is not None:
+            self._directory.close()
+
+    async def _hand_over(self, replica: Replica) -> None:
+        """Moves leadership to the voter that has most of the log, within an election timeout."""
+        target = replica.transfer_target()
+        if not replica.is_leader or not target:
+            return
+        with contextlib.suppress(RaftkvError):
+            replica.core.transfer(target)
+        assert self._driver is not None
+        self._driver.wake()
+        for _ in range(self.config.election_timeout_ms // 10):
+            if replica.leader == target:
+                log.info("handed leadership over", extra={"to": f"{target:x}"})
+                return
+            await asyncio.sleep(0.01)
+
+    async def _drain(self, clients: ClientListener) -> None:
+        for _ in range(int(DRAIN_SECONDS / 0.01)):
+            if not any(one.connection.open_streams for one in clients.connections):
+                return
+            await asyncio.sleep(0.01)

@@ -1,0 +1,263 @@
+"""All connections of one member with the others: links out, connections in, identity.
+
+Links are dialled by this member and carry its messages; accepted connections carry the
+others'. Who is at the other end is checked when a stream begins, on both sides.
+"""
+
+import logging
+import ssl
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from raftkv.errors import Code
+from raftkv.pb import peer_pb2
+from raftkv.raft.messages import InstallSnapshot, Message
+from raftkv.raft.types import NOBODY
+from raftkv.server.accept import PeerProtocol
+from raftkv.server.driver import Driver
+from raftkv.server.failover import Failover
+from raftkv.server.links import Link
+from raftkv.server.membership import KnownMembers
+from raftkv.server.transfer import send_state
+from raftkv.storage.recovery import Identity
+
+log = logging.getLogger("raftkv.peers")
+
+REMOVED_TEXT: Final = "the member has been permanently removed from the cluster"
+
+
+class Peers:
+    """See the module's docstring. Implements driver.PeerSender and links.LinkOwner.
+
+    removed: called once when another member says that this one was removed.
+    """
+
+    def __init__(
+        self,
+        driver: Driver,
+        identity: Identity,
+        known: KnownMembers,
+        own_urls: tuple[str, ...],
+        context: ssl.SSLContext | None,
+        election_timeout_seconds: float,
+    ) -> None:
+        self.driver = driver
+        self.cluster = identity.cluster
+        self.member = identity.member
+        self.accepted: dict[PeerProtocol, None] = {}
+        self.links: dict[int, Link] = {}
+        self.failover = Failover(driver.loop, driver.replica, election_timeout_seconds)
+        self.failover.wake = driver.wake
+        self.removed: Callable[[], None] = lambda: None
+        self.open = False  # False until this member may take part: streams are refused
+        self._identity = identity
+        self._known = known
+        self._own_urls = own_urls
+        self._context = context
+        self._was_ready: dict[int, bool] = {}
+
+    # --- links --------------------------------------------------------------
+
+    def update(self) -> None:
+        """Links follow the configuration and the member table."""
+        replica = self.driver.replica
+        for member, record in replica.machine.members.items():
+            self._known.learn_address(member, record.peer_urls)
+        wanted = [
+            member for member in replica.core.configuration.members() if member != self.member
+        ]
+        for member in wanted:
+            urls = self._known.addresses(member)
+            link = self.links.get(member)
+            if link is None and urls:
+                self.links[member] = self._link(member, urls)
+            elif link is not None and urls and link.urls != list(urls):
+                link.urls = list(urls)
+        for member in [member for member in self.links if member not in wanted]:
+            if member in replica.machine.removed:
+                self.links.pop(member).close()
+
+    def _link(self, member: int, urls: tuple[str, ...]) -> Link:
+        link = Link(self.driver.loop, self, member, urls, self._context)
+        link.start()
+        return link
+
+    def send(self, messages: list[Message]) -> None:
+        """Sends each message to the member it names (driver.PeerSender)."""
+        if len(messages) == 1:
+            self._send_to(messages[0].to, messages)
+            return
+        by_member: dict[int, list[Message]] = {}
+        for message in messages:
+            by_member.setdefault(message.to, []).append(message)
+        for member, group in by_member.items():
+            self._send_to(member, group)
+
+    def _send_to(self, member: int, messages: list[Message]) -> None:
+        link = self.links.get(member)
+        if link is None:
+            self.update_address(member)
+            return
+        link.send(messages)
+
+    def update_address(self, member: int) -> None:
+        """A message for a member without a link: dial it if its address is known."""
+        urls = self._known.addresses(member)
+        if urls and member != self.member and member not in self.driver.replica.machine.removed:
+            self.links[member] = self._link(member, urls)
+
+    def send_state(self, message: InstallSnapshot) -> None:
+        """Starts a state transfer (driver.PeerSender)."""
+        link = self.links.get(message.to)
+        if link is None or not link.ready:
+            self.driver.state_sent(message.to, False, message.snapshot.index)
+            return
+        # The picture is taken now: the message names the index that the state has in this turn.
+        view, meta = self.driver.replica.machine.snapshot_view()
+        self.driver.start_task(send_state(self, link, message, view, meta))
+
+    def role_changed(self) -> None:
+        """Leader, term or configuration changed (driver.PeerSender)."""
+        self.update()
+        leader = self.links.get(self.driver.replica.leader)
+        self.failover.role_changed(link_ready=leader is not None and leader.ready)
+
+    # --- links.LinkOwner ------------------------------------------------------
+
+    def identity(self, to: int) -> list[tuple[bytes, bytes]]:
+        """Metadata of every call of this member to another."""
+        return [
+            (b"raftkv-cluster", b"%016x" % self.cluster),
+            (b"raftkv-member", b"%016x" % self.member),
+            (b"raftkv-to", b"%016x" % to),
+            (b"raftkv-incarnation", b"%016x" % self._identity.incarnation),
+            (b"raftkv-urls", ",".join(self._own_urls).encode()),
+        ]
+
+    def up(self, link: Link, greeting: peer_pb2.Greeting) -> None:
+        """A link is open."""
+        self._was_ready[link.member] = True
+        log.info("connected to member %016x", link.member)
+        self.failover.link_up(link.member, greeting.leader, greeting.term)
+        self.driver.wake()
+
+    def down(self, link: Link, *, refused: bool) -> None:
+        """A link's connection ended, or could not be made."""
+        was_ready = self._was_ready.pop(link.member, False)
+        if was_ready:
+            log.warning("lost the connection to member %016x", link.member)
+        self.failover.link_down(link.member, refused=refused, was_ready=was_ready)
+        self.driver.wake()
+
+    def rejected(self, link: Link, code: int, text: str) -> None:
+        """Another member refused this one by an answer."""
+        if code == Code.FAILED_PRECONDITION and text == REMOVED_TEXT:
+            self.removed()
+
+    # --- accepted connections ---------------------------------------------------
+
+    def protocol(self) -> PeerProtocol:
+        """Factory for `loop.create_server`."""
+        return PeerProtocol(self)
+
+    def greeting(self) -> peer_pb2.Greeting:
+        """What this member says first."""
+        core = self.driver.replica.core
+        return peer_pb2.Greeting(term=core.term, leader=core.leader)
+
+    def check_sender(self, metadata: Mapping[bytes, bytes]) -> tuple[int, str] | None:
+        """The refusal (code, text) for whoever sent this metadata; None: welcome."""
+        try:
+            cluster = int(metadata[b"raftkv-cluster"], 16)
+            sender = int(metadata[b"raftkv-member"], 16)
+            to = int(metadata[b"raftkv-to"], 16)
+            incarnation = int(metadata[b"raftkv-incarnation"], 16)
+        except (KeyError, ValueError):
+            return Code.INVALID_ARGUMENT, "the metadata names no raftkv member"
+        if cluster != self.cluster:
+            return (
+                Code.FAILED_PRECONDITION,
+                f"cluster ID mismatch: this is cluster {self.cluster:016x}, "
+                f"the sender belongs to {cluster:016x}",
+            )
+        if to != self.member:
+            return (
+                Code.FAILED_PRECONDITION,
+                f"member ID mismatch: this is member {self.member:016x}, not {to:016x}",
+            )
+        if not self.open:
+            return Code.UNAVAILABLE, "the member is starting"
+        if sender in self.driver.replica.machine.removed:
+            return Code.FAILED_PRECONDITION, REMOVED_TEXT
+        known = self._known.incarnation(sender)
+        if known not in (0, incarnation):
+            return (
+                Code.FAILED_PRECONDITION,
+                f"member {sender:016x} came back with another data directory; "
+                "remove it and add it again as a new member",
+            )
+        self._learn(sender, incarnation, metadata.get(b"raftkv-urls", b""))
+        return None
+
+    def _learn(self, sender: int, incarnation: int, urls: bytes) -> None:
+        self._known.learn_incarnation(sender, incarnation)
+        if self._known.learn_address(sender, urls.decode("ascii", "replace").split(",")):
+            link = self.links.get(sender)
+            if link is None:
+                self.update_address(sender)
+        else:
+            link = self.links.get(sender)
+            if link is not None and not link.ready:
+                link.redial()
+
+    def log_refusal(self, metadata: Mapping[bytes, bytes], text: str) -> None:
+        """One clear line for a refused sender."""
+        sender = metadata.get(b"raftkv-member", b"?").decode("ascii", "replace")
+        log.warning("refused member %s: %s", sender, text)
+
+    def received(self, sender: int, messages: list[Message]) -> None:
+        """Raft messages of a greeted member; a forged sender is dropped (O13)."""
+        on_message = self.driver.replica.on_message
+        for message in messages:
+            if message.sender == sender and message.to == self.member:
+                on_message(message)
+        self.driver.wake()
+
+    def identify(self, request: peer_pb2.IdentifyRequest) -> peer_pb2.IdentifyReply:
+        """Answers who the caller is, as far as this member knows."""
+        machine = self.driver.replica.machine
+        your_id = request.member_id
+        for member, record in machine.members.items():
+            if sorted(record.peer_urls) == sorted(request.peer_urls):
+                your_id = member
+        return peer_pb2.IdentifyReply(
+            cluster_id=self.cluster,
+            member_id=self.member,
+            your_id=your_id,
+            your_incarnation=self._known.incarnation(your_id),
+            you_were_removed=request.member_id in machine.removed,
+            members=[
+                peer_pb2.Peer(id=member, name=record.name, peer_urls=record.peer_urls)
+                for member, record in sorted(machine.members.items())
+            ],
+        )
+
+    # --- the clock and the end ----------------------------------------------------
+
+    def tick(self, now: float) -> None:
+        """Keepalive on both kinds of connections."""
+        for link in list(self.links.values()):
+            link.tick(now)
+        for accepted in list(self.accepted):
+            accepted.tick(now)
+
+    def leader_known(self) -> bool:
+        """True if this member follows or is a leader."""
+        return self.driver.replica.leader != NOBODY
+
+    def stop(self) -> None:
+        """Closes everything."""
+        for link in self.links.values():
+            link.close()
+        for accepted in list(self.accepted):
+            accepted.abort()

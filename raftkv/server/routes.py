@@ -1,0 +1,106 @@
+"""Which code answers which path, and what a path that nothing answers gets.
+
+A unary route is `handler(connection, stream, head, message)`. A streaming route makes one
+object per call, which hears the messages of its stream.
+"""
+
+from collections.abc import Callable
+from typing import Protocol, TypeAlias
+
+from raftkv.errors import Code
+from raftkv.wire.grpc import RequestHead
+from raftkv.wire.h2 import ServerConnection
+
+
+class Connection(Protocol):
+    """What routes need of the connection that a call came on."""
+
+    connection: ServerConnection
+
+
+class Call(Protocol):
+    """One streaming call on the server."""
+
+    def message(self, message: bytes) -> None:
+        """A message of the client."""
+
+    def half_closed(self) -> None:
+        """The client will send no more."""
+
+    def cancelled(self) -> None:
+        """The call is gone: nothing can be sent on it."""
+
+    def writable(self) -> None:
+        """Queued output has drained."""
+
+
+UnaryRoute: TypeAlias = Callable[..., None]
+StreamRoute: TypeAlias = Callable[..., Call]
+
+
+class Routes:
+    """The table of paths.
+
+    known: every service of the API with its methods, to tell an unknown service from an
+    unknown method, as gRPC servers do.
+    """
+
+    def __init__(self, known: dict[str, list[str]]) -> None:
+        self.unary: dict[bytes, UnaryRoute] = {}
+        self.streams: dict[bytes, StreamRoute] = {}
+        self._known = known
+        self._calls: dict[tuple[Connection, int], Call] = {}
+
+    @property
+    def unary_paths(self) -> dict[bytes, UnaryRoute]:
+        """The paths whose requests are one message (a container, for `in`)."""
+        return self.unary
+
+    def opened(self, connection: Connection, stream: int, head: RequestHead) -> None:
+        """A streaming or unknown call begins."""
+        route = self.streams.get(head.path)
+        if route is None:
+            connection.connection.finish(stream, Code.UNIMPLEMENTED, self._unknown(head.path))
+            return
+        call = route(connection, stream, head)
+        if connection.connection.is_open(stream):
+            self._calls[connection, stream] = call
+
+    def _unknown(self, path: bytes) -> str:
+        service, _, method = path.decode("utf-8", "replace").lstrip("/").rpartition("/")
+        if service in self._known:
+            return f"unknown method {method} for service {service}"
+        return f"unknown service {service}"
+
+    def message(self, connection: Connection, stream: int, message: bytes) -> None:
+        """A message of a streaming call."""
+        call = self._calls.get((connection, stream))
+        if call is not None:
+            call.message(message)
+
+    def half_closed(self, connection: Connection, stream: int) -> None:
+        """The client's half of a call is closed."""
+        call = self._calls.get((connection, stream))
+        if call is not None:
+            call.half_closed()
+
+    def cancelled(self, connection: Connection, stream: int) -> None:
+        """A call was given up by the client."""
+        call = self._calls.pop((connection, stream), None)
+        if call is not None:
+            call.cancelled()
+
+    def finished(self, connection: Connection, stream: int) -> None:
+        """The server has ended a streaming call by itself."""
+        self._calls.pop((connection, stream), None)
+
+    def writable(self, connection: Connection, stream: int) -> None:
+        """Output of a streaming call has drained."""
+        call = self._calls.get((connection, stream))
+        if call is not None:
+            call.writable()
+
+    def lost(self, connection: Connection) -> None:
+        """A connection is gone with all its calls."""
+        for key in [key for key in self._calls if key[0] is connection]:
+            self._calls.pop(key).cancelled()

@@ -1,0 +1,218 @@
+"""etcdserverpb.KV: Range, Put, DeleteRange, Txn, Compact, RangeStream.
+
+A write is checked for form, then proposed as the client's own bytes; its ticket is a tuple
+whose first item answers. A linearizable read waits for its read index, a serializable one
+is answered at once from the local state. Nothing here makes a task or a future per call.
+"""
+
+from collections.abc import Callable, Generator
+from typing import Any, Final
+
+from google.protobuf.message import DecodeError
+
+from raftkv.errors import NOT_FOR_LEARNER, REQUEST_TOO_LARGE, ApiError, Code
+from raftkv.kv import commands
+from raftkv.kv.machine import Result
+from raftkv.kv.txn import validate_delete, validate_put, validate_range, validate_txn
+from raftkv.kv.writes import is_read_only
+from raftkv.pb import rpc_pb2
+from raftkv.server.clients import ClientProtocol
+from raftkv.server.routes import Routes
+from raftkv.server.services.context import Context
+from raftkv.wire.grpc import RequestHead
+
+_CANNOT_DECODE: Final = ApiError(Code.INTERNAL, "grpc: error unmarshalling request")
+_POLL_SECONDS: Final = 0.005
+_KEY_TAG: Final = 0x0A  # RangeRequest.key
+_SERIALIZABLE: Final = b"\x38\x01"  # RangeRequest.serializable = true
+
+
+class KvService:
+    """The KV service of one member."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    def register(self, routes: Routes) -> None:
+        """Adds the service's paths."""
+        routes.unary[b"/etcdserverpb.KV/Put"] = self.put
+        routes.unary[b"/etcdserverpb.KV/Range"] = self.range
+        routes.unary[b"/etcdserverpb.KV/DeleteRange"] = self.delete_range
+        routes.unary[b"/etcdserverpb.KV/Txn"] = self.txn
+        routes.unary[b"/etcdserverpb.KV/Compact"] = self.compact
+
+    # --- writes -------------------------------------------------------------
+
+    def put(self, client: ClientProtocol, stream: int, head: RequestHead, message: bytes) -> None:
+        """KV.Put."""
+        context = self._context
+        error = context.refusal(head)
+        if error is None:
+            try:
+                error = validate_put(rpc_pb2.PutRequest.FromString(message))
+            except DecodeError:
+                error = _CANNOT_DECODE
+        if error is None and len(message) > context.max_request_bytes:
+            error = REQUEST_TOO_LARGE
+        if error is None:
+            error = context.propose(commands.PUT, message, (self._answer, client, stream))
+        if error is not None:
+            client.fail(stream, error)
+
+    def delete_range(
+        self, client: ClientProtocol, stream: int, head: RequestHead, message: bytes
+    ) -> None:
+        """KV.DeleteRange."""
+        self._write(client, stream, head, message, commands.DELETE_RANGE, _check_delete)
+
+    def compact(
+        self, client: ClientProtocol, stream: int, head: RequestHead, message: bytes
+    ) -> None:
+        """KV.Compact; with `physical` the answer waits until the rows are gone."""
+        try:
+            request = rpc_pb2.CompactionRequest.FromString(message)
+        except DecodeError:
+            client.fail(stream, _CANNOT_DECODE)
+            return
+        ticket: tuple[Any, ...] = (self._answer, client, stream)
+        if request.physical:
+            ticket = (self._answer_physical, client, stream, request.revision)
+        error = self._context.refusal(head)
+        if error is None:
+            error = self._context.propose(commands.COMPACT, message, ticket)
+        if error is not None:
+            client.fail(stream, error)
+
+    def _write(
+        self,
+        client: ClientProtocol,
+        stream: int,
+        head: RequestHead,
+        message: bytes,
+        command: int,
+        check: Callable[[bytes], ApiError | None],
+    ) -> None:
+        context = self._context
+        error = context.refusal(head)
+        if error is None:
+            try:
+                error = check(message)
+            except DecodeError:
+                error = _CANNOT_DECODE
+        if error is None and len(message) > context.max_request_bytes:
+            error = REQUEST_TOO_LARGE
+        if error is None:
+            error = context.propose(command, message, (self._answer, client, stream))
+        if error is not None:
+            client.fail(stream, error)
+
+    def _answer(self, ticket: Any, result: Result | ApiError) -> None:
+        client, stream = ticket[1], ticket[2]
+        if type(result) is Result:
+            client.reply(stream, self._context.header(result.revision) + result.body)
+        else:
+            client.fail(stream, result)
+        if not client.dirty:
+            client.driver.mark_dirty(client)
+
+    def _answer_physical(self, ticket: Any, result: Result | ApiError) -> None:
+        machine = self._context.replica.machine
+        if isinstance(result, ApiError) or machine.physically_compacted >= ticket[3]:
+            self._answer(ticket, result)
+        else:
+            loop = self._context.driver.loop
+            loop.call_later(_POLL_SECONDS, self._answer_physical, ticket, result)
+
+    def txn(self, client: ClientProtocol, stream: int, head: RequestHead, message: bytes) -> None:
+        """KV.Txn; one without writes is a read."""
+        context = self._context
+        error = context.refusal(head)
+        if error is None and len(message) > context.max_request_bytes:
+            error = REQUEST_TOO_LARGE
+        if error is None:
+            try:
+                request = rpc_pb2.TxnRequest.FromString(message)
+            except DecodeError:
+                error = _CANNOT_DECODE
+            else:
+                error = validate_txn(request, context.max_txn_ops)
+                if error is None and is_read_only(request):
+                    ticket = (self._serve_txn, client, stream, request)
+                    error = context.read(ticket)
+                elif error is None:
+                    ticket = (self._answer, client, stream)  # type: ignore[assignment]
+                    error = context.propose(commands.TXN, message, ticket)
+        if error is not None:
+            client.fail(stream, error)
+
+    def _serve_txn(self, ticket: Any, error: ApiError | None) -> None:
+        machine = self._context.replica.machine
+        self._answer(ticket, error or machine.read_txn(ticket[3]))
+
+    # --- reads --------------------------------------------------------------
+
+    def range(self, client: ClientProtocol, stream: int, head: RequestHead, message: bytes) -> None:
+        """KV.Range."""
+        context = self._context
+        request: rpc_pb2.RangeRequest | bytes = message
+        serializable = _point_read(message)
+        error = None
+        if serializable is None:
+            try:
+                request = rpc_pb2.RangeRequest.FromString(message)
+            except DecodeError:
+                client.fail(stream, _CANNOT_DECODE)
+                return
+            serializable = request.serializable
+            error = validate_range(request)
+        refusal = context.refusal(head)
+        if refusal is not None and not (serializable and refusal is NOT_FOR_LEARNER):
+            error = refusal
+        if error is None:
+            ticket = (self._serve_range, client, stream, request)
+            if serializable:
+                self._serve_range(ticket, None)
+                return
+            error = context.read(ticket)
+        if error is not None:
+            client.fail(stream, error)
+
+    def _serve_range(self, ticket: Any, error: ApiError | None) -> None:
+        request = ticket[3]
+        machine = self._context.replica.machine
+        if error is not None:
+            self._answer(ticket, error)
+        elif type(request) is not bytes and machine.is_long(request):
+            self._step(ticket, machine.range_steps(request))
+        else:
+            self._answer(ticket, machine.range(request))
+
+    def _step(self, ticket: Any, steps: Generator[None, None, Result | ApiError]) -> None:
+        """One slice of a long range; the rest after everything else had its turn."""
+        client, stream = ticket[1], ticket[2]
+        if not client.connection.is_open(stream):
+            steps.close()
+            return
+        try:
+            next(steps)
+        except StopIteration as end:
+            self._answer(ticket, end.value)
+        else:
+            self._context.driver.loop.call_soon(self._step, ticket, steps)
+
+
+def _check_delete(message: bytes) -> ApiError | None:
+    return validate_delete(rpc_pb2.DeleteRangeRequest.FromString(message))
+
+
+def _point_read(message: bytes) -> bool | None:
+    """Is this the read of one key and nothing else? Then whether it is serializable, else None."""
+    size = len(message)
+    if size < 3 or message[0] != _KEY_TAG or message[1] > 127:
+        return None
+    end = message[1] + 2
+    if size == end:
+        return False
+    if size == end + 2 and message[end:] == _SERIALIZABLE:
+        return True
+    return None

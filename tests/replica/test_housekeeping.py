@@ -1,0 +1,49 @@
+"""When checkpoints are taken and how much of the log may go behind them."""
+
+from raftkv.replica.housekeeping import Housekeeping
+
+
+def test_a_checkpoint_starts_after_enough_entries_and_only_once_at_a_time() -> None:
+    keeping = Housekeeping(100, 10, checkpoint_index=0, anchor_index=0)
+    assert not keeping.checkpoint_due(99)
+    assert keeping.checkpoint_due(100)
+    assert not keeping.checkpoint_due(500)
+    keeping.checkpointed(100)
+    assert keeping.checkpoint_due(500)
+
+
+def test_the_log_is_dropped_only_behind_a_finished_checkpoint() -> None:
+    keeping = Housekeeping(100, 10, checkpoint_index=0, anchor_index=0)
+    assert keeping.checkpoint_due(100)
+    assert keeping.truncation_due() == 0
+    keeping.checkpointed(100)
+    assert keeping.truncation_due() == 90
+
+
+def test_one_truncation_runs_at_a_time() -> None:
+    keeping = Housekeeping(100, 10, checkpoint_index=0, anchor_index=0)
+    keeping.checkpointed(100)
+    assert keeping.truncation_due() == 90
+    keeping.checkpointed(300)
+    assert keeping.truncation_due() == 0
+    keeping.truncated(90)
+    assert keeping.truncation_due() == 290
+
+
+def test_the_log_is_kept_behind_a_state_that_is_being_sent() -> None:
+    keeping = Housekeeping(100, 10, checkpoint_index=0, anchor_index=0)
+    keeping.sending(7, 50)
+    keeping.checkpointed(1000)
+    assert keeping.truncation_due() == 40
+    keeping.truncated(40)
+    assert keeping.truncation_due() == 0
+    keeping.sent(7)
+    assert keeping.truncation_due() == 990
+
+
+def test_an_installed_state_counts_as_a_checkpoint() -> None:
+    keeping = Housekeeping(100, 10, checkpoint_index=0, anchor_index=0)
+    keeping.installed(500)
+    assert keeping.first_kept == 501
+    assert not keeping.checkpoint_due(550)
+    assert keeping.truncation_due() == 0
