@@ -6,13 +6,14 @@ one after the other from --base. All of them are tried before anything starts.
 
 import socket
 import sys
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from raftkv.cli.ports import holder_of
-from raftkv.errors import ConfigError
+from raftkv.errors import ConfigError, RaftkvError
 
 HOST: Final = "127.0.0.1"
 CLIENT_PORT: Final = 2379
@@ -20,6 +21,11 @@ PEER_PORT: Final = 2380
 PORT_STEP: Final = 10_000  # between the second node and the third; the first starts one lower
 TOKEN: Final = "raftkv-local"
 HIGHEST_PORT: Final = 65_535
+CHECK_SECONDS: Final = 1.0  # one try whether a node serves
+
+
+class PortTaken(RaftkvError):
+    """A port that the cluster needs is in use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +79,7 @@ def serve_flags(node: LocalNode, nodes: Sequence[LocalNode]) -> list[str]:
 
 
 def check_ports(nodes: Sequence[LocalNode]) -> None:
-    """Try every port. Errors: ConfigError naming a taken one and who holds it."""
+    """Try every port. Errors: PortTaken naming a taken one and who holds it."""
     for node in nodes:
         for port in (node.client_port, node.peer_port):
             with socket.socket() as probe:
@@ -82,7 +88,7 @@ def check_ports(nodes: Sequence[LocalNode]) -> None:
                     probe.bind((HOST, port))
                     probe.listen(1)
                 except OSError as error:
-                    raise ConfigError(_port_text(node, port, error)) from None
+                    raise PortTaken(_port_text(node, port, error)) from None
 
 
 def _port_text(node: LocalNode, port: int, error: OSError) -> str:
@@ -92,7 +98,7 @@ def _port_text(node: LocalNode, port: int, error: OSError) -> str:
 
 
 def run_cluster(count: int, data_dir: Path, base: int | None, flags: Sequence[str]) -> int:
-    """Run the cluster in the foreground; the exit code. Errors: ConfigError, OSError."""
+    """Run the cluster in the foreground; the exit code. Errors: ConfigError, PortTaken, OSError."""
     from raftkv.cli.supervisor import Child, Supervisor
 
     nodes = plan(count, data_dir, base)
@@ -101,7 +107,7 @@ def run_cluster(count: int, data_dir: Path, base: int | None, flags: Sequence[st
     command = [sys.executable, "-m", "raftkv", "serve"]
     children = [Child(node.name, [*command, *serve_flags(node, nodes), *flags]) for node in nodes]
     supervisor = Supervisor(children, sys.stdout, colours=sys.stdout.isatty())
-    supervisor.when_serving([node.client_address for node in nodes], banner(nodes))
+    supervisor.when_serving(lambda quit_: all_serve(nodes, quit_), banner(nodes))
     return supervisor.run()
 
 
@@ -115,3 +121,25 @@ def banner(nodes: Sequence[LocalNode]) -> str:
         f"  etcdctl --endpoints {endpoints} get greeting\n"
         "Ctrl-C stops the cluster; the data stays."
     )
+
+
+def all_serve(nodes: Sequence[LocalNode], quit_: threading.Event) -> bool:
+    """Wait until every node answers a linearizable read; False once `quit_` is set."""
+    from raftkv.cli.connection import CallFailed, Target, connected
+    from raftkv.pb import rpc_pb2
+
+    request = rpc_pb2.RangeRequest(key=b"health")
+    for node in nodes:
+        target = Target(
+            (node.client_address,),
+            command_timeout_seconds=CHECK_SECONDS,
+            dial_timeout_seconds=CHECK_SECONDS,
+        )
+        with connected(target) as connection:
+            while not quit_.is_set():
+                try:
+                    connection.read("KV/Range", request, rpc_pb2.RangeResponse)
+                    break
+                except CallFailed:
+                    quit_.wait(CHECK_SECONDS / 10)
+    return not quit_.is_set()

@@ -7,7 +7,6 @@ Exit codes: 0, 1 for an error, 2 for wrong arguments, and those of
 `raftkv.errors.StorageError` for a data directory that cannot be used.
 """
 
-import importlib
 import os
 import sys
 from pathlib import Path
@@ -36,7 +35,9 @@ class ServeCommand(click.Command):
         super().__init__(*args, **settings)
         for flag in FLAGS:
             text = flag.text + (f" [{flag.default}]" if flag.default else "")
-            switch = {"is_flag": False, "flag_value": "true"} if flag.is_switch else {}
+            switch: dict[str, Any] = {}
+            if flag.is_switch:
+                switch = {"is_flag": False, "flag_value": "true"}
             self.params.append(click.Option([f"--{flag.name}", flag.key], help=text, **switch))
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -72,8 +73,9 @@ def serve(**typed: str | None) -> int:
         check_bootstrap(config)
     for note in notes:
         print(f"warning: {note}", file=sys.stderr)
-    node = importlib.import_module("raftkv.server.node")
-    return int(node.run(config))
+    from raftkv.server.node import run as run_node
+
+    return run_node(config)
 
 
 @cli.command("local", context_settings={"ignore_unknown_options": False})
