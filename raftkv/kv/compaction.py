@@ -49,7 +49,7 @@ class Compaction:
     @property
     def pending(self) -> bool:
         """Is there anything to remove? The store must be flushed before `slice`."""
-        return self.finished < self.store.compacted
+        return 0 < self.store.compacted > self.finished
 
     def slice(self, rows: int) -> bool:
         """Look at up to `rows` revision rows (about 5 us each). True while work is left."""

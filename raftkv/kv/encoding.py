@@ -43,7 +43,7 @@ KEY_ROWS: Final = (b"k", b"l")
 MEMBER_ROWS: Final = (b"n", b"o")
 REVISION_ROWS: Final = (b"r", b"s")
 REMOVED_ROWS: Final = (b"x", b"y")
-APPLIED: Final = Struct(">QQQQQQ")
+APPLIED: Final = Struct(">QQQqQQ")
 COMPACTION: Final = Struct(">Q12s")
 
 PUT_ROW: Final = 0

@@ -34,7 +34,7 @@ from raftkv.kv.backend import Backend, Row, View
 from raftkv.kv.compaction import Compaction
 from raftkv.kv.encoding import APPLIED, APPLIED_ROW
 from raftkv.kv.hashing import hash_kv_slices
-from raftkv.kv.members import Member, Roster, decode_member, encode_member
+from raftkv.kv.members import Member, Roster, decode_member, encode_member, joining_member
 from raftkv.kv.store import Change, Store
 from raftkv.kv.writes import Writer, is_read_only
 from raftkv.pb import rpc_pb2 as pb
@@ -81,13 +81,27 @@ class MachineSettings:
     stream_chunk_bytes: int = limits.MAX_REQUEST_BYTES
 
 
+@dataclass(frozen=True, slots=True)
+class Bootstrap:
+    """The state of a new cluster, the same on every first member.
+
+    index, term: the entry that this state counts as. With index 1 the log begins behind it, so
+        a member that joins later cannot mistake an empty log for the cluster's beginning.
+    """
+
+    configuration: Configuration
+    members: list[Member]
+    index: int = 0
+    term: int = 0
+
+
 class StateMachine:
     """One member's replica of the store. See the module's docstring.
 
     backend: holds the rows; empty, or what an earlier machine flushed to it.
     cluster: cluster id.
-    bootstrap: configuration and members to begin with if the backend is empty; None: a member
-        that gets its state from others.
+    bootstrap: what to begin with if the backend is empty; None: a member that gets its state
+        from others.
     """
 
     def __init__(
@@ -95,7 +109,7 @@ class StateMachine:
         backend: Backend,
         cluster: int,
         settings: MachineSettings | None = None,
-        bootstrap: tuple[Configuration, list[Member]] | None = None,
+        bootstrap: Bootstrap | None = None,
     ) -> None:
         for _ in self._open(backend, cluster, settings or MachineSettings(), bootstrap):
             pass
@@ -114,7 +128,7 @@ class StateMachine:
         backend: Backend,
         cluster: int,
         settings: MachineSettings,
-        bootstrap: tuple[Configuration, list[Member]] | None,
+        bootstrap: Bootstrap | None,
     ) -> Iterator[None]:
         self.backend = backend
         self.cluster = cluster
@@ -134,7 +148,7 @@ class StateMachine:
             self._roster = loading.load_roster(backend)
             yield from loading.load_keys(self.store)
         elif bootstrap is not None:
-            self._bootstrap(*bootstrap)
+            self._bootstrap(bootstrap)
         self._compaction = Compaction(self.store)
         self._handlers = {
             commands.PUT: self._put,
@@ -145,9 +159,10 @@ class StateMachine:
             commands.MEMBER_UPDATE: self._member_update,
         }
 
-    def _bootstrap(self, configuration: Configuration, members: list[Member]) -> None:
-        self._roster.configure(configuration, None)
-        for member in members:
+    def _bootstrap(self, bootstrap: Bootstrap) -> None:
+        self.applied_index, self.applied_term = bootstrap.index, bootstrap.term
+        self._roster.configure(bootstrap.configuration, None)
+        for member in bootstrap.members:
             assert member.id in self._roster.members, f"member {member.id} is not configured"
             self._roster.members[member.id] = member
         self._rows = loading.roster_rows(self._roster)
@@ -161,7 +176,7 @@ class StateMachine:
     @property
     def compacted_revision(self) -> int:
         """Reads below it fail. 0: never compacted."""
-        return self.store.compacted
+        return max(self.store.compacted, 0)
 
     @property
     def state_hash(self) -> int:
@@ -246,20 +261,19 @@ class StateMachine:
         error = self.check_compaction(revision)
         if error is not None:
             return error
-        store.compacted = max(store.compacted, revision)
+        store.compacted = revision
         store.hash = crc32(b"compact %d" % revision, store.hash)
         return b""
 
     def check_compaction(self, revision: int) -> ApiError | None:
         """May this revision be compacted now? 0 passes while nothing ever was."""
-        compacted = self.store.compacted or -1
-        if revision <= compacted:
+        if revision <= self.store.compacted:
             return COMPACTED
         return FUTURE_REVISION if revision > self.store.revision else None
 
     def _configure(self, payload: bytes) -> None:
         configuration, context = decode_change(payload)
-        joining = decode_member(context) if context else None
+        joining = joining_member(context)
         self._rows += loading.change_rows(self._roster, configuration, joining)
         self.store.hash = crc32(payload, self.store.hash)
 
@@ -405,7 +419,7 @@ class StateMachine:
             return error
         self.flush()
         wanted = revision if revision > 0 else store.revision
-        compacted = store.compacted
+        compacted = self.compacted_revision
         view = self.backend.view()
         try:
             value = yield from hash_kv_slices(view, compacted, wanted)

@@ -59,6 +59,15 @@ def check_revision(store: Store, wanted: int) -> ApiError | None:
     return None
 
 
+def check_txn_revision(store: Store, wanted: int) -> ApiError | None:
+    """`check_revision` for a range in a transaction: etcd takes only 0 for the current revision
+    there, and a negative one for a revision below the compacted one (-1 until the first).
+    """
+    if wanted > store.revision:
+        return FUTURE_REVISION
+    return COMPACTED if wanted and wanted < store.compacted else None
+
+
 def body(records: Iterable[Record], count: int, *, more: bool, keys_only: bool = False) -> bytes:
     """A RangeResponse without its header."""
     if keys_only:
@@ -293,7 +302,10 @@ def slices(
     store: Store, plan: Plan, revision: int, view: View
 ) -> Generator[None, None, tuple[list[Record], int]]:
     """`find_walking` with a pause (a yield) after every slice; the count is fixed by the first."""
-    found = None
+    found: Found | None
+    if not plan.range_end:
+        record = store.at_revision(view, plan.key, revision)
+        return ([], 0) if record is None else ([record], 1)
     if revision == store.revision:
         first, last = store.index.bounds(plan.key, plan.range_end)
         if plan.request.count_only:

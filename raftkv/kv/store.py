@@ -67,7 +67,7 @@ class Store:
     def __init__(self, backend: Backend, cache_bytes: int) -> None:
         self.backend = backend
         self.revision = 1
-        self.compacted = 0
+        self.compacted = -1  # never yet; even revision 0 can be compacted once
         self.next_id = 2 << SUB_BITS
         self.flushed_id = 0  # every version up to this one is in the backend
         self.live: dict[bytes, int] = {}

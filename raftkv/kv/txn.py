@@ -24,7 +24,6 @@ from raftkv.errors import (
     ApiError,
 )
 from raftkv.kv.encoding import framed_value
-from raftkv.kv.index import FROM_KEY
 from raftkv.kv.store import Record, Store
 from raftkv.pb import rpc_pb2 as pb
 
@@ -62,7 +61,8 @@ def validate_range(request: pb.RangeRequest) -> ApiError | None:
 def validate_txn(request: pb.TxnRequest, max_ops: int) -> ApiError | None:
     """The form of a transaction, both branches and nested ones.
 
-    max_ops: compares, and operations per branch, of each transaction counted alone.
+    max_ops: the largest number of compares, or of operations in a branch. A nested transaction
+        has what its parent's largest list leaves of it; siblings do not share.
     """
     error = _validate_level(request, max_ops, 1)
     if error is None:
@@ -73,16 +73,15 @@ def validate_txn(request: pb.TxnRequest, max_ops: int) -> ApiError | None:
 
 
 def _validate_level(request: pb.TxnRequest, max_ops: int, depth: int) -> ApiError | None:
-    if max(len(request.compare), len(request.success), len(request.failure)) > max_ops:
-        return TOO_MANY_OPS
-    if depth > limits.MAX_TXN_DEPTH:
+    left = max_ops - max(len(request.compare), len(request.success), len(request.failure))
+    if left < 0 or depth > limits.MAX_TXN_DEPTH:
         return TOO_MANY_OPS
     for compare in request.compare:
         if not compare.key:
             return EMPTY_KEY
     for branch in (request.success, request.failure):
         for op in branch:
-            error = _validate_op(op, max_ops, depth)
+            error = _validate_op(op, left, depth)
             if error is not None:
                 return error
     return None
@@ -102,11 +101,15 @@ def _validate_op(op: pb.RequestOp, max_ops: int, depth: int) -> ApiError | None:
 
 
 class _Footprint:
-    """The keys that the operations of one branch put and the ranges that they delete."""
+    """The keys that the operations of one branch put and the ranges that they delete.
+
+    etcd takes a delete's bounds literally here: the range end 00, which means "all keys from
+    here on" when it is carried out, covers nothing.
+    """
 
     def __init__(self) -> None:
         self.puts: dict[bytes, None] = {}
-        self.deletes: list[tuple[bytes, bytes | None]] = []  # start, stop (None: no end)
+        self.deletes: list[tuple[bytes, bytes]] = []  # start, stop
 
     def _put(self, key: bytes) -> bool:
         if key in self.puts or self._deleted(key):
@@ -115,7 +118,7 @@ class _Footprint:
         return True
 
     def _deleted(self, key: bytes) -> bool:
-        return any(start <= key and (stop is None or key < stop) for start, stop in self.deletes)
+        return any(start <= key < stop for start, stop in self.deletes)
 
     def add_all(self, ops: Iterable[pb.RequestOp]) -> bool:
         """Take in one branch; False if a key is put twice, or put and deleted."""
@@ -143,10 +146,8 @@ class _Footprint:
         return True
 
 
-def _span(request: pb.DeleteRangeRequest) -> tuple[bytes, bytes | None]:
-    if not request.range_end:
-        return request.key, request.key + b"\0"
-    return request.key, None if request.range_end == FROM_KEY else request.range_end
+def _span(request: pb.DeleteRangeRequest) -> tuple[bytes, bytes]:
+    return request.key, request.range_end or request.key + b"\0"
 
 
 # --- compares -----------------------------------------------------------------

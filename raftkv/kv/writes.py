@@ -151,7 +151,7 @@ class Writer:
                 if puts:
                     continue
                 wanted = op.request_range.revision
-                error = ranges.check_revision(self.store, wanted)
+                error = ranges.check_txn_revision(self.store, wanted)
             elif kind is None:
                 error = KEY_NOT_FOUND
             if error is not None:
