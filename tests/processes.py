@@ -5,12 +5,13 @@ file in its own directory, whose end is shown when it does not come up.
 """
 
 import os
+import random
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -40,6 +41,20 @@ def free_ports(count: int) -> list[int]:
         for one in sockets:
             one.bind(("127.0.0.1", 0))
         return [one.getsockname()[1] for one in sockets]
+
+
+def consecutive_free_ports(count: int) -> int:
+    """The first of `count` ports in a row, below the range of outgoing connections."""
+    first = random.randrange(10_000, 30_000)
+    while True:
+        with ExitStack() as stack:
+            try:
+                for port in range(first, first + count):
+                    stack.enter_context(socket.socket()).bind(("127.0.0.1", port))
+            except OSError:
+                first = random.randrange(10_000, 30_000)
+                continue
+            return first
 
 
 class Server:
@@ -107,23 +122,10 @@ class Server:
 
     def wait_ready(self) -> None:
         """Waits until a linearizable read succeeds. Errors: StartFailed."""
-        deadline = time.monotonic() + START_SECONDS
-        request = rpc_pb2.RangeRequest(key=b"\0")
-        with grpc.insecure_channel(self.endpoint, _RECONNECT_FAST) as channel:
-            call = channel.unary_unary(
-                "/etcdserverpb.KV/Range",
-                request_serializer=rpc_pb2.RangeRequest.SerializeToString,
-                response_deserializer=rpc_pb2.RangeResponse.FromString,
-            )
-            while True:
-                try:
-                    call(request, timeout=1.0, wait_for_ready=True)
-                    return
-                except grpc.RpcError as error:
-                    if not self.running():
-                        raise StartFailed(f"{self.name} ended:\n{self.log_end()}") from error
-                    if time.monotonic() > deadline:
-                        raise StartFailed(f"{self.name}: {error}\n{self.log_end()}") from error
+        try:
+            wait_for_read(self.endpoint, self.running)
+        except StartFailed as failure:
+            raise StartFailed(f"{self.name}: {failure}\n{self.log_end()}") from failure
 
     def log_end(self, lines: int = 30) -> str:
         """The last lines of what the process wrote."""
@@ -135,6 +137,30 @@ _RECONNECT_FAST: Final = [
     ("grpc.min_reconnect_backoff_ms", 50),
     ("grpc.max_reconnect_backoff_ms", 100),
 ]
+
+
+def wait_for_read(endpoint: str, running: Callable[[], bool]) -> None:
+    """Waits until a linearizable read of a server succeeds.
+
+    running: tells whether its process lives. Errors: StartFailed.
+    """
+    deadline = time.monotonic() + START_SECONDS
+    request = rpc_pb2.RangeRequest(key=b"\0")
+    with grpc.insecure_channel(endpoint, _RECONNECT_FAST) as channel:
+        call = channel.unary_unary(
+            "/etcdserverpb.KV/Range",
+            request_serializer=rpc_pb2.RangeRequest.SerializeToString,
+            response_deserializer=rpc_pb2.RangeResponse.FromString,
+        )
+        while True:
+            try:
+                call(request, timeout=1.0, wait_for_ready=True)
+                return
+            except grpc.RpcError as error:
+                if not running():
+                    raise StartFailed("the process ended") from error
+                if time.monotonic() > deadline:
+                    raise StartFailed(f"no answer: {error}") from error
 
 
 class Cluster:

@@ -1,0 +1,187 @@
+"""What the documents promise: the status table, the tour, links and commands are true."""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import grpc
+import pytest
+
+from tests import processes
+from tests.architecture import ROOT
+from tests.conformance.calls import Rpc, every_rpc, status_of_empty_call
+
+README: Final = (ROOT / "README.md").read_text(encoding="utf-8")
+DOCUMENTS: Final = ("README.md", "raftkv/README.md", "CHANGELOG.md")
+WORKS: Final = "works"
+NOT_YET: Final = "not yet"
+
+RPCS: Final = {rpc.name: rpc for rpc in every_rpc()}
+
+
+def promised() -> dict[str, str]:
+    """The README's status table: RPC -> works or not yet."""
+    rows = re.findall(r"^\| `(\w+\.\w+)` \| ([a-z ]+?) \|", README, re.MULTILINE)
+    assert len(rows) == len(dict(rows)), "an RPC stands twice in the status table"
+    return dict(rows)
+
+
+# --- the status table -----------------------------------------------------------
+
+
+def test_the_status_table_lists_exactly_the_calls_of_the_api() -> None:
+    assert set(promised()) == set(RPCS)
+    assert set(promised().values()) <= {WORKS, NOT_YET}
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[grpc.Channel]:
+    with (
+        processes.raftkv(tmp_path_factory.mktemp("docs")) as cluster,
+        grpc.insecure_channel(cluster.servers[0].endpoint) as channel,
+    ):
+        yield channel
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rpc", RPCS.values(), ids=RPCS)
+def test_a_call_is_unimplemented_exactly_when_the_table_says_not_yet(
+    node: grpc.Channel, rpc: Rpc
+) -> None:
+    unimplemented = status_of_empty_call(node, rpc) is grpc.StatusCode.UNIMPLEMENTED
+    assert unimplemented is (promised()[rpc.name] == NOT_YET)
+
+
+# --- the tour -------------------------------------------------------------------
+
+
+class Step(NamedTuple):
+    """One command of the tour and the output printed below it; `...` stands for anything."""
+
+    command: str
+    output: str
+
+
+def tour() -> list[Step]:
+    """The steps of the README's blocks marked `console tour`, in order."""
+    steps = []
+    for block in re.findall(r"^```console tour\n(.*?)^```$", README, re.MULTILINE | re.DOTALL):
+        for piece in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
+            lines = piece.splitlines()
+            length = 1
+            while lines[length - 1].endswith("\\"):
+                length += 1
+            steps.append(Step("\n".join(lines[:length]), "\n".join(lines[length:])))
+    return steps
+
+
+def matches(expected: str, actual: str) -> bool:
+    """True when they are equal, `...` standing for any text; runs of blanks count as one."""
+    pattern = ".*?".join(re.escape(" ".join(part.split())) for part in expected.split("..."))
+    return re.fullmatch(pattern, " ".join(actual.split()), re.DOTALL) is not None
+
+
+def test_the_comparison_of_output_is_exact_but_for_the_ellipsis() -> None:
+    assert matches("OK", "OK\n")
+    assert matches("a | ... | b", "a  |  x y | b")
+    assert not matches("OK", "OK 2")
+    assert not matches("a ... b", "a c")
+
+
+PORTS: Final = ("32379", "22379", "2379")  # what the README says, longest first
+SHIM: Final = "#!/bin/sh\nexec {python} -c 'from raftkv.cli.{module} import main; main()' \"$@\"\n"
+
+
+@pytest.fixture
+def commands(tmp_path: Path) -> Path:
+    """A directory with raftkv, raftctl and etcdctl, as .venv/bin would have them."""
+    bin_ = tmp_path / "bin"
+    bin_.mkdir()
+    for name, module in (("raftkv", "server"), ("raftctl", "ctl")):
+        (bin_ / name).write_text(SHIM.format(python=sys.executable, module=module))
+        (bin_ / name).chmod(0o755)
+    (bin_ / "etcdctl").symlink_to(processes.ETCDCTL)
+    return bin_
+
+
+@pytest.fixture
+def local_cluster(tmp_path: Path) -> Iterator[list[int]]:
+    """What `make run` starts, on other ports: the nodes' client ports."""
+    base = processes.consecutive_free_ports(6)
+    command = ["-m", "raftkv", "local", "--nodes", "3", "--base", str(base)]
+    with (tmp_path / "log").open("w+") as log:
+        process = subprocess.Popen(
+            [sys.executable, *command, "--data-dir", tmp_path / "data"], stdout=log, stderr=log
+        )
+        try:
+            ports = [base, base + 2, base + 4]
+            for port in ports:
+                processes.wait_for_read(f"127.0.0.1:{port}", lambda: process.poll() is None)
+            yield ports
+        finally:
+            process.terminate()
+            process.wait(timeout=30)
+
+
+def _script(steps: list[Step], data: Path, ports: list[int]) -> str:
+    """One shell script of all steps, each followed by a line that ends its output."""
+    text = "".join(f"{step.command}\nprintf '\\n%s\\n' {MARK}\n" for step in steps)
+    for printed, port in zip(PORTS, reversed(ports), strict=True):
+        text = re.sub(rf"\b{printed}\b", str(port), text)
+    # Other clusters may run on this machine: the node to kill is the one of this test.
+    kill = text.replace("--name=node2", f"--data-dir={data}/node2")
+    assert kill != text
+    return "exec 2>&1\n" + kill
+
+
+MARK: Final = "end-of-step"
+
+
+@pytest.mark.slow
+def test_the_tour_runs_as_printed(tmp_path: Path, commands: Path, local_cluster: list[int]) -> None:
+    steps = tour()
+    assert len(steps) > 10
+    environment = {
+        "PATH": f"{commands}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        "ETCDCTL_ENDPOINTS": f"127.0.0.1:{local_cluster[0]}",  # the default, were it 2379
+        "HOME": str(tmp_path),
+    }
+    done = subprocess.run(
+        ["bash", "-c", _script(steps, tmp_path / "data", local_cluster)],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    output = done.stdout
+    for printed, port in zip(PORTS, reversed(local_cluster), strict=True):
+        output = re.sub(rf"\b{port}\b", printed, output)
+    outputs = output.split(f"{MARK}\n")[:-1]
+    assert len(outputs) == len(steps)
+    for step, printed in zip(steps, outputs, strict=True):
+        assert matches(step.output, printed), f"$ {step.command}\n{printed}"
+
+
+# --- links and commands ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_links_lead_somewhere(name: str) -> None:
+    path = ROOT / name
+    links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", path.read_text(encoding="utf-8"))
+    local = [link for link in links if "://" not in link]
+    assert [link for link in local if not (path.parent / link).exists()] == []
+
+
+def test_every_make_command_of_the_readme_exists() -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = set(re.findall(r"`?make ([a-z]+)", README))
+    assert named
+    assert named <= targets
