@@ -51,10 +51,11 @@ class LogRows(Protocol):
 class StateBackend(Backend, Protocol):
     """The state machine's rows in a directory of their own.
 
-    directory: path of that directory.
+    directory: path of that directory. closed: `close` was called.
     """
 
     directory: str
+    closed: bool
 
     def stalling(self) -> bool:
         """True when writes are about to be slowed down by background work: take in less."""

@@ -231,6 +231,7 @@ class LevelBackend:
 
     def __init__(self, path: str, create: bool, buffer_bytes: int) -> None:
         self.directory = path
+        self.closed = False
         self._db = _open(
             path,
             create,
@@ -298,6 +299,7 @@ class LevelBackend:
         return files is not None and int(files) >= STALL_LEVEL0_FILES
 
     def close(self) -> None:
+        self.closed = True
         for view in list(self._views):
             view.close()
         self._db.close()

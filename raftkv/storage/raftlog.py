@@ -229,18 +229,6 @@ class RaftLog:
                 self._dead[0] = (generation, until + 1, last)
         write.rows = True
 
-    def bootstrap(self, hard_state: HardState, snapshot: SnapshotMeta) -> None:
-        """Makes an empty log begin behind `snapshot`, durably, before any LogBatch.
-
-        Raises DiskFailure: final.
-        """
-        with self._guard:
-            write = self._collecting()
-            write.hard_state = hard_state
-            self._reset(write, snapshot)
-            self._seal(write)
-        self.flush()
-
     # --- the disk thread's side ---------------------------------------------
 
     def flush(self) -> int:

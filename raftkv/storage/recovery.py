@@ -91,6 +91,7 @@ class DataDirectory:
         self._state_buffer_bytes = state_buffer_bytes
         self._mark: Mark
         self._old_states: list[StateBackend] = []
+        self._coming: list[StateBackend] = []  # of new_state, not switched to
 
     @staticmethod
     def open(
@@ -289,12 +290,19 @@ class DataDirectory:
             )
 
     def new_state(self) -> StateBackend:
-        """An empty state directory to install a snapshot into, not current yet. DiskFailure."""
+        """An empty state directory to install a snapshot into, not current yet.
+
+        Removes those made before that were closed unfinished. Raises DiskFailure.
+        """
+        for state in [one for one in self._coming if one.closed]:
+            self.discard_state(state)
         value = self._mark.value
         with final_errors(f"reading {self.path}"):
             names = self._fs.names(self.path)
         there = [int(name.removeprefix(STATE)) for name in names if name.startswith(STATE)]
-        return self._create_state(max(value.state, value.next_state, *there) + 1)
+        coming = self._create_state(max(value.state, value.next_state, *there) + 1)
+        self._coming.append(coming)
+        return coming
 
     def _create_state(self, number: int) -> StateBackend:
         path = self._of(f"{STATE}{number}")
@@ -321,12 +329,16 @@ class DataDirectory:
         number = int(state.directory.rpartition(STATE)[2])
         self._mark.update(coming=(number, snapshot.term, snapshot.index))
         self._old_states.append(self.state)
+        if state in self._coming:
+            self._coming.remove(state)
         self.state = state
 
     def discard_state(self, state: StateBackend) -> None:
         """Closes and removes a state of `new_state` that was not switched to."""
         assert state is not self.state
         state.close()
+        if state in self._coming:
+            self._coming.remove(state)
         with final_errors(f"removing {state.directory}"):
             self._fs.remove_tree(state.directory)
 
@@ -355,9 +367,10 @@ class DataDirectory:
                 self.log.flush()
                 self.log.write_mark_behind(force=True)
         finally:
-            for state in (*self._old_states, self.state):
+            for state in (*self._old_states, *self._coming, self.state):
                 state.close()
             self._old_states.clear()
+            self._coming.clear()
             self.log.close()
             self._mark.close()
             self._lock.release()
