@@ -1,0 +1,17 @@
+"""raftkv and etcd side by side: the same load, the same machine, taking turns.
+
+`python -m bench` starts three nodes of each system, puts one of them at a time under the
+same load and prints what came out next to what was asked for.
+
+    requests   what is sent: encoded once, before the clock starts
+    load       connections, calls and clocks of one run (asyncio, raftkv's HTTP/2 client)
+    generator  a run in a process of its own
+    counters   CPU, memory and disk of the servers, from /proc
+    clusters   three nodes of a system, started and always ended
+    rows       the rows of the table and how one is measured
+    special    long writing, a million keys, losing the leader
+    targets    what is asked for
+    report     medians, ratios, the tables, JSON
+    plots      the same as pictures
+    profiling  where a raftkv node spends its time under the load of a row
+"""

@@ -1,0 +1,267 @@
+"""A run of load in a process of its own: `python -m bench.generator`, driven by pipes.
+
+The parent writes one JSON object (`Run`) to stdin. The child answers on stdout with the line
+`measuring` when the warm-up is over, and with one JSON object (`Measured`) at the end. The
+servers' counters are read by the child at both ends of the measured window, so that they
+cover exactly the operations that are counted.
+"""
+
+import asyncio
+import gc
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Final, Self
+
+import uvloop
+
+from bench import counters, requests
+from bench.load import Load, Tally
+
+MEASURING: Final = "measuring"
+PERCENTILES: Final = (*range(100), 99.5, 99.9, 100)
+MARGIN_SECONDS: Final = 60.0
+
+
+class LoadFailed(Exception):
+    """A run of load did not come to its end, or a fill had errors."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What to do.
+
+    endpoints: host:port, one per connection. pids: the servers whose usage is measured.
+    kind: one of `requests.KINDS`. keys, value_bytes: what the operations work on.
+    outstanding: calls per connection, closed loop. rate_per_second: open loop instead, if
+    not 0. seconds: the measured window, after warmup_seconds. fill: ignore kind and seconds,
+    put every key once. with_times: report when each success came.
+    """
+
+    endpoints: Sequence[str]
+    pids: Sequence[int] = ()
+    kind: str = "put"
+    keys: int = 10_000
+    value_bytes: int = 256
+    outstanding: int = 1
+    rate_per_second: float = 0.0
+    seconds: float = 3.0
+    warmup_seconds: float = 0.5
+    seed: int = 1
+    fill: bool = False
+    with_times: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What came out, over the measured window of `seconds`.
+
+    latency_seconds: per percentile of PERCENTILES. errors: text -> count.
+    generator_cpu_seconds: of the generator itself. server_cpu_seconds, write_bytes: of all
+    pids together. rss_bytes, anon_bytes: per pid, at the end. unanswered: calls at the end
+    of the window. success_times: seconds on the monotonic clock.
+    """
+
+    seconds: float
+    successes: int
+    errors: dict[str, int]
+    latency_seconds: dict[str, float]
+    generator_cpu_seconds: float
+    server_cpu_seconds: float
+    write_bytes: int
+    rss_bytes: list[int]
+    anon_bytes: list[int]
+    unanswered: int
+    success_times: list[float] = field(default_factory=list)
+
+    @property
+    def rate(self) -> float:
+        """Successes per second."""
+        return self.successes / self.seconds
+
+    @property
+    def failures(self) -> int:
+        """Errors of every kind."""
+        return sum(self.errors.values())
+
+
+def percentiles(latencies: Sequence[float]) -> dict[str, float]:
+    """The values at PERCENTILES (nearest rank), by name; empty without latencies."""
+    if not latencies:
+        return {}
+    ranked = sorted(latencies)
+    last = len(ranked) - 1
+    return {str(p): ranked[min(last, int(len(ranked) * p / 100))] for p in PERCENTILES}
+
+
+# --- the child ------------------------------------------------------------------
+
+
+class _Window:
+    """Counters at the start of the window, and their growth at its end."""
+
+    def __init__(self, pids: Sequence[int]) -> None:
+        self._pids = pids
+        self._before = [counters.usage(pid) for pid in pids]
+        self._cpu = time.process_time()
+        self._start = time.perf_counter()
+
+    def close(self, tally: Tally, unanswered: int) -> Measured:
+        """The result of the window."""
+        seconds = time.perf_counter() - self._start
+        cpu = time.process_time() - self._cpu
+        after = [counters.usage(pid) for pid in self._pids]
+        pairs = list(zip(self._before, after, strict=True))
+        return Measured(
+            seconds=seconds,
+            successes=len(tally.latencies),
+            errors=dict(tally.errors.most_common(8)),
+            latency_seconds=percentiles(tally.latencies),
+            generator_cpu_seconds=cpu,
+            server_cpu_seconds=sum(b.cpu_seconds - a.cpu_seconds for a, b in pairs),
+            write_bytes=sum(b.write_bytes - a.write_bytes for a, b in pairs),
+            rss_bytes=[one.rss_bytes for one in after],
+            anon_bytes=[one.anon_bytes for one in after],
+            unanswered=unanswered,
+            success_times=tally.success_times or [],
+        )
+
+
+async def measure(run: Run) -> Measured:
+    """Does the run in this process; prints `measuring` when the window starts."""
+    if run.fill:
+        operations = requests.fill(keys=run.keys, value_bytes=run.value_bytes, seed=run.seed)
+    else:
+        operations = requests.endless(
+            run.kind, keys=run.keys, value_bytes=run.value_bytes, seed=run.seed
+        )
+    load = Load(
+        run.endpoints,
+        operations,
+        0 if run.rate_per_second else run.outstanding,
+        with_times=run.with_times,
+    )
+    gc.collect()
+    gc.freeze()
+    gc.disable()  # nothing here makes cycles, and a collection would count as latency
+    pacing: asyncio.Task[None] | None = None
+    try:
+        await load.connect()
+        if run.rate_per_second:
+            pacing = asyncio.create_task(load.pace(run.rate_per_second))
+        else:
+            load.start()
+        if not run.fill:
+            await asyncio.sleep(run.warmup_seconds)
+        window = _Window(run.pids)
+        load.new_tally()
+        print(MEASURING, flush=True)
+        if run.fill:
+            await load.drained.wait()
+        else:
+            await asyncio.sleep(run.seconds)
+        return window.close(load.new_tally(), load.outstanding)
+    finally:
+        if pacing is not None:
+            pacing.cancel()
+        load.close()
+
+
+def main() -> None:
+    """The child process."""
+    run = Run(**json.loads(sys.stdin.readline()))
+    print(json.dumps(asdict(uvloop.run(measure(run)))), flush=True)
+
+
+# --- the parent -----------------------------------------------------------------
+
+
+class Generator:
+    """A running child. A context manager: on leaving, the child is gone."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._process: subprocess.Popen[str] | None = None
+
+    def __enter__(self) -> Self:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "bench.generator"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=Path(__file__).resolve().parent.parent,
+        )
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(asdict(self._run)) + "\n")
+        self._process.stdin.flush()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        process = self._process
+        assert process is not None
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                with suppress(OSError):
+                    pipe.close()
+
+    def _line(self) -> str:
+        assert self._process is not None
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise LoadFailed(f"the load generator ended with status {self._process.wait()}")
+        return line
+
+    def wait_measuring(self) -> None:
+        """Returns when the measured window starts. Errors: LoadFailed."""
+        line = self._line().strip()
+        if line != MEASURING:
+            raise LoadFailed(f"the load generator said {line[:200]!r}")
+
+    def result(self) -> Measured:
+        """Waits for the end. Errors: LoadFailed."""
+        return Measured(**json.loads(self._line()))
+
+
+def generate(run: Run) -> Measured:
+    """Does one run in a process of its own. Errors: LoadFailed, also for a fill with errors.
+
+    A run that hangs is ended a minute after its time.
+    """
+    patience = 600.0 if run.fill else run.warmup_seconds + run.seconds + MARGIN_SECONDS
+    with Generator(run) as generator, _alarm(patience):
+        generator.wait_measuring()
+        measured = generator.result()
+    if run.fill and (measured.failures or measured.successes != run.keys):
+        raise LoadFailed(f"{measured.successes} of {run.keys} keys written: {measured.errors}")
+    return measured
+
+
+class _alarm:  # noqa: N801  (reads as a verb)
+    """Raises LoadFailed in the main thread after `seconds`."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+
+    def __enter__(self) -> None:
+        signal.signal(signal.SIGALRM, self._fire)
+        signal.setitimer(signal.ITIMER_REAL, self._seconds)
+
+    def __exit__(self, *exception: object) -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+
+    def _fire(self, number: int, frame: object) -> None:
+        raise LoadFailed(f"the load generator did not come to its end in {self._seconds:g} s")
+
+
+if __name__ == "__main__":
+    main()

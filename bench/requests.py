@@ -1,0 +1,118 @@
+"""What the load consists of: requests encoded once, before any clock starts.
+
+Values are random bytes, so that no system gains by compression. Keys are
+`bench/00000042`; every reading row finds its keys written before.
+"""
+
+import itertools
+import random
+from collections.abc import Callable, Iterator
+from typing import Final, NamedTuple
+
+from raftkv.pb import rpc_pb2
+
+PUT: Final = b"/etcdserverpb.KV/Put"
+RANGE: Final = b"/etcdserverpb.KV/Range"
+TXN: Final = b"/etcdserverpb.KV/Txn"
+STATUS: Final = b"/etcdserverpb.Maintenance/Status"
+
+POOL_OPERATIONS: Final = 8192
+RANGE_KEYS: Final = 100
+READS_PER_TEN: Final = 8
+
+
+class Operation(NamedTuple):
+    """One request.
+
+    path: the gRPC method. message: the encoded request.
+    reply_bytes: a shorter reply is no success: the value, or the branch taken, is missing.
+    """
+
+    path: bytes
+    message: bytes
+    reply_bytes: int
+
+
+def key(number: int) -> bytes:
+    """The key of that number; numbers and keys sort alike up to 10^8."""
+    return b"bench/%08d" % number
+
+
+def _put(number: int, value: bytes) -> Operation:
+    request = rpc_pb2.PutRequest(key=key(number), value=value)
+    return Operation(PUT, request.SerializeToString(), 1)
+
+
+def _get(number: int, value_bytes: int, *, serializable: bool = False) -> Operation:
+    request = rpc_pb2.RangeRequest(key=key(number), serializable=serializable)
+    return Operation(RANGE, request.SerializeToString(), value_bytes)
+
+
+def _txn(number: int, value: bytes) -> Operation:
+    """Puts if the key exists. The reply of the other branch is shorter than the put's."""
+    request = rpc_pb2.TxnRequest(
+        compare=[
+            rpc_pb2.Compare(
+                target=rpc_pb2.Compare.VERSION,
+                result=rpc_pb2.Compare.GREATER,
+                key=key(number),
+                version=0,
+            ),
+            rpc_pb2.Compare(
+                target=rpc_pb2.Compare.MOD,
+                result=rpc_pb2.Compare.GREATER,
+                key=key(number),
+                mod_revision=0,
+            ),
+        ],
+        success=[
+            rpc_pb2.RequestOp(request_put=rpc_pb2.PutRequest(key=key(number), value=value)),
+        ],
+        failure=[],
+    )
+    # A header with all fields is at most 43 bytes; the put's own header makes the rest.
+    return Operation(TXN, request.SerializeToString(), 20)
+
+
+def _range(number: int, value_bytes: int) -> Operation:
+    request = rpc_pb2.RangeRequest(key=key(number), range_end=key(number + RANGE_KEYS))
+    return Operation(RANGE, request.SerializeToString(), RANGE_KEYS * value_bytes)
+
+
+def _mixed(rng: random.Random, number: int, value_bytes: int) -> Operation:
+    if rng.randrange(10) < READS_PER_TEN:
+        return _get(number, value_bytes)
+    return _put(number, rng.randbytes(value_bytes))
+
+
+Build = Callable[[random.Random, int, int], Operation]
+
+# kind -> how one operation is made of (random numbers, number of a key, bytes of a value).
+KINDS: Final[dict[str, Build]] = {
+    "put": lambda rng, number, size: _put(number, rng.randbytes(size)),
+    "txn": lambda rng, number, size: _txn(number, rng.randbytes(size)),
+    "get": lambda rng, number, size: _get(number, size),
+    "ser-get": lambda rng, number, size: _get(number, size, serializable=True),
+    "range": lambda rng, number, size: _range(number, size),
+    "mixed": _mixed,
+}
+
+
+def endless(kind: str, *, keys: int, value_bytes: int, seed: int) -> Iterator[Operation]:
+    """Operations of a kind on random ones of `keys` keys, for ever: a pool, repeated.
+
+    Errors: KeyError for an unknown kind.
+    """
+    build = KINDS[kind]
+    rng = random.Random(seed)
+    numbers = keys - RANGE_KEYS if kind == "range" else keys
+    pool = [build(rng, rng.randrange(numbers), value_bytes) for _ in range(POOL_OPERATIONS)]
+    return itertools.cycle(pool)
+
+
+def fill(*, keys: int, value_bytes: int, seed: int) -> Iterator[Operation]:
+    """One put for each of `keys` keys, in an order that is random but the same every time."""
+    rng = random.Random(seed)
+    order = list(range(keys))
+    rng.shuffle(order)
+    return (_put(number, rng.randbytes(value_bytes)) for number in order)
