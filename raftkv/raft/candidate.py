@@ -62,7 +62,7 @@ class Candidate:
         core = self.core
         core.election_elapsed += 1
         if core.election_elapsed >= core.election_timeout:
-            if core.configuration.is_voter(core.member):
+            if core.history.votes_anywhere(core.member):
                 core.start_campaign()
             else:
                 core.become_follower(core.term, NOBODY)

@@ -236,7 +236,7 @@ class Core:
 
     def campaign(self) -> None:
         """Start an election now, with a pre-vote; nothing if leader or not a voter."""
-        if not self.is_leader and self.configuration.is_voter(self.member):
+        if not self.is_leader and self.history.votes_anywhere(self.member):
             self.start_campaign()
 
     def leader_lost(self) -> None:
@@ -250,7 +250,7 @@ class Core:
         self.leader_is_gone = True
         if self.now - self.gone_campaign_at < self.settings.election_timeout_ticks:
             return
-        if self.configuration.is_voter(self.member):
+        if self.history.votes_anywhere(self.member):
             self.gone_campaign_at = self.now
             self.start_campaign(leader_gone=True)
 

@@ -36,7 +36,7 @@ class Follower:
             core.dirty = True
         core.election_elapsed += 1
         if core.election_elapsed >= core.election_timeout:
-            if core.configuration.is_voter(core.member):
+            if core.history.votes_anywhere(core.member):
                 core.start_campaign()
             else:
                 core.set_leader(NOBODY)

@@ -180,6 +180,15 @@ class ConfigurationHistory:
         self._configurations.append(configuration)
         self._refresh()
 
+    def votes_anywhere(self, member: int) -> bool:
+        """True if `member` votes in a configuration that may be in force.
+
+        A member that is no voter of its newest configuration must still campaign while that
+        one is not known to be committed: it can be the only one that can win and commit it
+        (dissertation 4.2.2).
+        """
+        return any([configuration.is_voter(member) for configuration in self._configurations])
+
     def truncate(self, first: int) -> bool:
         """Entries from `first` on are gone. Returns True if the newest one changed."""
         changed = False

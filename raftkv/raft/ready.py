@@ -11,7 +11,7 @@ The order is data: a driver executes `Ready` like this and needs no other rule.
  4. Send `after[i]` when batch `after_number` is synced. `after_number` is this batch's number,
     or the newest number handed out before if there is no batch; 0 or already synced: at once.
  5. Apply `committed` in order.
- 6. Answer the reads of `reads`.
+ 6. Give up the reads of `lost_reads`, then answer those of `reads`.
 """
 
 from dataclasses import dataclass, field

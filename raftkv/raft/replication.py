@@ -51,9 +51,11 @@ class Replication:
         sent = False
         if known.verify:
             known.verify = False
-            if known.state == REPLICATE and known.next > log.first_index:
+            if known.state == REPLICATE and known.next > log.anchor_index:
                 self._send(known, known.next - 1, [], 0)
                 sent = True
+            elif known.state == REPLICATE:
+                known.become_probe(known.match + 1)  # what it waits for is gone: send the state
         for _ in range(MAX_MESSAGES_PER_READY):
             if known.blocked(settings.max_inflight_bytes, settings.max_inflight_messages):
                 return sent

@@ -54,5 +54,5 @@ def refuse(core: "Core", message: VoteRequest) -> None:
 
 def timeout_now(core: "Core", message: TimeoutNow) -> None:
     """The leader of our term hands over (3.10): campaign without waiting and without pre-vote."""
-    if core.leader == message.sender and core.configuration.is_voter(core.member):
+    if core.leader == message.sender and core.history.votes_anywhere(core.member):
         core.start_campaign(force=True)
