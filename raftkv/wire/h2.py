@@ -351,7 +351,12 @@ class ServerConnection(Connection):
         elif refusal.status == 405:
             fields.append((b"allow", b"POST"))
         self._headers_out(stream, fields, True, False)
-        self._leave(stream, end_stream)
+        if refusal.status == 200:
+            self._leave(stream, end_stream)
+        elif not end_stream:
+            # No RST_STREAM: this is no gRPC client, and some (curl 7.88) drop the answer
+            # over it. What it still sends is dropped and bounded by the stream's window.
+            self._forget(stream)
 
     def _on_message(self, state: Stream, message: bytes) -> None:
         if state.ending:
