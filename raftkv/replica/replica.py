@@ -537,5 +537,7 @@ class Replica:
         index = housekeeping.truncation_due()
         if index:
             term = self.core.term_at(index)
+            # Whoever needs what is dropped now gets a state, which the log must continue.
+            self.core.snapshot_point(self._point())
             self.core.compacted(index, term)  # before the disk: nobody may ask for these now
             effects.truncate = (index, term)
