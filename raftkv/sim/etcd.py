@@ -68,7 +68,7 @@ _TARGET_VALUE: Final = 3
 
 def encode_request(request: Request, identity: int) -> bytes:
     """The request's message, with the identity of its operation at the end."""
-    return _message(request) + IDENTITY_TAG + identity.to_bytes(8, "little")
+    return encode_message(request) + IDENTITY_TAG + identity.to_bytes(8, "little")
 
 
 def identity_of(payload: bytes) -> int | None:
@@ -78,7 +78,8 @@ def identity_of(payload: bytes) -> int | None:
     return int.from_bytes(payload[-8:], "little")
 
 
-def _message(request: Request) -> bytes:
+def encode_message(request: Request) -> bytes:
+    """The request's message as any etcd client would send it."""
     if isinstance(request, Put):
         return _filled(1, request.key) + _filled(2, request.value)
     if isinstance(request, Get):
@@ -109,7 +110,7 @@ def _compare(compare: Compare) -> bytes:
 
 def _operation(part: Put | Get | Delete) -> bytes:
     field = 1 if isinstance(part, Get) else 2 if isinstance(part, Put) else 3
-    return _bytes(field, _message(part))
+    return _bytes(field, encode_message(part))
 
 
 # --- answers ------------------------------------------------------------------

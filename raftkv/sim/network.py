@@ -83,8 +83,11 @@ class Network:
                 if ends not in self.links:
                     self.links[ends] = Link(*ends, self.weather)
 
-    def send(self, sender: int, receiver: int, frame: bytes) -> None:
-        """Put a frame on the link. Its fate is drawn now."""
+    def send(self, sender: int, receiver: int, frame: bytes, *, stream: bool = False) -> None:
+        """Put a frame on the link. Its fate is drawn now.
+
+        stream: a piece of a byte stream: it comes once and in order, or the link was cut.
+        """
         link = self.links.get((sender, receiver))
         self.counts["sent"] += 1
         if link is None or link.cuts:
@@ -92,6 +95,9 @@ class Network:
             return
         weather = link.weather
         draw = self._random.random
+        if stream:
+            self._carry(link, replace(weather, reorder=0.0), frame)
+            return
         if weather.loss and draw() < weather.loss:
             self.counts["lost"] += 1
             return

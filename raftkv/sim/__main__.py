@@ -1,0 +1,157 @@
+"""`python -m raftkv.sim`: run many seeds, or replay one, or hunt the known-wrong variants.
+
+    python -m raftkv.sim --seeds 1000 [--start 0] [--nodes 3|5|mixed] [--seconds 20]
+    python -m raftkv.sim --seed 17 --verbose
+    python -m raftkv.sim --mutants
+
+Ends with exit code 1 if any seed failed (or any mutant survived).
+"""
+
+import multiprocessing
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+
+import click
+
+from raftkv.sim.run import Summary, run_seed
+from raftkv.sim.world import SECOND
+
+_NODES = {"mixed": 0, "3": 3, "5": 5}
+_TRACE_LINES = 60
+
+
+def _replay_command(summary: Summary, nodes: str, seconds: float) -> str:
+    return (
+        f"python -m raftkv.sim --seed {summary.seed} --nodes {nodes} --seconds {seconds} --verbose"
+    )
+
+
+class Totals:
+    """Sums over all runs."""
+
+    def __init__(self) -> None:
+        self.runs = 0
+        self.failed: list[Summary] = []
+        self.sums: Counter[str] = Counter()
+        self.faults: Counter[str] = Counter()
+        self.frames: Counter[str] = Counter()
+
+    def add(self, summary: Summary) -> None:
+        """One more run."""
+        self.runs += 1
+        if summary.failure:
+            self.failed.append(summary)
+        for name in (
+            "virtual_us",
+            "events",
+            "operations",
+            "acknowledged",
+            "elections",
+            "snapshots",
+            "restarts",
+            "changes",
+        ):
+            self.sums[name] += getattr(summary, name)
+        self.faults += summary.faults
+        self.frames += summary.frames
+
+    def lines(self, wall_seconds: float) -> list[str]:
+        """The summary as text."""
+        sums = self.sums
+        virtual_seconds = sums["virtual_us"] / SECOND
+        return [
+            f"{self.runs} runs, {len(self.failed)} failed; {virtual_seconds / 3600:.2f} simulated "
+            f"hours in {wall_seconds:.0f} s ({virtual_seconds / max(wall_seconds, 1e-9):.0f} x)",
+            f"operations {sums['operations']}, acknowledged {sums['acknowledged']}, "
+            f"events {sums['events']}",
+            f"elections {sums['elections']}, snapshots installed {sums['snapshots']}, "
+            f"restarts {sums['restarts']}, configurations {sums['changes']}",
+            "faults: " + ", ".join(f"{kind} {n}" for kind, n in sorted(self.faults.items())),
+            "frames: " + ", ".join(f"{kind} {n}" for kind, n in sorted(self.frames.items())),
+        ]
+
+
+def _report_failure(summary: Summary, nodes: str, seconds: float) -> None:
+    click.echo(f"\nseed {summary.seed} FAILED: {summary.failure}")
+    for line in summary.trace[-_TRACE_LINES:]:
+        click.echo(f"    {line}")
+    click.echo(f"  replay: {_replay_command(summary, nodes, seconds)}")
+
+
+def _run_all(
+    seeds: Iterable[int], job: Callable[[int], Summary], processes: int
+) -> Iterable[Summary]:
+    if processes <= 1:
+        yield from map(job, seeds)
+        return
+    context = multiprocessing.get_context("fork")
+    with context.Pool(processes) as pool:
+        yield from pool.imap_unordered(job, seeds, chunksize=1)
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--seeds", default=100, show_default=True, help="How many seeds to run.")
+@click.option("--start", default=0, show_default=True, help="The first seed.")
+@click.option("--seed", type=int, help="Run this one seed only.")
+@click.option(
+    "--seeds-file", type=click.Path(exists=True, path_type=Path), help="Run the seeds listed here."
+)
+@click.option("--nodes", type=click.Choice(sorted(_NODES)), default="mixed", show_default=True)
+@click.option(
+    "--seconds", default=20.0, show_default=True, help="Virtual seconds of faults per seed."
+)
+@click.option("--processes", default=2, show_default=True)
+@click.option("--verbose", is_flag=True, help="Print every event (with --seed).")
+@click.option("--mutants", is_flag=True, help="Check that every known-wrong variant is caught.")
+@click.option("--keep-going", is_flag=True, help="Run all seeds although some failed.")
+def main(
+    seeds: int,
+    start: int,
+    seed: int | None,
+    seeds_file: Path | None,
+    nodes: str,
+    seconds: float,
+    processes: int,
+    verbose: bool,
+    mutants: bool,
+    keep_going: bool,
+) -> None:
+    """Deterministic simulation of a whole cluster: same seed, same run."""
+    if mutants:
+        from raftkv.sim.mutants import print_kill_list
+
+        sys.exit(0 if print_kill_list(processes) else 1)
+    chosen: Iterable[int] = range(start, start + seeds)
+    if seeds_file is not None:
+        chosen = read_seeds(seeds_file)
+    if seed is not None:
+        chosen, processes = [seed], 1
+    echo = click.echo if verbose and seed is not None else None
+    job = partial(run_seed, nodes=_NODES[nodes], seconds=seconds, echo=echo)
+    totals, began = Totals(), time.monotonic()
+    for summary in _run_all(chosen, job, processes):
+        totals.add(summary)
+        if seed is not None:
+            click.echo(f"trace hash {summary.trace_hash}")
+        if summary.failure:
+            _report_failure(summary, nodes, seconds)
+            if not keep_going and len(totals.failed) >= 5:
+                break
+    click.echo("\n".join(totals.lines(time.monotonic() - began)))
+    if totals.failed:
+        click.echo(f"failed seeds: {sorted(one.seed for one in totals.failed)}")
+    sys.exit(1 if totals.failed else 0)
+
+
+def read_seeds(path: Path) -> list[int]:
+    """The seeds of a file: one a line, `#` begins a comment."""
+    lines = (line.partition("#")[0].strip() for line in path.read_text().splitlines())
+    return [int(line) for line in lines if line]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,261 @@
+"""A whole simulated cluster: its members, their network, and its administrator.
+
+The administrator works toward a goal, the set of members that should vote: it looks at
+the leader's configuration from time to time and takes the next step (remove, add as a
+learner, promote). So it survives every fault in between, as an operator with a runbook
+would. A member that is out of the goal keeps running for a while after it was removed
+(R31), then its process ends for good.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+from random import Random
+from typing import TYPE_CHECKING, Final
+
+from raftkv.kv import commands
+from raftkv.kv.members import encode_member
+from raftkv.replica.changes import MEMBER_ID
+from raftkv.sim.faults import Undo, cut_pairs
+from raftkv.sim.invariants import InvariantBroken, Invariants, check_log_matching
+from raftkv.sim.model import Model
+from raftkv.sim.network import Network
+from raftkv.sim.node import Node
+from raftkv.sim.operations import KeyValue, Logged
+from raftkv.sim.process import member_of
+from raftkv.sim.world import MILLISECOND, World
+
+if TYPE_CHECKING:
+    from raftkv.sim.clients import Clients
+
+ADMINISTRATION_US: Final = 300 * MILLISECOND
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Settings of every member. tick_us: one tick of Raft's clock, virtual microseconds."""
+
+    tick_us: int = 50 * MILLISECOND
+    election_ticks: int = 10
+    snapshot_count: int = 100
+    catch_up_entries: int = 20
+    request_timeout_seconds: float = 7.0
+    max_uncommitted_bytes: int = 64 * 1024 * 1024
+    max_append_bytes: int = 1024 * 1024
+    max_inflight_messages: int = 512
+    max_log_cache_bytes: int = 64 * 1024 * 1024
+
+
+class Cluster:
+    """Members 1..nodes at first; new members get new ids."""
+
+    def __init__(self, world: World, nodes: int, timing: Timing) -> None:
+        self.world = world
+        self.timing = timing
+        self.election_us = timing.tick_us * timing.election_ticks
+        self.invariants = Invariants()
+        self.counts: Counter[str] = Counter()
+        self.network = Network(world, self._deliver)
+        self.nodes: dict[int, Node] = {}
+        self.goal = list(range(1, nodes + 1))
+        self.clients: Clients | None = None
+        self._next_member = nodes + 1
+        self._random: Random = world.stream("cluster")
+        for member in self.goal:
+            self._add(member, initial=tuple(self.goal))
+
+    def attach(self, clients: "Clients") -> None:
+        """Answers go to these clients."""
+        self.clients = clients
+
+    def start(self) -> None:
+        """Every member starts."""
+        for member in self.goal:
+            self.nodes[member].start()
+        self.world.after(ADMINISTRATION_US, self._administer)
+
+    def _add(self, member: int, initial: tuple[int, ...]) -> Node:
+        node = Node(self, member, initial)
+        self.network.add(member, self.nodes)
+        self.nodes[member] = node
+        return node
+
+    def _deliver(self, receiver: int, sender: int, frame: bytes) -> None:
+        node = self.nodes.get(receiver)
+        if node is not None:
+            node.receive(sender, frame)
+
+    # --- who is there -----------------------------------------------------------
+
+    @property
+    def members(self) -> list[int]:
+        """Every member that has a process or will have one again."""
+        return list(self.nodes)
+
+    def leader(self) -> Node | None:
+        """The running leader of the highest term."""
+        best: Node | None = None
+        for node in self.nodes.values():
+            if node.leads and (best is None or node.term > best.term):
+                best = node
+        return best
+
+    def voters(self) -> list[int]:
+        """The voters that the leader knows; the goal without a leader."""
+        leader = self.leader()
+        return list(self.goal) if leader is None else list(leader.configuration.voters)
+
+    def healthy(self) -> list[int]:
+        """Members of the goal that run and reach a majority of it."""
+        up = [member for member in self.goal if self.nodes[member].up]
+        found = []
+        for member in up:
+            reached = [
+                other
+                for other in up
+                if other == member
+                or (self.network.connected(member, other) and self.network.connected(other, member))
+            ]
+            if 2 * len(reached) > len(self.goal):
+                found.append(member)
+        return found
+
+    def behind(self, members: list[int], target: int) -> list[int]:
+        """Those of `members` that have not applied index `target`."""
+        return [member for member in members if self.nodes[member].applied_index < target]
+
+    def settled(self) -> bool:
+        """True if the leader's configuration is the goal."""
+        leader = self.leader()
+        if leader is None:
+            return False
+        configuration = leader.configuration
+        return (
+            not configuration.joint
+            and not configuration.learners
+            and sorted(configuration.voters) == sorted(self.goal)
+        )
+
+    def describe(self) -> str:
+        """One line about every member."""
+        return "; ".join(node.describe() for node in self.nodes.values())
+
+    # --- faults -----------------------------------------------------------------
+
+    def heal(self) -> None:
+        """No cuts, every process runs, every disk is well, every clock is right."""
+        self.network.heal()
+        for node in list(self.nodes.values()):
+            node.heal()
+        self.links_changed([])
+
+    def isolate(self, member: int) -> Undo:
+        """Cut `member` off from everyone."""
+        others = [other for other in self.nodes if other != member]
+        return cut_pairs(
+            self, [pair for other in others for pair in ((member, other), (other, member))]
+        )
+
+    def links_changed(self, pairs: list[tuple[int, int]]) -> None:
+        """Links were cut or mended: members that can connect again do so."""
+        for node in self.nodes.values():
+            node.check_leader_connection()
+
+    def process_ended(self, member: int) -> None:
+        """The connections of `member` close: everyone who is connected notices."""
+        for node in self.nodes.values():
+            if node.member != member and self.network.connected(member, node.member):
+                node.peer_closed(member)
+
+    def process_began(self, member: int) -> None:
+        """`member` accepts connections again."""
+        for node in self.nodes.values():
+            if node.member != member:
+                node.check_leader_connection()
+
+    # --- administration -----------------------------------------------------------
+
+    def transfer_leadership(self, to: int) -> None:
+        """Ask the leader to hand over to `to`; refusals are of no interest."""
+        leader = self.leader()
+        if leader is not None:
+            leader.transfer(to)
+
+    def replace_member(self, random: Random) -> None:
+        """Change the goal: one member out, a new one in. Not while the last change runs."""
+        if not self.settled():
+            return
+        out = random.choice(self.goal)
+        new = self._next_member
+        self._next_member += 1
+        self.goal = sorted([member for member in self.goal if member != out] + [new])
+        self._add(new, initial=()).start()
+        self.counts["replacements"] += 1
+        self.world.record("goal", tuple(self.goal))
+
+    def wipe(self, member: int) -> None:
+        """The member's directory is lost; its process is down."""
+        self.nodes[member].wipe()
+        self.invariants.forget_member(member)
+
+    def _administer(self) -> None:
+        self.world.after(ADMINISTRATION_US, self._administer)
+        leader = self.leader()
+        if leader is None or self.settled():
+            self._retire(leader)
+            return
+        configuration = leader.configuration
+        if configuration.joint:
+            return
+        known = configuration.members()
+        surplus = [member for member in known if member not in self.goal]
+        missing = [member for member in self.goal if member not in known]
+        if surplus and (not missing or len(known) >= len(self.goal)):
+            leader.change(commands.MEMBER_REMOVE, MEMBER_ID.pack(surplus[0]))
+        elif missing:
+            leader.change(commands.LEARNER_ADD, encode_member(member_of(missing[0])))
+        elif configuration.learners:
+            leader.change(commands.MEMBER_PROMOTE, MEMBER_ID.pack(configuration.learners[0]))
+
+    def _retire(self, leader: Node | None) -> None:
+        """End processes of members that were removed, some time after that."""
+        if leader is None:
+            return
+        for member in [member for member in self.nodes if member not in self.goal]:
+            if self._random.random() < 0.1:
+                self.nodes[member].retire()
+                del self.nodes[member]
+                self.counts["retired"] += 1
+
+    # --- the end ------------------------------------------------------------------
+
+    def check_equal_states(self) -> None:
+        """All members of the goal have applied the same and have the same hashes."""
+        hashes = {
+            (node.applied_index, node.state_hash, node.key_hash())
+            for node in (self.nodes[member] for member in self.goal)
+        }
+        if len(hashes) != 1:
+            raise InvariantBroken("equal states at the end", f"{sorted(hashes)}")
+
+    def check_logs_match(self) -> None:
+        """Raft's log matching, between every two members."""
+        sides = [node.log_side() for node in self.nodes.values() if node.up]
+        for place, left in enumerate(sides):
+            for right in sides[:place]:
+                check_log_matching(left, right)
+
+    def check_against_model(self, log: list[Logged]) -> None:
+        """The live keys of a member are those of the model after the same commands."""
+        model = Model()
+        for logged in log:
+            model.apply(logged.request)
+        expected: list[KeyValue] = model.live()
+        for member in self.goal:
+            found = self.nodes[member].live_keys()
+            if found != expected:
+                difference = [one for one in expected if one not in found] + [
+                    one for one in found if one not in expected
+                ]
+                raise InvariantBroken(
+                    "live keys", f"member {member} differs from the model in {difference[:3]}"
+                )

@@ -1,0 +1,326 @@
+"""The nemesis: which fault happens when, drawn from the seed.
+
+A fault is a function that does its harm at once and returns how to undo it. The
+nemesis starts faults at random times during a fault phase, undoes each after a random
+time, and undoes everything at the phase's end. Each run enables a random subset of
+the kinds (swarm testing): many combinations meet over many seeds, and rare ones are
+not drowned by the loud ones.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from random import Random
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+from raftkv.sim.network import ROUGH, SLOW_LINK, STORM, milder
+from raftkv.sim.world import MILLISECOND, SECOND, World
+
+if TYPE_CHECKING:
+    from raftkv.sim.cluster import Cluster
+
+Undo: TypeAlias = Callable[[], None]
+Fault: TypeAlias = "Callable[[Cluster, Random], Undo | None]"
+
+
+# --- network ------------------------------------------------------------------
+
+
+def cut_pairs(cluster: "Cluster", pairs: list[tuple[int, int]]) -> Undo:
+    """Cut these directed links until undone."""
+    pairs = [pair for pair in pairs if pair[0] != pair[1] and pair in cluster.network.links]
+    for pair in pairs:
+        cluster.network.cut(*pair)
+    cluster.links_changed(pairs)
+
+    def undo() -> None:
+        for pair in pairs:
+            cluster.network.mend(*pair)
+        cluster.links_changed(pairs)
+
+    return undo
+
+
+def _between(left: list[int], right: list[int]) -> list[tuple[int, int]]:
+    return [pair for a in left for b in right for pair in ((a, b), (b, a))]
+
+
+def partition(cluster: "Cluster", random: Random) -> Undo | None:
+    """Split the members into two groups that do not hear each other."""
+    members = cluster.members
+    random.shuffle(members)
+    size = random.randint(1, max(1, len(members) - 1))
+    return cut_pairs(cluster, _between(members[:size], members[size:]))
+
+
+def isolate_leader(cluster: "Cluster", random: Random) -> Undo | None:
+    """Cut the leader off from everyone."""
+    leader = cluster.leader()
+    if leader is None:
+        return None
+    return cut_pairs(cluster, _between([leader.member], cluster.members))
+
+
+def isolate_one(cluster: "Cluster", random: Random) -> Undo | None:
+    """R05: cut any member off from everyone."""
+    return cut_pairs(cluster, _between([random.choice(cluster.members)], cluster.members))
+
+
+def deaf_leader(cluster: "Cluster", random: Random) -> Undo | None:
+    """R07: the leader can send but not receive."""
+    leader = cluster.leader()
+    if leader is None:
+        return None
+    return cut_pairs(cluster, [(other, leader.member) for other in cluster.members])
+
+
+def mute_leader(cluster: "Cluster", random: Random) -> Undo | None:
+    """The leader can receive but not send."""
+    leader = cluster.leader()
+    if leader is None:
+        return None
+    return cut_pairs(cluster, [(leader.member, other) for other in cluster.members])
+
+
+def one_way(cluster: "Cluster", random: Random) -> Undo | None:
+    """Cut some directed links at random."""
+    pairs = [(a, b) for a in cluster.members for b in cluster.members if random.random() < 0.3]
+    return cut_pairs(cluster, pairs)
+
+
+def bridge(cluster: "Cluster", random: Random) -> Undo | None:
+    """R08, R10: two groups that only one member hears and reaches both of."""
+    members = cluster.members
+    random.shuffle(members)
+    middle = len(members) // 2
+    return cut_pairs(cluster, _between(members[:middle], members[middle + 1 :]))
+
+
+def flap(cluster: "Cluster", random: Random) -> Undo | None:
+    """R11: some links go up and down every 0.5 to 2 election timeouts."""
+    members = cluster.members
+    pairs = [(a, b) for a in members for b in members if a != b and random.random() < 0.4]
+    ended = False
+    undo: Undo | None = None
+
+    def turn() -> None:
+        nonlocal undo
+        if ended:
+            return
+        if undo is not None:
+            undo()
+            undo = None
+        else:
+            undo = cut_pairs(cluster, pairs)
+        pause_us = random.randint(cluster.election_us // 2, 2 * cluster.election_us)
+        cluster.world.after(pause_us, turn)
+
+    def end() -> None:
+        nonlocal ended
+        ended = True
+        if undo is not None:
+            undo()
+
+    turn()
+    return end
+
+
+def bad_weather(cluster: "Cluster", random: Random) -> Undo | None:
+    """R12: loss, duplicates, reordering and delay spikes on every link."""
+    network = cluster.network
+    before = network.weather
+    worst = random.choice((ROUGH, ROUGH, STORM, SLOW_LINK))
+    network.set_weather(milder(worst, random.random()))
+
+    def undo() -> None:
+        network.set_weather(before)
+
+    return undo
+
+
+# --- processes ----------------------------------------------------------------
+
+
+def crash_one(cluster: "Cluster", random: Random) -> Undo | None:
+    """Power cut of one member; it starts again later."""
+    return _crash(cluster, [random.choice(cluster.members)])
+
+
+def crash_leader(cluster: "Cluster", random: Random) -> Undo | None:
+    """Power cut of the leader."""
+    leader = cluster.leader()
+    return None if leader is None else _crash(cluster, [leader.member])
+
+
+def crash_some(cluster: "Cluster", random: Random) -> Undo | None:
+    """Power cut of several members at once."""
+    members = cluster.members
+    return _crash(cluster, random.sample(members, random.randint(1, len(members))))
+
+
+def crash_all(cluster: "Cluster", random: Random) -> Undo | None:
+    """D03: power cut of every member at once."""
+    return _crash(cluster, cluster.members)
+
+
+def _crash(cluster: "Cluster", members: list[int]) -> Undo | None:
+    crashed = [member for member in members if cluster.nodes[member].up]
+    for member in crashed:
+        cluster.nodes[member].crash()
+
+    def undo() -> None:
+        for member in crashed:
+            cluster.nodes[member].start()
+
+    return undo if crashed else None
+
+
+def pause_one(cluster: "Cluster", random: Random) -> Undo | None:
+    """R18, R44: a process stands still (SIGSTOP, garbage collection) and goes on."""
+    leader = cluster.leader()
+    member = random.choice(cluster.members)
+    if leader is not None and random.random() < 0.6:
+        member = leader.member
+    node = cluster.nodes[member]
+    if not node.up or node.paused:
+        return None
+    node.pause()
+    return node.resume
+
+
+# --- disks and clocks ---------------------------------------------------------
+
+
+def slow_disk(cluster: "Cluster", random: Random) -> Undo | None:
+    """D14: every fsync of one member takes 20 ms to 2 s longer."""
+    disk = cluster.nodes[_leader_or_any(cluster, random)].disk
+    disk.slow_us = random.choice((20, 100, 500, 2000)) * MILLISECOND
+
+    def undo() -> None:
+        disk.slow_us = 0
+
+    return undo
+
+
+def stalled_disk(cluster: "Cluster", random: Random) -> Undo | None:
+    """D15: fsyncs of one member do not end."""
+    disk = cluster.nodes[_leader_or_any(cluster, random)].disk
+    disk.stall()
+    return disk.release
+
+
+def broken_disk(cluster: "Cluster", random: Random) -> Undo | None:
+    """D10: the next fsync of one member fails; its process must stop."""
+    node = cluster.nodes[_leader_or_any(cluster, random)]
+    if not node.up:
+        return None
+    node.disk.broken = True
+
+    def undo() -> None:
+        node.disk.broken = False
+        if not node.up:
+            node.start()
+
+    return undo
+
+
+def clock_rate(cluster: "Cluster", random: Random) -> Undo | None:
+    """R19, R20: one member's clock runs up to 20 % fast or slow."""
+    node = cluster.nodes[random.choice(cluster.members)]
+    node.clock_rate = random.uniform(0.8, 1.2)
+
+    def undo() -> None:
+        node.clock_rate = 1.0
+
+    return undo
+
+
+# --- administration -----------------------------------------------------------
+
+
+def transfer(cluster: "Cluster", random: Random) -> Undo | None:
+    """R35: the leader is asked to hand over to any member."""
+    cluster.transfer_leadership(random.choice(cluster.members))
+    return None
+
+
+def replace_member(cluster: "Cluster", random: Random) -> Undo | None:
+    """A member is removed and a new one joins as a learner and is promoted."""
+    cluster.replace_member(random)
+    return None
+
+
+def _leader_or_any(cluster: "Cluster", random: Random) -> int:
+    leader = cluster.leader()
+    if leader is not None and random.random() < 0.6:
+        return leader.member
+    return random.choice(cluster.members)
+
+
+KINDS: Final[Mapping[str, Fault]] = {
+    "partition": partition,
+    "isolate leader": isolate_leader,
+    "isolate one": isolate_one,
+    "deaf leader": deaf_leader,
+    "mute leader": mute_leader,
+    "one way": one_way,
+    "bridge": bridge,
+    "flap": flap,
+    "bad weather": bad_weather,
+    "crash one": crash_one,
+    "crash leader": crash_leader,
+    "crash some": crash_some,
+    "crash all": crash_all,
+    "pause": pause_one,
+    "slow disk": slow_disk,
+    "stalled disk": stalled_disk,
+    "broken disk": broken_disk,
+    "clock rate": clock_rate,
+    "transfer": transfer,
+    "replace member": replace_member,
+}
+
+
+class Nemesis:
+    """Starts and undoes faults. kinds: the enabled ones. counts: how often each began."""
+
+    def __init__(self, world: World, cluster: "Cluster", kinds: list[str]) -> None:
+        self.kinds = kinds
+        self.counts: Counter[str] = Counter()
+        self._world = world
+        self._cluster = cluster
+        self._random = world.stream("nemesis")
+        self._active: dict[int, tuple[str, Undo]] = {}
+        self._next = 0
+        self._running = False
+
+    def begin(self) -> None:
+        """A fault phase begins."""
+        self._running = True
+        self._world.after(self._random.randrange(200 * MILLISECOND), self._act)
+
+    def end(self) -> None:
+        """The phase ends: every fault is undone, newest first."""
+        self._running = False
+        for number in sorted(self._active, reverse=True):
+            self._undo(number)
+
+    def _act(self) -> None:
+        if not self._running:
+            return
+        random, world = self._random, self._world
+        kind = random.choice(self.kinds)
+        undo = KINDS[kind](self._cluster, random)
+        self.counts[kind] += 1
+        world.record("fault", kind)
+        if undo is not None:
+            self._next += 1
+            self._active[self._next] = (kind, undo)
+            lasts_us = int(random.choice((0.1, 0.5, 1.5, 4.0)) * random.random() * SECOND)
+            world.after(lasts_us + MILLISECOND, self._undo, self._next)
+        world.after(int(random.expovariate(1.0) * 700 * MILLISECOND), self._act)
+
+    def _undo(self, number: int) -> None:
+        active = self._active.pop(number, None)
+        if active is not None:
+            self._world.record("undo", active[0])
+            active[1]()

@@ -1,0 +1,521 @@
+"""One simulated member: drives a Replica exactly as a server would.
+
+The effects of a turn are executed in the documented order (`raftkv.replica.effects`):
+messages at once, the batch to the disk, `after` when the batch is durable, replies and
+reads from the state as it is now, then longer work (checkpoints, truncation, state
+transfers), each of which takes virtual time.
+
+A process may crash (losing what its disk had not made durable), pause (nothing happens
+inside, messages queue up outside) and run on a clock of a wrong rate. Whatever was
+scheduled for a process that is no more is dropped: every process has a number.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+from raftkv.errors import ApiError, DiskFailure
+from raftkv.kv import commands
+from raftkv.kv.backend import Backend
+from raftkv.raft.messages import InstallSnapshot, Message
+from raftkv.raft.types import NOBODY, Configuration, Entry
+from raftkv.replica.effects import Effects
+from raftkv.replica.replica import Replica
+from raftkv.sim.disk import VirtualDisk
+from raftkv.sim.invariants import Terms
+from raftkv.sim.operations import Compact, Delete, Get, KeyValue, Operation, Put, Txn
+from raftkv.sim.process import CLUSTER_ID, Home, build_replica, hand_over, key_hash, live_keys
+from raftkv.sim.transfer import MESSAGES, Transfers
+from raftkv.sim.world import MILLISECOND, SECOND, World
+from raftkv.wire.peer import decode_messages, encode_messages
+
+if TYPE_CHECKING:
+    from raftkv.sim.cluster import Cluster
+
+TURN_US: Final = 60  # from the first fact to the turn that works on it
+CHECKPOINT_US: Final = 5 * MILLISECOND
+TRUNCATE_US: Final = 2 * MILLISECOND
+COMPACT_ROWS: Final = 50  # rows of one slice of compaction: small, so that much comes between
+_HEAD: Final = bytes((MESSAGES,))
+_COMMANDS: Final = {
+    Put: commands.PUT,
+    Delete: commands.DELETE_RANGE,
+    Txn: commands.TXN,
+    Compact: commands.COMPACT,
+}
+
+
+class Node:
+    """See the module's docstring.
+
+    initial: voters of the cluster's first configuration; empty for one that joins.
+    """
+
+    def __init__(self, cluster: "Cluster", member: int, initial: tuple[int, ...]) -> None:
+        self.cluster = cluster
+        self.world: World = cluster.world
+        self.member = member
+        self.up = False
+        self.paused = False
+        self.retired = False
+        self._random = self.world.stream(f"node/{member}")
+        self.home = Home(member, initial, self.world.stream(f"home/{member}"))
+        self.disk = VirtualDisk(self.world, str(member), self._persisted, self._disk_failed)
+        self._process = 0
+        self._replica: Replica | None = None
+        self._transfers = Transfers(self, self._random)
+        self._held: deque[tuple[int, list[Message]]] = deque()
+        self._deferred: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
+        self._asked: dict[int, Operation] = {}  # with this process, by identity
+        self._woken = False
+        self._compacting = False
+        self._clock = (0, 0.0, 1.0)  # (world time us, own seconds then, rate)
+        self._leader_link = (NOBODY, True)
+
+    # --- what it is -----------------------------------------------------------------
+
+    @property
+    def replica(self) -> Replica:
+        """The running replica; only while `up`."""
+        assert self._replica is not None, f"member {self.member} is down"
+        return self._replica
+
+    @property
+    def leads(self) -> bool:
+        """True if it runs and thinks that it leads."""
+        return self._replica is not None and self._replica.is_leader
+
+    @property
+    def term(self) -> int:
+        """Its current term, 0 while down."""
+        return self._replica.core.term if self._replica is not None else 0
+
+    @property
+    def configuration(self) -> Configuration:
+        """The newest configuration in its log; only while `up`."""
+        return self.replica.core.configuration
+
+    @property
+    def applied_index(self) -> int:
+        """How far it has applied the log; -1 while down."""
+        return self._replica.machine.applied_index if self._replica is not None else -1
+
+    @property
+    def cluster_id(self) -> int:
+        """The cluster's id."""
+        return CLUSTER_ID
+
+    def describe(self) -> str:
+        """Its state in a few words."""
+        if self._replica is None:
+            return f"{self.member}: down"
+        core = self._replica.core
+        return (
+            f"{self.member}: {'leader' if core.is_leader else 'follows ' + str(core.leader)} "
+            f"term {core.term} log {core.last_index} commit {core.commit} "
+            f"applied {self.applied_index}{' paused' if self.paused else ''}"
+        )
+
+    def count(self, what: str) -> None:
+        """One more of something, for the summary."""
+        self.cluster.counts[what] += 1
+
+    # --- its clock --------------------------------------------------------------------
+
+    @property
+    def clock_rate(self) -> float:
+        """Own seconds per true second."""
+        return self._clock[2]
+
+    @clock_rate.setter
+    def clock_rate(self, rate: float) -> None:
+        self._clock = (self.world.now_us, self.now(), rate)
+
+    def now(self) -> float:
+        """Its monotonic clock in seconds."""
+        since_us, own, rate = self._clock
+        return own + (self.world.now_us - since_us) / SECOND * rate
+
+    # --- life -------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin a process, if there is none."""
+        if self.up or self.retired:
+            return
+        self._process += 1
+        self.disk.broken = False
+        directory = self.home.open()
+        self._replica = build_replica(self, self.cluster.timing, self._random)
+        self.disk.start(directory.log)
+        self.up = True
+        self.paused = False
+        machine = self._replica.machine
+        self.cluster.invariants.stands_at(self.member, machine.applied_index, machine.state_hash)
+        self.cluster.invariants.term_of(self.member, self.term)
+        self.world.record("start", self.member, self.term, machine.applied_index)
+        if self._process > 1:
+            self.count("restarts")
+        tick_us = self.cluster.timing.tick_us
+        self._later(self._random.randrange(tick_us), self._tick)
+        self.cluster.process_began(self.member)
+        self._wake()
+
+    def crash(self) -> None:
+        """The process and the machine under it lose power."""
+        if not self.up:
+            return
+        self._end_process()
+        self.home.crash(self.disk.crash())
+        self.world.record("crash", self.member)
+
+    def _end_process(self) -> None:
+        self.up = False
+        self.paused = False
+        self._process += 1
+        self._replica = None
+        self._woken = self._compacting = False
+        self._transfers.close()
+        self._held.clear()
+        self._deferred.clear()
+        asked, self._asked = self._asked, {}
+        clients = self.cluster.clients
+        if clients is not None:
+            for operation in asked.values():
+                clients.disconnected(operation)
+        self.cluster.process_ended(self.member)
+
+    def _disk_failed(self, error: DiskFailure) -> None:
+        """D10: a failed fsync is final."""
+        self.count("disk failures")
+        self.crash()
+
+    def pause(self) -> None:
+        """SIGSTOP."""
+        self.paused = True
+        self.world.record("pause", self.member)
+
+    def resume(self) -> None:
+        """SIGCONT. Timers and messages that piled up come in some order."""
+        if not self.paused:
+            return
+        self.paused = False
+        self.world.record("resume", self.member)
+        deferred, self._deferred = self._deferred, []
+        if self._random.random() < 0.5:
+            deferred.insert(0, (self._tick_once, ()))
+        for callback, arguments in deferred:
+            self._later(0, callback, *arguments)
+
+    def heal(self) -> None:
+        """Everything about this member is well again."""
+        self.disk.slow_us = 0
+        self.disk.broken = False
+        self.disk.release()
+        if self.clock_rate != 1.0:
+            self.clock_rate = 1.0
+        self.resume()
+        self.start()
+
+    def retire(self) -> None:
+        """The process ends for good."""
+        self.crash()
+        self.retired = True
+
+    def wipe(self) -> None:
+        """The directory is lost."""
+        assert not self.up
+        self.home.wipe()
+
+    def _later(self, delay_us: int, callback: Callable[..., None], *arguments: Any) -> None:
+        """Call back in this process, unless it has ended; deferred while it is paused."""
+        self.world.after(delay_us, self._call, self._process, callback, arguments)
+
+    def _call(
+        self, process: int, callback: Callable[..., None], arguments: tuple[Any, ...]
+    ) -> None:
+        if process != self._process or not self.up:
+            return
+        if self.paused:
+            self._deferred.append((callback, arguments))
+        else:
+            callback(*arguments)
+
+    # --- facts in ---------------------------------------------------------------------
+
+    def receive(self, sender: int, frame: bytes) -> None:
+        """A frame of another member arrives at the machine."""
+        if self.up:
+            if self.paused:
+                self._deferred.append((self._frame, (sender, frame)))
+            else:
+                self._frame(sender, frame)
+
+    def _frame(self, sender: int, frame: bytes) -> None:
+        self.world.record("frame", sender, self.member, frame)
+        if frame[0] != MESSAGES:
+            self._transfers.frame(sender, frame)
+            return
+        if sender in self.replica.machine.removed:
+            return  # a server refuses the connection of a removed member
+        for message in decode_messages(frame[1:]):
+            if message.sender == sender and message.to == self.member:
+                self.replica.on_message(message)
+        self._wake()
+
+    def request(self, operation: Operation, data: bytes) -> None:
+        """A client's request arrives."""
+        clients = self.cluster.clients
+        assert clients is not None
+        if not self.up:
+            clients.unreachable(operation)
+            return
+        self._asked[operation.identity] = operation
+        if self.paused:
+            self._deferred.append((self._request, (operation, data)))
+        else:
+            self._request(operation, data)
+
+    def _request(self, operation: Operation, data: bytes) -> None:
+        request = operation.request
+        self.world.record("ask", operation.identity, self.member, data)
+        refusal: ApiError | None
+        if isinstance(request, Get):
+            if request.serializable:
+                self._serve(operation, data)
+                return
+            refusal = self.replica.read((operation, data))
+        else:
+            refusal = self.replica.propose(_COMMANDS[type(request)], data, (operation, data))
+        if refusal is not None:
+            self._answer(operation, refusal)
+        self._wake()
+
+    def change(self, command: int, request: bytes) -> None:
+        """A membership change is asked for; nobody waits for the answer."""
+        self.world.record("change", self.member, command, request)
+        self.replica.change(command, request, None)
+        self._wake()
+
+    def transfer(self, to: int) -> None:
+        """Leadership is to be handed to `to`; a refusal changes nothing."""
+        if hand_over(self.replica.core, to):
+            self.count("transfers")
+        self._wake()
+
+    def _tick(self) -> None:
+        tick_us = int(self.cluster.timing.tick_us / self.clock_rate)
+        self._later(tick_us, self._tick)
+        self._tick_once()
+
+    def _tick_once(self) -> None:
+        self.replica.tick()
+        self._wake()
+
+    def _persisted(self, number: int) -> None:
+        if self.paused:
+            self._deferred.append((self._persisted, (number,)))
+            return
+        self.replica.on_persisted(number)
+        held = self._held
+        while held and held[0][0] <= number:
+            self._send(held.popleft()[1])
+        self._wake()
+
+    # --- the turn ---------------------------------------------------------------------
+
+    def _wake(self) -> None:
+        if not self._woken:
+            self._woken = True
+            self._later(TURN_US, self._turn)
+
+    def _turn(self) -> None:
+        self._woken = False
+        replica = self.replica
+        effects = replica.turn(self.now())
+        self._observe(effects)
+        self._execute(effects)
+        if effects.more:
+            self._wake()
+
+    def _execute(self, effects: Effects) -> None:
+        if effects.messages:
+            self._send(effects.messages)
+        if effects.installed is not None:
+            self.count("snapshots installed")
+            self.world.record("installed", self.member, effects.installed.index)
+            self.home.switch_state(self.replica.machine.backend, effects.installed)
+        if effects.batch is not None:
+            self.disk.submit(effects.batch)
+        if effects.after:
+            if effects.after_number <= self.disk.durable_number:
+                self._send(effects.after)
+            else:
+                self._held.append((effects.after_number, effects.after))
+        for ticket, result in effects.replies:
+            if ticket is not None:
+                self._answer(ticket[0], result)  # type: ignore[index]
+        for ticket in effects.reads:
+            self._serve(*ticket)  # type: ignore[misc]
+        if effects.role_changed:
+            self._leader_link = (self.replica.leader, True)
+            self.check_leader_connection()
+        for message in effects.snapshots:
+            view, meta = self.replica.machine.snapshot_view()
+            self._transfers.send(message, view, meta)
+        self._housekeep(effects)
+
+    def _observe(self, effects: Effects) -> None:
+        """What the invariants must see of a turn."""
+        invariants, core = self.cluster.invariants, self.replica.core
+        invariants.term_of(self.member, core.term)
+        if core.is_leader and invariants.leads(self.member, core.term):
+            self.world.record("leads", self.member, core.term)
+            first = core.log.anchor_index
+            invariants.completes(self.member, first, core.last_index, core)
+        if effects.installed is not None:
+            machine = self.replica.machine
+            invariants.stands_at(self.member, effects.installed.index, machine.state_hash)
+
+    def applied(self, entry: Entry, state_hash: int) -> None:
+        """The state machine has applied `entry`."""
+        self.world.record("applied", self.member, entry.index, entry.term, state_hash)
+        self.cluster.invariants.applies(self.member, entry, state_hash)
+
+    def _send(self, messages: list[Message]) -> None:
+        """One frame per receiver."""
+        by_member: dict[int, list[Message]] = {}
+        for message in messages:
+            by_member.setdefault(message.to, []).append(message)
+        for member, group in by_member.items():
+            self.cluster.invariants.sends(group)
+            self.send_frame(member, _HEAD + encode_messages(group))
+
+    def send_frame(self, to: int, frame: bytes, *, stream: bool = False) -> None:
+        """Put a frame on the network."""
+        self.cluster.network.send(self.member, to, frame, stream=stream)
+
+    # --- answers ----------------------------------------------------------------------
+
+    def _serve(self, operation: Operation, data: bytes) -> None:
+        """Answer a read from the state as it is now."""
+        self._answer(operation, self.replica.machine.range(data))
+
+    def _answer(self, operation: Operation, result: Any) -> None:
+        clients = self.cluster.clients
+        if self._asked.pop(operation.identity, None) is None or clients is None:
+            return
+        if isinstance(result, ApiError):
+            clients.refused(operation, result)
+        else:
+            clients.answered(operation, result[0], result[1])
+
+    # --- long work --------------------------------------------------------------------
+
+    def _housekeep(self, effects: Effects) -> None:
+        if effects.checkpoint:
+            backend = self.replica.machine.backend
+            self._later(CHECKPOINT_US, self._checkpoint, effects.checkpoint, backend)
+        if effects.truncate is not None:
+            self._later(TRUNCATE_US, self._truncate, *effects.truncate)
+        machine = self.replica.machine
+        if not self._compacting and machine.physically_compacted < machine.compacted_revision:
+            self._compacting = True
+            self._later(MILLISECOND, self._compact)
+
+    def _checkpoint(self, index: int, backend: Backend) -> None:
+        backend.sync()
+        self.count("checkpoints")
+        self._later(MILLISECOND, self._checkpointed, index)
+
+    def _checkpointed(self, index: int) -> None:
+        self.replica.on_checkpoint(index)
+        self._wake()
+
+    def _truncate(self, index: int, term: int) -> None:
+        self.home.directory.log.truncate_front(index, term)
+        self.count("truncations")
+        self._later(MILLISECOND, self._truncated, index)
+
+    def _truncated(self, index: int) -> None:
+        self.replica.on_truncated(index)
+        self._wake()
+
+    def _compact(self) -> None:
+        if self.replica.machine.compact_slice(COMPACT_ROWS):
+            self._later(MILLISECOND, self._compact)
+        else:
+            self._compacting = False
+
+    # --- state transfers ----------------------------------------------------------------
+
+    def new_state(self) -> Backend:
+        """An empty state for a transfer to write into."""
+        return self.home.new_state()
+
+    def state_sent(self, to: int, ok: bool, index: int) -> None:
+        """A transfer that this member sent has ended."""
+        self.world.record("state sent", self.member, to, ok, index)
+        if self.up:
+            self.replica.on_snapshot_sent(to, ok, index)
+            self._wake()
+
+    def state_received(self, message: InstallSnapshot, backend: Backend) -> None:
+        """A whole state has arrived."""
+        self.world.record("state in", self.member, message.sender, message.snapshot.index)
+        self.replica.on_state_received(message, backend)
+        self._wake()
+
+    # --- connections ----------------------------------------------------------------------
+
+    def peer_closed(self, member: int) -> None:
+        """The connection with `member` closed: its process has ended."""
+        if not self.up:
+            return
+        self._transfers.peer_closed(member)
+        if member == self.replica.leader and not self.leads:
+            self._leader_link = (member, False)
+            self.replica.core.leader_connection(False)
+            delay_us = self._random.randint(20, 80) * MILLISECOND
+            self._later(delay_us, self._leader_gone, member, self.term)
+
+    def _leader_gone(self, member: int, term: int) -> None:
+        refused = self._leader_link == (member, False)
+        if refused and self.replica.leader == member and self.term == term:
+            self.world.record("leader gone", self.member, member)
+            self.replica.core.leader_lost()
+            self._wake()
+
+    def check_leader_connection(self) -> None:
+        """The leader may be reachable again: then the connection to it is open again."""
+        if not self.up or self.replica.leader in (NOBODY, self.member):
+            return
+        leader = self.cluster.nodes.get(self.replica.leader)
+        network = self.cluster.network
+        if (
+            leader is not None
+            and leader.up
+            and network.connected(self.member, leader.member)
+            and network.connected(leader.member, self.member)
+        ):
+            self._leader_link = (leader.member, True)
+            self.replica.core.leader_connection(True)
+
+    # --- the end ----------------------------------------------------------------------
+
+    @property
+    def state_hash(self) -> int:
+        """The rolling hash of what was applied."""
+        return self.replica.machine.state_hash
+
+    def key_hash(self) -> tuple[int, int]:
+        """HashKV at the newest revision."""
+        return key_hash(self.replica.machine)
+
+    def log_side(self) -> tuple[int, int, int, Terms]:
+        """Its log for the comparison with others: member, first and last index, terms."""
+        core = self.replica.core
+        return self.member, core.log.anchor_index, core.last_index, core
+
+    def live_keys(self) -> list[KeyValue]:
+        """Every key that exists, in order."""
+        return live_keys(self.replica.machine)
