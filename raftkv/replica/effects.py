@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from raftkv.errors import ApiError
-from raftkv.kv.machine import Result
+from raftkv.kv.machine import Result, StateMachine
 from raftkv.raft.messages import InstallSnapshot, Message
 from raftkv.raft.types import LogBatch, SnapshotMeta
 
@@ -29,6 +29,7 @@ class Effects:
     snapshots: start sending the whole state to `to`; report by `on_snapshot_sent`.
     installed: the received state has become the current one: make it permanent (the log
         was reset behind it by `batch`, which must be written after the switch of the state).
+    discarded: received states that came too late to be of use: their rows can be removed.
     checkpoint: index whose state must be forced into durable tables now, 0: none; report
         by `on_checkpoint`.
     truncate: (index, term): drop log entries up to here; report by `on_truncated`.
@@ -43,6 +44,7 @@ class Effects:
     reads: list[Ticket] = field(default_factory=list)
     snapshots: list[InstallSnapshot] = field(default_factory=list)
     installed: SnapshotMeta | None = None
+    discarded: list[StateMachine] = field(default_factory=list)
     checkpoint: int = 0
     truncate: tuple[int, int] | None = None
     role_changed: bool = False

@@ -13,7 +13,6 @@ are handed out; all rows of the turn go to the backend in one write.
 
 import random
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from raftkv import limits
@@ -26,7 +25,6 @@ from raftkv.errors import (
     ApiError,
 )
 from raftkv.kv import commands
-from raftkv.kv.backend import Backend
 from raftkv.kv.machine import Result, StateMachine
 from raftkv.raft.core import Core, CoreSettings, LogReader
 from raftkv.raft.membership import decode_change
@@ -67,7 +65,6 @@ class Replica:
     """See the module's docstring.
 
     boot: a number that no earlier process of this member used (drawn at random).
-    machine_of: builds the state machine over a backend that a snapshot was installed into.
     """
 
     def __init__(
@@ -76,7 +73,6 @@ class Replica:
         recovered: RecoveredLog,
         reader: LogReader,
         machine: StateMachine,
-        machine_of: Callable[[Backend], StateMachine],
         source: random.Random,
         boot: int,
     ) -> None:
@@ -95,13 +91,13 @@ class Replica:
             machine.applied_index,
             recovered.anchor_index,
         )
-        self._machine_of = machine_of
         self._proposals: list[tuple[float, int, Ticket, bytes]] = []
         self._forwarded_here: dict[int, tuple[int, int]] = {}  # sender -> (boot, newest number)
         self._taken: list[Forward] = []
         self._outbox: list[Message] = []
         self._answers: list[tuple[Ticket, ApiError]] = []
-        self._received: dict[int, Backend] = {}  # index -> backend of a received state
+        self._discarded: list[StateMachine] = []
+        self._received: StateMachine | None = None  # a state from another member
         self._applied_term = machine.applied_term
         self._next_sweep = 0.0
         self._now = 0.0
@@ -167,9 +163,15 @@ class Replica:
         self.housekeeping.sent(to)
         self.core.snapshot_sent(to, ok, index)
 
-    def on_state_received(self, message: InstallSnapshot, backend: Backend) -> None:
-        """A whole state has arrived in `backend`, complete and checked."""
-        self._received = {message.snapshot.index: backend}
+    def on_state_received(self, message: InstallSnapshot, machine: StateMachine) -> None:
+        """A whole state has arrived, complete and checked; `machine` is loaded from it.
+
+        It comes back in `Effects.installed` (by its index) or in `Effects.discarded`.
+        """
+        assert machine.applied_index == message.snapshot.index
+        if self._received is not None:
+            self._discarded.append(self._received)
+        self._received = machine
         self.core.step(message)
 
     def close(self) -> list[tuple[Ticket, ApiError]]:
@@ -220,6 +222,8 @@ class Replica:
         """All work that is due. now: seconds of the driver's monotonic clock."""
         self._now = now
         effects = Effects()
+        if self._discarded:
+            effects.discarded, self._discarded = self._discarded, []
         if self._answers:
             effects.replies.extend(self._answers)
             self._answers = []
@@ -235,6 +239,9 @@ class Replica:
             self._ask_reads()
         if self.core.has_ready():
             self._execute(self.core.ready(), effects)
+            if self._received is not None:  # the log was further than the state by now
+                effects.discarded.append(self._received)
+                self._received = None
         if self._outbox:
             effects.messages.extend(self._outbox)
             self._outbox = []
@@ -496,8 +503,8 @@ class Replica:
     # --- snapshots and housekeeping -------------------------------------------
 
     def _install(self, meta: SnapshotMeta, effects: Effects) -> None:
-        backend = self._received.pop(meta.index)
-        self.machine = self._machine_of(backend)
+        assert self._received is not None, "an installed state was received before"
+        self.machine, self._received = self._received, None
         assert self.machine.applied_index == meta.index
         self._applied_term = meta.term
         self.housekeeping.installed(meta.index)

@@ -143,12 +143,16 @@ class PeerProtocol(asyncio.Protocol):
         if intake is None:
             self.connection.finish(stream)
             return
+        self.peers.driver.start_task(self._finish_intake(stream, intake))
+
+    async def _finish_intake(self, stream: int, intake: StateIntake) -> None:
+        reason = ""
         try:
-            intake.finish()
+            await intake.finish()
         except (ProtocolError, StorageError) as error:
-            self._end_intake(stream, str(error))
-        else:
-            self._end_intake(stream, "")
+            reason = str(error)
+        self._end_intake(stream, reason)
+        self.flush()
 
     def _end_intake(self, stream: int, reason: str) -> None:
         intake = self._intakes.pop(stream, None)

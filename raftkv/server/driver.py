@@ -145,6 +145,8 @@ class Driver:
             peers.send(effects.messages)
         if effects.installed is not None:
             self._installed(effects.installed)
+        for machine in effects.discarded:
+            self.directory.discard_state(cast(StateBackend, machine.backend))
         if effects.batch is not None:
             self.disk.submit(effects.batch)
         if effects.after:

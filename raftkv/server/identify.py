@@ -16,6 +16,7 @@ import asyncio
 import logging
 import ssl
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import cast
 from urllib.parse import urlsplit
 
 from raftkv.errors import ConfigError, CorruptionError
@@ -42,10 +43,9 @@ class _Call(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)
         self._connection.request(IDENTIFY_PATH, self._request, end=True)
-        transport.write(self._connection.take_output())
+        self._transport.write(self._connection.take_output())
 
     def data_received(self, data: bytes) -> None:
         self._connection.receive(data, asyncio.get_running_loop().time())

@@ -9,6 +9,7 @@ once, and `raftkv.server.failover` decides whether the leader is gone.
 """
 
 import asyncio
+import contextlib
 import logging
 import ssl
 from collections.abc import Sequence
@@ -87,6 +88,8 @@ class Link(asyncio.Protocol):
         self._calls: dict[int, asyncio.Future[bytes]] = {}
         self._task: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
+        self._ended = asyncio.Event()
+        self._worked = False  # the present connection was greeted
         self._closed = False
         self._attempt = 0
         self._last_reason = ""
@@ -110,18 +113,24 @@ class Link(asyncio.Protocol):
             self._transport.abort()
 
     async def _dial(self) -> None:
-        delay = 0.0
+        """Connects, waits for the end of the connection, connects again, and so on.
+
+        A connection that worked is replaced at once; one that was refused, by the network or
+        by the other end, after a delay that doubles.
+        """
+        delay = FIRST_RETRY_SECONDS
         while not self._closed:
-            self._wake.clear()
-            if self._transport is None and not await self._connect():
-                delay = min(max(delay * 2, FIRST_RETRY_SECONDS), LAST_RETRY_SECONDS)
-            else:
+            self._ended.clear()
+            self._worked = False
+            if await self._connect():
+                await self._ended.wait()
+            if self._worked:
                 delay = FIRST_RETRY_SECONDS
-            try:
-                timeout = delay if self._transport is None else None
-                await asyncio.wait_for(self._wake.wait(), timeout)
-            except TimeoutError:
                 continue
+            self._wake.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), delay)
+            delay = min(delay * 2, LAST_RETRY_SECONDS)
 
     async def _connect(self) -> bool:
         url = urlsplit(self.urls[self._attempt % len(self.urls)])
@@ -189,7 +198,7 @@ class Link(asyncio.Protocol):
         self._calls.clear()
         if not self._closed:
             self._owner.down(self, refused=False)
-            self._wake.set()
+        self._ended.set()
 
     # --- answers (wire.h2_client.ClientHandler) --------------------------------
 
@@ -205,7 +214,7 @@ class Link(asyncio.Protocol):
             return
         packet = peer_pb2.Packet.FromString(message)
         if not self.ready and packet.HasField("greeting"):
-            self.ready = True
+            self.ready = self._worked = True
             self._last_reason = ""
             self._owner.up(self, packet.greeting)
 

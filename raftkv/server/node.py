@@ -50,6 +50,7 @@ log = logging.getLogger("raftkv.server")
 FIRST_INDEX = 1
 FIRST_TERM = 1
 DRAIN_SECONDS = 3.0
+CATCH_UP_ENTRIES = 5_000  # kept in the log behind a checkpoint (etcd's number)
 
 
 def run(config: ServerConfig) -> int:
@@ -89,6 +90,7 @@ class Node:
         self.stopped = asyncio.Event()
         self.exit_code = 0
         self.health = HealthService()
+        self.machine_settings = MachineSettings(max_txn_ops=config.max_txn_ops)
         self._servers: list[asyncio.Server] = []
         self._directory: DataDirectory | None = None
         self._driver: Driver | None = None
@@ -117,7 +119,7 @@ class Node:
             recovered = RecoveredLog(
                 HardState(FIRST_TERM), FIRST_INDEX, FIRST_TERM, FIRST_INDEX, FIRST_TERM, [], []
             )
-        replica = self._replica(directory, machine, recovered, cluster)
+        replica = self._replica(directory, machine, recovered)
         tick_seconds = config.heartbeat_interval_ms / 1000
         driver = Driver(self.loop, replica, directory, tick_seconds, self._failed)
         self._driver = driver
@@ -125,7 +127,13 @@ class Node:
         known.learn_addresses(addresses)
         own_urls = tuple(str(url) for url in config.initial_advertise_peer_urls)
         peers = Peers(
-            driver, directory.identity, known, own_urls, dial, config.election_timeout_ms / 1000
+            driver,
+            directory.identity,
+            known,
+            own_urls,
+            dial,
+            config.election_timeout_ms / 1000,
+            self.machine_settings,
         )
         peers.removed = self._removed
         driver.peers = peers
@@ -147,7 +155,7 @@ class Node:
         log.info(
             "serving",
             extra={
-                "name": config.name,
+                "member-name": config.name,
                 "cluster-id": f"{cluster:x}",
                 "member-id": f"{member:x}",
                 "client-urls": ",".join(str(url) for url in config.listen_client_urls),
@@ -177,8 +185,7 @@ class Node:
         bootstrap = None
         if config.initial_cluster_state == "new" and cluster == config.cluster_id:
             bootstrap = self._first_state()
-        settings = MachineSettings(max_txn_ops=config.max_txn_ops)
-        return StateMachine(backend, cluster, settings, bootstrap)
+        return StateMachine(backend, cluster, self.machine_settings, bootstrap)
 
     def _first_state(self) -> Bootstrap:
         config = self.config
@@ -195,7 +202,6 @@ class Node:
         directory: DataDirectory,
         machine: StateMachine,
         recovered: RecoveredLog,
-        cluster: int,
     ) -> Replica:
         config = self.config
         heartbeat, election = config.heartbeat_interval_ms, config.election_timeout_ms
@@ -207,15 +213,13 @@ class Node:
             ),
             request_timeout_seconds=5.0 + 2 * election / 1000,
             snapshot_count=config.snapshot_count,
+            catch_up_entries=min(CATCH_UP_ENTRIES, config.snapshot_count),
         )
         return Replica(
             settings,
             recovered,
             directory.log,
             machine,
-            lambda backend: StateMachine(
-                backend, cluster, MachineSettings(max_txn_ops=config.max_txn_ops), None
-            ),
             random.Random(random.SystemRandom().getrandbits(64)),
             random.SystemRandom().getrandbits(64),
         )

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from raftkv.errors import Code
+from raftkv.kv.machine import MachineSettings
 from raftkv.pb import peer_pb2
 from raftkv.raft.messages import InstallSnapshot, Message
 from raftkv.raft.types import NOBODY
@@ -40,10 +41,12 @@ class Peers:
         own_urls: tuple[str, ...],
         context: ssl.SSLContext | None,
         election_timeout_seconds: float,
+        machine_settings: MachineSettings,
     ) -> None:
         self.driver = driver
         self.cluster = identity.cluster
         self.member = identity.member
+        self.machine_settings = machine_settings
         self.accepted: dict[PeerProtocol, None] = {}
         self.links: dict[int, Link] = {}
         self.failover = Failover(driver.loop, driver.replica, election_timeout_seconds)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from raftkv import limits
 from raftkv.errors import ProtocolError
 from raftkv.kv.backend import View
+from raftkv.kv.machine import StateMachine
 from raftkv.pb import peer_pb2
 from raftkv.raft.messages import InstallSnapshot
 from raftkv.server.links import STATE_PATH, Link
@@ -93,14 +94,31 @@ class StateIntake:
         assert self._receiver is not None
         self._receiver.add(chunk)
 
-    def finish(self) -> None:
-        """Everything was sent: checks the whole and hands it to the replica."""
+    async def finish(self) -> None:
+        """Everything was sent: checks the whole, makes it durable, loads it, hands it over.
+
+        Syncing runs in a thread and loading in slices: this member keeps answering meanwhile.
+        Raises ProtocolError or StorageError if the state cannot be taken.
+        """
         if self._message is None or self._receiver is None:
             raise ProtocolError("a state transfer ended before it began")
+        driver = self._peers.driver
         backend = self._receiver.finish()
+        await driver.loop.run_in_executor(None, backend.sync)
+        settings = self._peers.machine_settings
+        loading = StateMachine.opening(backend, self._peers.cluster, settings)
+        while True:
+            try:
+                next(loading)
+            except StopIteration as end:
+                machine: StateMachine = end.value
+                break
+            await asyncio.sleep(0)
+        if machine.applied_index != self._message.snapshot.index:
+            raise ProtocolError("a state transfer holds another state than it announced")
         self._receiver = None
-        self._peers.driver.replica.on_state_received(self._message, backend)
-        self._peers.driver.wake()
+        driver.replica.on_state_received(self._message, machine)
+        driver.wake()
 
     def abandon(self) -> None:
         """The transfer ended early: what was written is of no use."""

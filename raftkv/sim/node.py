@@ -462,7 +462,8 @@ class Node:
     def state_received(self, message: InstallSnapshot, backend: Backend) -> None:
         """A whole state has arrived."""
         self.world.record("state in", self.member, message.sender, message.snapshot.index)
-        self.replica.on_state_received(message, backend)
+        machine = self.home.machine_over(backend, self.applied)
+        self.replica.on_state_received(message, machine)
         self._wake()
 
     # --- connections ----------------------------------------------------------------------

@@ -173,7 +173,6 @@ def build_replica(node: "Node", timing: "Timing", random: Random) -> Replica:
         directory.recovered,
         directory.log,
         machine,
-        lambda backend: home.machine_over(backend, node.applied),
         Random(random.getrandbits(64)),
         random.getrandbits(63),
     )
