@@ -159,7 +159,7 @@ class Node:
                 stdout=log,
                 stderr=log,
                 cwd=ROOT,
-                preexec_fn=_die_with_parent,
+                preexec_fn=_die_with_parent,  # noqa: PLW1509  (no threads here)
             )
 
     def signal(self, number: signal.Signals) -> None:

@@ -1,0 +1,101 @@
+"""Where the time of a raftkv node goes under the load of a row: py-spy beside every node.
+
+For each node a `profile-<row>-<leader|follower>.txt` with raw stacks is kept (the input of
+flame graph tools), and the functions are listed by self time and by time with callees. A
+sample of a thread that waits is not counted, so that the shares are shares of CPU time.
+"""
+
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+from bench.clusters import Cluster
+from bench.generator import Generator, Run
+from bench.rows import Row, Settings, fill, sample, say, summary
+
+HERTZ: Final = 250
+LISTED: Final = 45
+
+
+def _py_spy() -> str | None:
+    beside = Path(sys.executable).with_name("py-spy")
+    return str(beside) if beside.exists() else shutil.which("py-spy")
+
+
+def weigh(lines: Iterable[str]) -> tuple[Counter[str], Counter[str], int]:
+    """(self, with callees, total) in samples, per function, of py-spy's raw stacks.
+
+    A line is `frame;frame;frame count`, outermost first.
+    """
+    own: Counter[str] = Counter()
+    below: Counter[str] = Counter()
+    total = 0
+    for line in lines:
+        stack, _, count = line.rpartition(" ")
+        if not stack or not count.strip().isdigit():
+            continue
+        number = int(count)
+        frames = stack.split(";")
+        own[frames[-1]] += number
+        for frame in set(frames):
+            below[frame] += number
+        total += number
+    return own, below, total
+
+
+def listing(lines: Iterable[str]) -> str:
+    """The functions of most self time, with their shares."""
+    own, below, total = weigh(lines)
+    rows = [f"{'self':>6} {'total':>6}  function   ({total} samples)"]
+    rows += [
+        f"{100 * count / total:5.1f}% {100 * below[name] / total:5.1f}%  {name}"
+        for name, count in own.most_common(LISTED)
+    ]
+    return "\n".join(rows)
+
+
+def profile(row: Row, settings: Settings, directory: Path, *, native: bool = False) -> str:
+    """Profiles all three nodes under the load of a closed-loop row; returns the listing.
+
+    native: C functions too (slower). Errors: ImportError without py-spy.
+    """
+    program = _py_spy()
+    if program is None:
+        raise ImportError("--profile needs py-spy: pip install py-spy")
+    directory.mkdir(parents=True, exist_ok=True)
+    with Cluster("raftkv", settings.directory) as cluster:
+        fill(cluster, settings.keys, settings.value_bytes)
+        leader = cluster.leader()
+        run = Run(
+            cluster.endpoints(row.connections, settings.entry),
+            cluster.pids,
+            kind=row.kind,
+            keys=settings.keys,
+            value_bytes=settings.value_bytes,
+            outstanding=row.outstanding,
+            seconds=settings.seconds + 1.0,
+            warmup_seconds=settings.warmup_seconds,
+        )
+        paths = {}
+        with Generator(run) as generator:
+            generator.wait_measuring()
+            watchers = []
+            for number, node in enumerate(cluster.nodes):
+                role = "leader" if node is leader else f"follower{number + 1}"
+                paths[role] = directory / f"profile-{row.name}-{role}.txt"
+                command = [program, "record", "--pid", str(node.pid), "--format", "raw"]
+                command += ["--rate", str(HERTZ), "--duration", str(round(settings.seconds))]
+                command += ["--function", "--threads", "--output", str(paths[role])]
+                command += ["--native"] if native else ["--nonblocking"]
+                watchers.append(subprocess.Popen(command, stdout=subprocess.DEVNULL))
+            for watcher in watchers:
+                watcher.wait()
+            say(f"{row.name} under py-spy: {summary(sample(generator.result()))}")
+    parts = []
+    for role, path in sorted(paths.items(), reverse=True):
+        parts.append(f"{row.name}, {role} ({path})\n{listing(path.read_text().splitlines())}")
+    return "\n\n".join(parts)

@@ -1,0 +1,201 @@
+"""The rows of the table: which load, and how the systems take turns under it.
+
+Every row starts fresh clusters of all systems, writes the keys, and then measures one
+system after the other, round by round, so that whatever else the machine does hits all of
+them. The clusters that are not measured stay up and idle.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from bench.clusters import Cluster
+from bench.generator import Measured, Run, generate
+
+MIB: Final = 1024 * 1024
+SETTLE_SECONDS: Final = 0.3
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How much is measured.
+
+    systems: label -> system; at least two. entry: see Cluster.endpoints. directory: where
+    the data of the clusters goes. long_seconds: of the row `long-put`. bulk_keys: of the row
+    `million`. trials: leaders lost per system.
+    """
+
+    systems: Mapping[str, str]
+    rounds: int = 3
+    seconds: float = 4.0
+    warmup_seconds: float = 1.0
+    entry: str = "spread"
+    keys: int = 10_000
+    value_bytes: int = 256
+    long_seconds: float = 60.0
+    bulk_keys: int = 1_000_000
+    bulk_value_bytes: int = 64
+    trials: int = 3
+    directory: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One measurement of one system: metric -> value, and the latencies in seconds."""
+
+    metrics: dict[str, float]
+    latency_seconds: dict[str, float] = field(default_factory=dict)
+    errors: dict[str, int] = field(default_factory=dict)
+
+
+Samples = dict[str, list[Sample]]  # label -> one per round
+Procedure = Callable[["Row", Settings], Samples]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row: its name and what is done.
+
+    kind, connections, outstanding: the closed loop; see requests.KINDS.
+    """
+
+    name: str
+    procedure: Procedure
+    kind: str = ""
+    connections: int = 0
+    outstanding: int = 0
+
+
+def say(text: str) -> None:
+    """Progress, on stderr."""
+    print(f"[{time.strftime('%H:%M:%S')}] {text}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def started(settings: Settings) -> Iterator[dict[str, Cluster]]:
+    """Fresh clusters, one per label; all gone at the end."""
+    with ExitStack() as stack:
+        yield {
+            label: stack.enter_context(Cluster(system, settings.directory))
+            for label, system in settings.systems.items()
+        }
+
+
+def fill(cluster: Cluster, keys: int, value_bytes: int) -> Measured:
+    """Writes every key once, as fast as the cluster takes them."""
+    return generate(
+        Run(
+            cluster.endpoints(20, "spread"),
+            cluster.pids,
+            outstanding=50,
+            keys=keys,
+            value_bytes=value_bytes,
+            fill=True,
+        )
+    )
+
+
+def load(cluster: Cluster, row: Row, settings: Settings, seconds: float, seed: int) -> Measured:
+    """Puts a cluster under the load of a row. Errors: LoadFailed, ClusterFailed."""
+    measured = generate(
+        Run(
+            cluster.endpoints(row.connections, settings.entry),
+            cluster.pids,
+            kind=row.kind,
+            keys=settings.keys,
+            value_bytes=settings.value_bytes,
+            outstanding=row.outstanding,
+            seconds=seconds,
+            warmup_seconds=settings.warmup_seconds,
+            seed=seed,
+        )
+    )
+    cluster.check()
+    return measured
+
+
+def sample(measured: Measured) -> Sample:
+    """The metrics of a run. Per operation means per success.
+
+    rate: successes/s. p50_ms, p99_ms. cpu_us: server CPU per operation, all nodes.
+    rss_mib, anon_mib: mean of the nodes. bytes: written to disk per operation, all nodes.
+    generator_us: the generator's CPU per operation; generator_share: of one core.
+    errors: failed operations.
+    """
+    successes = max(measured.successes, 1)
+    latency = measured.latency_seconds
+    nodes = max(len(measured.rss_bytes), 1)
+    return Sample(
+        {
+            "rate": measured.rate,
+            "p50_ms": 1e3 * latency.get("50", float("nan")),
+            "p99_ms": 1e3 * latency.get("99", float("nan")),
+            "cpu_us": 1e6 * measured.server_cpu_seconds / successes,
+            "rss_mib": sum(measured.rss_bytes) / nodes / MIB,
+            "anon_mib": sum(measured.anon_bytes) / nodes / MIB,
+            "bytes": measured.write_bytes / successes,
+            "generator_us": 1e6 * measured.generator_cpu_seconds / successes,
+            "generator_share": measured.generator_cpu_seconds / measured.seconds,
+            "errors": float(measured.failures),
+        },
+        latency,
+        measured.errors,
+    )
+
+
+def summary(one: Sample) -> str:
+    """A sample in a line, for the progress."""
+    text = " ".join(f"{name}={value:.4g}" for name, value in one.metrics.items())
+    return text + (f" {one.errors}" if one.errors else "")
+
+
+def closed_loop(row: Row, settings: Settings) -> Samples:
+    """The procedure of the ordinary rows."""
+    samples: Samples = {label: [] for label in settings.systems}
+    with started(settings) as clusters:
+        for cluster in clusters.values():
+            fill(cluster, settings.keys, settings.value_bytes)
+        for number in range(settings.rounds):
+            for label, cluster in clusters.items():
+                time.sleep(SETTLE_SECONDS)
+                one = sample(load(cluster, row, settings, settings.seconds, number))
+                samples[label].append(one)
+                say(f"{row.name} {label}: {summary(one)}")
+    return samples
+
+
+def _row(kind: str, connections: int, outstanding: int) -> Row:
+    name = f"{kind}-{connections}x{outstanding}"
+    return Row(name, closed_loop, kind, connections, outstanding)
+
+
+LOAD_ROWS: Final = (
+    _row("put", 1, 1),
+    _row("put", 10, 1),
+    _row("put", 10, 10),
+    _row("put", 20, 50),
+    _row("txn", 10, 10),
+    _row("get", 10, 10),
+    _row("ser-get", 10, 10),
+    _row("range", 10, 1),
+    _row("mixed", 10, 10),
+)
+
+
+def select(rows: Sequence[Row], names: str) -> list[Row]:
+    """The rows whose name starts with one of the comma-separated names; all for "".
+
+    Errors: ValueError for a name that no row has.
+    """
+    if not names:
+        return list(rows)
+    wanted = [name.strip() for name in names.split(",") if name.strip()]
+    for name in wanted:
+        if not any(row.name.startswith(name) for row in rows):
+            known = ", ".join(row.name for row in rows)
+            raise ValueError(f"no row {name!r}; there are {known}")
+    return [row for row in rows if any(row.name.startswith(name) for name in wanted)]

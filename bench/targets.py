@@ -1,0 +1,68 @@
+"""What is asked of raftkv, as data, and whether a measurement meets it."""
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+from bench.rows import LOAD_ROWS
+
+
+class Verdict(Enum):
+    """Outcome of a comparison; the value is what the table shows."""
+
+    AIM_MET = "met, aim too"
+    MET = "met"
+    NOT_MET = "NOT MET"
+    NOT_MEASURED = "not measured"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One demand on a metric of a row.
+
+    must, aim: bounds. higher_is_better: at least the bound is asked for, else less than it.
+    relative: the bounds are for raftkv / etcd, else for raftkv's value itself.
+    """
+
+    row: str
+    metric: str
+    must: float
+    aim: float | None = None
+    higher_is_better: bool = False
+    relative: bool = True
+
+    def judge(self, value: float | None) -> Verdict:
+        """The verdict on a measured ratio (or value)."""
+        if value is None or value != value:  # NaN
+            return Verdict.NOT_MEASURED
+        if not self._meets(value, self.must):
+            return Verdict.NOT_MET
+        if self.aim is not None and self._meets(value, self.aim):
+            return Verdict.AIM_MET
+        return Verdict.MET
+
+    def _meets(self, value: float, bound: float) -> bool:
+        return value >= bound if self.higher_is_better else value < bound
+
+
+def _rate(row: str, must: float, aim: float) -> Target:
+    return Target(row, "rate", must, aim, higher_is_better=True)
+
+
+TARGETS: Final = (
+    _rate("put-1x1", 1.0, 1.2),
+    _rate("put-10x1", 1.3, 1.6),
+    _rate("put-10x10", 1.7, 2.2),
+    _rate("put-20x50", 1.1, 1.5),
+    _rate("txn-10x10", 1.6, 2.0),
+    _rate("get-10x10", 1.5, 2.0),
+    _rate("ser-get-10x10", 1.5, 2.0),
+    _rate("range-10x1", 1.0, 1.5),
+    *(Target(row.name, "p99_ms", 1.0) for row in LOAD_ROWS),
+    Target("put-10x10", "cpu_us", 0.6, 0.5),
+    Target("put-10x10", "bytes", 1.0),
+    Target("long-put-10x10", "bytes", 2.0),
+    Target("million", "rss_mib", 0.7),
+    Target("million", "restart_s", 1.0),
+    Target("failover-kill", "gap_s", 0.5, 0.3, relative=False),
+)
