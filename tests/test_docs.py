@@ -93,19 +93,27 @@ def test_the_comparison_of_output_is_exact_but_for_the_ellipsis() -> None:
 
 
 PORTS: Final = ("32379", "22379", "2379")  # what the README says, longest first
-SHIM: Final = "#!/bin/sh\nexec {python} -c 'from raftkv.cli.{module} import main; main()' \"$@\"\n"
+
+# The tools' default endpoint is 127.0.0.1:2379; here it is the first node of this test.
+SHIM: Final = """#!/bin/sh
+case "$*" in
+  *--endpoints*) ;;
+  *) export ETCDCTL_ENDPOINTS="${{ETCDCTL_ENDPOINTS:-$DEFAULT_ENDPOINT}}" ;;
+esac
+exec {program} "$@"
+"""
 
 
 @pytest.fixture
 def commands(tmp_path: Path) -> Path:
-    """A directory with raftkv, raftctl and etcdctl, as .venv/bin would have them."""
-    bin_ = tmp_path / "bin"
-    bin_.mkdir()
-    for name, module in (("raftkv", "server"), ("raftctl", "ctl")):
-        (bin_ / name).write_text(SHIM.format(python=sys.executable, module=module))
-        (bin_ / name).chmod(0o755)
-    (bin_ / "etcdctl").symlink_to(processes.ETCDCTL)
-    return bin_
+    """A directory with raftctl and etcdctl, as .venv/bin would have them."""
+    directory = tmp_path / "bin"
+    directory.mkdir()
+    raftctl = f"{sys.executable} -c 'from raftkv.cli.ctl import main; main()'"
+    for name, program in (("raftctl", raftctl), ("etcdctl", processes.ETCDCTL)):
+        (directory / name).write_text(SHIM.format(program=program))
+        (directory / name).chmod(0o755)
+    return directory
 
 
 @pytest.fixture
@@ -148,11 +156,13 @@ def test_the_tour_runs_as_printed(tmp_path: Path, commands: Path, local_cluster:
     environment = {
         "PATH": f"{commands}:{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
-        "ETCDCTL_ENDPOINTS": f"127.0.0.1:{local_cluster[0]}",  # the default, were it 2379
+        "DEFAULT_ENDPOINT": f"127.0.0.1:{local_cluster[0]}",
         "HOME": str(tmp_path),
     }
+    script = tmp_path / "tour.sh"  # a file, for `pgrep -f` would find it on a command line
+    script.write_text(_script(steps, tmp_path / "data", local_cluster))
     done = subprocess.run(
-        ["bash", "-c", _script(steps, tmp_path / "data", local_cluster)],
+        ["bash", script],
         env=environment,
         cwd=tmp_path,
         capture_output=True,

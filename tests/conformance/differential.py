@@ -2,7 +2,7 @@
 
 Requests go one at a time, to one etcd and to one raftkv node chosen at random. A
 serializable read may lag on a node that had no part in the last write, and rightly so;
-it goes to the node that took the last write or linearizable read.
+it goes to the node that last succeeded with a write or a linearizable read.
 """
 
 from collections import Counter
@@ -76,19 +76,18 @@ class Differential:
                 f"{type(request).__name__} {{ {_text(request)} }}\n"
                 f"  etcd:   {_answer_text(expected)}\n  raftkv: {_answer_text(actual)}"
             )
-        self._learn(request, expected)
+        self._learn(request, expected, node)
         name = request.DESCRIPTOR.name
         self.report.outcomes[name, expected.code, expected.text] += 1
         return expected
 
     def _choose(self, request: Message) -> Target:
-        if not is_serializable(request):
-            self._current = self._random.choice(self._nodes)
-        return self._current
+        return self._current if is_serializable(request) else self._random.choice(self._nodes)
 
-    def _learn(self, request: Message, answer: Answer) -> None:
+    def _learn(self, request: Message, answer: Answer, node: Target) -> None:
         if answer.message is None:
-            return
+            return  # refused at the door, perhaps, by a node that lags
+        self._current = node
         header: rpc_pb2.ResponseHeader = getattr(answer.message, "header")  # noqa: B009
         self._requests.revision = max(self._requests.revision, header.revision)
         if isinstance(request, rpc_pb2.CompactionRequest):
