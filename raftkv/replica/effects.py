@@ -33,6 +33,7 @@ class Effects:
     checkpoint: index whose state must be forced into durable tables now, 0: none; report
         by `on_checkpoint`.
     truncate: (index, term): drop log entries up to here; report by `on_truncated`.
+    members_changed: the configuration or the member table may name other members.
     more: there is work for another turn at once.
     """
 
@@ -48,4 +49,5 @@ class Effects:
     checkpoint: int = 0
     truncate: tuple[int, int] | None = None
     role_changed: bool = False
+    members_changed: bool = False
     more: bool = False

@@ -26,6 +26,7 @@ from raftkv.errors import (
 )
 from raftkv.kv import commands
 from raftkv.kv.machine import Result, StateMachine
+from raftkv.kv.members import Member, joining_member
 from raftkv.raft.core import Core, CoreSettings, LogReader
 from raftkv.raft.membership import decode_change
 from raftkv.raft.messages import (
@@ -91,6 +92,7 @@ class Replica:
             machine.applied_index,
             recovered.anchor_index,
         )
+        self.joining: Member | None = None  # of the configuration entry under way
         self._proposals: list[tuple[float, int, Ticket, bytes]] = []
         self._forwarded_here: dict[int, tuple[int, int]] = {}  # sender -> (boot, newest number)
         self._taken: list[Forward] = []
@@ -284,6 +286,9 @@ class Replica:
                 replies.append((local.popleft()[4], result or self._done()))
             elif forwarded:
                 self._answer_forwarded(entry, result, effects)
+            if entry.kind == CONFIG:
+                self.joining = None
+                effects.members_changed = True
         self.machine.flush()
         self.core.applied_to(self.machine.applied_index)
 
@@ -469,6 +474,8 @@ class Replica:
             except Refusal:
                 return  # not yet: one at a time, and after an entry of the own term
             queued.popleft()
+            self.joining = joining_member(context_of(change))
+            effects.members_changed = True
             if change.write is not None:
                 write = change.write
                 self.pending.local.append(

@@ -86,6 +86,12 @@ class PeerProtocol(asyncio.Protocol):
         if self.connection.closing:
             self._refuse(self.connection.close_reason)
 
+    def dismiss(self, code: int, text: str) -> None:
+        """Ends the other member's stream with a reason."""
+        self.connection.finish(self._stream, code, text)
+        self._stream = 0
+        self.flush()
+
     def abort(self) -> None:
         """Cuts the connection."""
         if self._transport is not None:

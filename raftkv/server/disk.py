@@ -57,7 +57,8 @@ class Disk:
     def stop(self) -> None:
         """Makes durable what was submitted, then ends the thread and joins it."""
         self._wakes.put(False)
-        self._thread.join()
+        if self._thread.ident is not None:
+            self._thread.join()
 
     def _run(self) -> None:
         wakes, log = self._wakes, self._log

@@ -34,7 +34,10 @@ class PeerSender(Protocol):
         """Starts a transfer of the whole state; its end goes to `Driver.state_sent`."""
 
     def role_changed(self) -> None:
-        """The leader or the configuration may have changed."""
+        """Leader, term or role changed."""
+
+    def members_changed(self) -> None:
+        """The configuration or the member table may have changed."""
 
 
 class Flushable(Protocol):
@@ -158,6 +161,8 @@ class Driver:
             ticket[0](ticket, result)  # type: ignore[index]
         for ticket in effects.reads:
             ticket[0](ticket, None)  # type: ignore[index]
+        if effects.members_changed or effects.installed is not None:
+            peers.members_changed()
         if effects.role_changed:
             peers.role_changed()
             for listener in self.role_listeners:

@@ -146,7 +146,7 @@ class Node:
         peers.open = True
         self._freeze()
         driver.start()
-        peers.role_changed()
+        peers.members_changed()
         driver.role_listeners.append(self._role_changed)
         await self._serve_clients(driver, directory.identity)
         self._timer = self.loop.call_later(0.2, self._tick)

@@ -61,11 +61,13 @@ class Peers:
 
     # --- links --------------------------------------------------------------
 
-    def update(self) -> None:
-        """Links follow the configuration and the member table."""
+    def members_changed(self) -> None:
+        """Links follow the configuration and the member table (driver.PeerSender)."""
         replica = self.driver.replica
-        for member, record in replica.machine.members.items():
-            self._known.learn_address(member, record.peer_urls)
+        for record in replica.machine.members.values():
+            self._known.learn_address(record.id, record.peer_urls)
+        if replica.joining is not None:
+            self._known.learn_address(replica.joining.id, replica.joining.peer_urls)
         wanted = [
             member for member in replica.core.configuration.members() if member != self.member
         ]
@@ -79,6 +81,9 @@ class Peers:
         for member in [member for member in self.links if member not in wanted]:
             if member in replica.machine.removed:
                 self.links.pop(member).close()
+        for accepted in list(self.accepted):
+            if accepted.sender in replica.machine.removed:
+                accepted.dismiss(Code.FAILED_PRECONDITION, REMOVED_TEXT)
 
     def _link(self, member: int, urls: tuple[str, ...]) -> Link:
         link = Link(self.driver.loop, self, member, urls, self._context)
@@ -120,8 +125,7 @@ class Peers:
         self.driver.start_task(send_state(self, link, message, view, meta))
 
     def role_changed(self) -> None:
-        """Leader, term or configuration changed (driver.PeerSender)."""
-        self.update()
+        """Leader, term or role changed (driver.PeerSender)."""
         leader = self.links.get(self.driver.replica.leader)
         self.failover.role_changed(link_ready=leader is not None and leader.ready)
 
