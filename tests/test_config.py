@@ -85,9 +85,9 @@ def test_a_bad_url_is_refused_with_the_reason(text: str, reason: str) -> None:
 
 def test_url_lists_skip_blanks_and_refuse_doubles_and_emptiness() -> None:
     assert len(parse_urls("listen-client-urls", " http://a:1 , http://a:2,")) == 2
-    with pytest.raises(ConfigError, match="--listen-client-urls.*twice"):
+    with pytest.raises(ConfigError, match=r"--listen-client-urls.*twice"):
         parse_urls("listen-client-urls", "http://a:1,http://a:1")
-    with pytest.raises(ConfigError, match="--listen-client-urls.*at least one"):
+    with pytest.raises(ConfigError, match=r"--listen-client-urls.*at least one"):
         parse_urls("listen-client-urls", " , ")
 
 

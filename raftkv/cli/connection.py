@@ -32,9 +32,7 @@ NOT_DONE_TEXTS: Final = frozenset(
     {"etcdserver: no leader", "etcdserver: rpc not supported for learner"}
 )
 DEADLINE_TEXT: Final = "context deadline exceeded"
-OUTCOME_UNKNOWN_TEXT: Final = (
-    "the write may or may not have been applied; read the key before you repeat it"
-)
+OUTCOME_UNKNOWN_TEXT: Final = "it may or may not have been carried out; check before you repeat it"
 
 
 @dataclass(frozen=True, slots=True)

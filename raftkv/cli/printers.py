@@ -239,6 +239,12 @@ def _print_operation(printer: Printer, operation: "rpc_pb2.ResponseOp") -> None:
         printer.txn(operation.response_txn)
 
 
+def _endpoint_trees(
+    key: str, found: Iterable[EndpointStatus | EndpointHash]
+) -> list[dict[str, object]]:
+    return [{"Endpoint": one.endpoint, key: gotext.message_tree(one.reply)} for one in found]
+
+
 class JsonPrinter(Printer):
     """Go's encoding/json of the answer: int64 as numbers, bytes as base64."""
 
@@ -269,15 +275,11 @@ class JsonPrinter(Printer):
 
     def endpoint_status(self, found: Sequence[EndpointStatus]) -> None:
         """One array."""
-        self._endpoints("Status", found)
+        emit(gotext.json_text(_endpoint_trees("Status", found) or None))
 
     def endpoint_hashes(self, found: Sequence[EndpointHash]) -> None:
         """One array."""
-        self._endpoints("HashKV", found)
-
-    def _endpoints(self, key: str, found: Iterable[EndpointStatus | EndpointHash]) -> None:
-        rows = [{"Endpoint": one.endpoint, key: gotext.message_tree(one.reply)} for one in found]
-        emit(gotext.json_text(rows or None))
+        emit(gotext.json_text(_endpoint_trees("HashKV", found)))
 
     def endpoint_health(self, found: Sequence[EndpointHealth]) -> None:
         """One array."""

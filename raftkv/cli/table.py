@@ -72,8 +72,7 @@ def render(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
                     ]
                 )
             )
-    if rows:
-        out.append(rule)
+    out.append(rule)
     return "\n".join(out) + "\n"
 
 

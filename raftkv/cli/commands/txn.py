@@ -26,8 +26,8 @@ from raftkv.cli.printers import emit
 from raftkv.pb import rpc_pb2
 
 _STRING: Final = r'"(?:[^"\\]|\\.)*"|`[^`]*`'
-_KEY = re.compile(rf"\s*({_STRING})\)")
-_OPERATOR = re.compile(r"\s+(\S+)")
+_KEY = re.compile(rf"\s*({_STRING})")
+_OPERATOR = re.compile(r"\)\s+(\S+)")
 _VALUE = re.compile(rf"\s+({_STRING})")
 # A word, a 'single quoted' or a "double quoted" string.
 _WORD = re.compile(r"""[^'"\s]\S*|'[^']*'|"(?:[^"\\]|\\.)*\"""")
