@@ -82,7 +82,7 @@ def _measure(rows: str, settings: Settings, output: Path) -> int:
     """Measures the rows; one that fails is reported and the others go on."""
     results: dict[str, Samples] = {}
     failures = []
-    base, label = list(settings.systems)[0], list(settings.systems)[-1]
+    base, label = next(iter(settings.systems)), list(settings.systems)[-1]
     start = time.monotonic()
     for row in select(ROWS, rows):
         try:
