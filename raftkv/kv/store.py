@@ -13,7 +13,6 @@ moves to the next revision if the entry wrote anything.
 """
 
 from collections.abc import Iterable
-from itertools import islice
 from typing import Final, NamedTuple
 from zlib import crc32
 
@@ -195,11 +194,16 @@ class Store:
         """Drop the records written or loaded longest ago until an eighth of the budget is free."""
         cache = self.cache
         goal = self.cache_limit_bytes - self.cache_limit_bytes // 8
-        while cache and self.cached_bytes > goal:
-            for key in list(islice(cache, 256)):
-                if self.cached_bytes <= goal:
-                    break
-                self.cached_bytes -= len(cache.pop(key)[0]) + RECORD_OVERHEAD_BYTES
+        gone = []
+        excess = self.cached_bytes - goal
+        for key, record in cache.items():
+            if excess <= 0:
+                break
+            excess -= len(record[0]) + RECORD_OVERHEAD_BYTES
+            gone.append(key)
+        for key in gone:
+            del cache[key]
+        self.cached_bytes = goal + excess
 
     # --- reads of the newest version -----------------------------------------
     def latest(self, key: bytes) -> Record | None:
