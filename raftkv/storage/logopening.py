@@ -157,22 +157,18 @@ def _rewrite(place: Place, rows: LogRows, scan: LogScan) -> tuple[LogRows, LogSc
     fs, anchor = place.fs, scan.anchor
     # Numbers go on behind the last one seen, so that no later batch looks older than a lost one.
     end = End(anchor.generation, scan.end.number + 1, scan.last_term, scan.last_index)
-    with final_errors(f"rewriting {place.of(LOG)}"):
-        fs.make_directory(place.of(NEW))
+    try:
+        with final_errors(f"rewriting {place.of(LOG)}"):
+            fs.make_directory(place.of(NEW))
+    except BaseException:
+        rows.close()
+        raise
     new = _fill(place, NEW, anchor, End(anchor.generation, 0, anchor.term, anchor.index))
-    batch, pending_bytes = new.batch(), 0
-    start = KEY.pack(RECORD, anchor.generation, anchor.index + 1)
-    stop = KEY.pack(RECORD, anchor.generation, scan.last_index + 1)
-    for key, value in rows.scan(start, stop):
-        batch.put(key, value)
-        pending_bytes += len(value)
-        if pending_bytes >= REWRITE_BYTES:
-            new.commit(batch)
-            batch, pending_bytes = new.batch(), 0
-    batch.put(END_KEY, encode_end(end, place.seed))
-    new.commit(batch)
-    new.close()
-    rows.close()
+    try:
+        _copy_records(rows, new, scan, encode_end(end, place.seed))
+    finally:
+        new.close()
+        rows.close()
     with final_errors(f"rewriting {place.of(LOG)}"):
         fs.sync_directory(place.of(NEW))
         fs.rename(place.of(NEW), place.of(WHOLE))
@@ -182,6 +178,22 @@ def _rewrite(place: Place, rows: LogRows, scan: LogScan) -> tuple[LogRows, LogSc
     result = scan_log(written, place.seed)
     assert result.problem is None, result.problem
     return written, result
+
+
+def _copy_records(rows: LogRows, new: LogRows, scan: LogScan, end: bytes) -> None:
+    """The records of `scan` byte for byte, so that the chain stays as it is, then the end row."""
+    generation = scan.anchor.generation
+    batch, pending_bytes = new.batch(), 0
+    start = KEY.pack(RECORD, generation, scan.anchor.index + 1)
+    stop = KEY.pack(RECORD, generation, scan.last_index + 1)
+    for key, value in rows.scan(start, stop):
+        batch.put(key, value)
+        pending_bytes += len(value)
+        if pending_bytes >= REWRITE_BYTES:
+            new.commit(batch)
+            batch, pending_bytes = new.batch(), 0
+    batch.put(END_KEY, end)
+    new.commit(batch)
 
 
 def _finish_rewrite(place: Place) -> None:
@@ -200,12 +212,16 @@ def _finish_rewrite(place: Place) -> None:
 def _fill(place: Place, name: str, anchor: Anchor, end: End) -> LogRows:
     """A new log in the empty directory `name` that holds an anchor and an end row, durable."""
     rows = place.engine.open_log(place.of(name), create=True)
-    batch = rows.batch()
-    batch.put(ANCHOR_KEY, encode_anchor(anchor, place.seed))
-    batch.put(END_KEY, encode_end(end, place.seed))
-    rows.commit(batch)
-    with final_errors(f"syncing {place.of(name)}"):
-        place.fs.sync_directory(place.of(name))
+    try:
+        batch = rows.batch()
+        batch.put(ANCHOR_KEY, encode_anchor(anchor, place.seed))
+        batch.put(END_KEY, encode_end(end, place.seed))
+        rows.commit(batch)
+        with final_errors(f"syncing {place.of(name)}"):
+            place.fs.sync_directory(place.of(name))
+    except BaseException:
+        rows.close()
+        raise
     return rows
 
 

@@ -238,7 +238,8 @@ class DataDirectory:
 
     def _abandon(self) -> None:
         """Releases what a failed opening had opened."""
-        for part in (getattr(self, "state", None), getattr(self, "log", None)):
+        parts = (*self._old_states, *self._coming)
+        for part in (*parts, getattr(self, "state", None), getattr(self, "log", None)):
             if part is not None:
                 part.close()
         if hasattr(self, "_mark"):
@@ -309,9 +310,13 @@ class DataDirectory:
         with final_errors(f"creating {path}"):
             self._fs.make_directory(path)
         state = self._engine.open_state(path, buffer_bytes=self._state_buffer_bytes, create=True)
-        with final_errors(f"creating {path}"):
-            self._fs.sync_directory(path)
-            self._fs.sync_directory(self.path)
+        try:
+            with final_errors(f"creating {path}"):
+                self._fs.sync_directory(path)
+                self._fs.sync_directory(self.path)
+        except BaseException:
+            state.close()
+            raise
         return state
 
     def switch_state(self, state: StateBackend, snapshot: SnapshotMeta) -> None:

@@ -1,5 +1,6 @@
 """The Raft log, on LevelDB and on the disk in memory."""
 
+import itertools
 import threading
 from collections.abc import Callable
 from random import Random
@@ -237,7 +238,7 @@ def test_dead_rows_are_deleted_a_few_with_every_write(place: Place) -> None:
         index += 1
         left.append(rows_of(directory))
     assert left[0] == 500
-    assert all(0 <= before - after <= 70 for before, after in zip(left, left[1:], strict=False))
+    assert all(0 <= before - after <= 70 for before, after in itertools.pairwise(left))
     assert left[-1] == index - 401
     log.truncate_front(450, 1)
     directory.close()
