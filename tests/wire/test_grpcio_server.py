@@ -63,7 +63,7 @@ class Client:
         self.socket.close()
 
 
-class Handlers(grpc.GenericRpcHandler):
+class Handlers(grpc.GenericRpcHandler):  # type: ignore[misc]
     """The service of tests.wire.serving, on grpcio."""
 
     def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
