@@ -163,6 +163,8 @@ def test_a_childs_death_is_told_with_code_and_reason_and_the_others_go_on(start:
         "raftkv | n2 ended with exit code 12: a disk write failed "
         "(its last line: disk on fire); 2 of 3 go on"
     )
+    while sum("ready" in line for line in running.lines) < 3:
+        running.read_until("ready")
     running.signal(signal.SIGINT)
     assert running.finish() == 0
     assert sum("ready" in line for line in running.lines) == 3, "none was started again"
