@@ -31,19 +31,29 @@ RECLAIM_ROWS = 10_000  # removed rows that make it worth rewriting the emptied a
 class Compaction:
     """Progress of the physical removal on this member."""
 
-    __slots__ = ("_areas", "_high_key", "_low_key", "_removed", "finished", "next_id", "store")
+    __slots__ = (
+        "_areas",
+        "_high_key",
+        "_low_key",
+        "_removed",
+        "finished",
+        "next_id",
+        "removed_bytes",
+        "store",
+    )
 
     def __init__(self, store: Store) -> None:
         self.store = store
         self.finished = 0  # everything below this revision that can go is gone
         self.next_id = 0  # row id to go on with
+        self.removed_bytes = 0  # of all rows removed so far
         self._removed = 0
         self._low_key = b""
         self._high_key = b""
         self._areas: list[tuple[bytes, bytes]] = []
         stored = store.backend.get(COMPACTION_ROW)
         if stored is not None:
-            self.finished, at = COMPACTION.unpack(stored)
+            self.finished, at, self.removed_bytes = COMPACTION.unpack(stored)
             self.next_id = int.from_bytes(at, "big")
 
     @property
@@ -73,7 +83,9 @@ class Compaction:
         else:
             self.next_id = target << SUB_BITS
             self.finished = target
-        progress = COMPACTION.pack(self.finished, self.next_id.to_bytes(ID_BYTES, "big"))
+        progress = COMPACTION.pack(
+            self.finished, self.next_id.to_bytes(ID_BYTES, "big"), self.removed_bytes
+        )
         store.backend.write([*deleted, (COMPACTION_ROW, progress)])
         if not next_id:
             self._note_areas(target)
@@ -101,7 +113,7 @@ class Compaction:
             return
         pointer = key_row(key, row_id)
         mark = store.backend.get(pointer) or b""
-        store.row_bytes -= len(row) + REVISION_ROW_BYTES + len(pointer) + len(mark)
+        self.removed_bytes += len(row) + REVISION_ROW_BYTES + len(pointer) + len(mark)
         deleted += ((name, None), (pointer, None))
         self._removed += 2
         if not self._low_key or key < self._low_key:

@@ -13,9 +13,9 @@ from 0. On disk it has 12 bytes, big-endian.
 
 Rows:
 
-    a                                -> index, term, revision, compacted revision, hash, bytes
+    a                                -> index, term, revision, compacted, hash, bytes written
     c                                -> configuration
-    g                                -> physical compaction: finished revision, row to go on with
+    g                                -> compaction: finished revision, next row, bytes removed
     k escaped-key 00 00 inverse-id   -> "", 01 if that version is a deletion, or 02 lease u64
     n member                         -> Member
     r id                             -> previous id | kind u8 | framed KeyValue
@@ -44,7 +44,7 @@ MEMBER_ROWS: Final = (b"n", b"o")
 REVISION_ROWS: Final = (b"r", b"s")
 REMOVED_ROWS: Final = (b"x", b"y")
 APPLIED: Final = Struct(">QQQqQQ")
-COMPACTION: Final = Struct(">Q12s")
+COMPACTION: Final = Struct(">Q12sQ")
 
 PUT_ROW: Final = 0
 DELETE_ROW: Final = 1

@@ -36,7 +36,7 @@ def load_applied(store: Store, stored: bytes) -> tuple[int, int]:
     """Set the store's counters from the applied row; applied index and term."""
     if len(stored) != APPLIED.size:
         raise CorruptionError(f"the row of the applied index has {len(stored)} bytes")
-    index, term, store.revision, store.compacted, store.hash, store.row_bytes = APPLIED.unpack(
+    index, term, store.revision, store.compacted, store.hash, store.written_bytes = APPLIED.unpack(
         stored
     )
     store.next_id = (store.revision + 1) << SUB_BITS

@@ -305,7 +305,7 @@ class StateMachine:
             store.revision,
             store.compacted,
             store.hash,
-            store.row_bytes,
+            store.written_bytes,
         )
         self.backend.write([*store.take_pending(), *self._rows, (APPLIED_ROW, applied)])
         self._rows = []
@@ -429,7 +429,8 @@ class StateMachine:
 
     def status(self) -> Status:
         """Sizes of the store."""
-        return Status(self.backend.size(), self.store.row_bytes, len(self.store.index))
+        in_use = self.store.written_bytes - self._compaction.removed_bytes
+        return Status(self.backend.size(), in_use, len(self.store.index))
 
     # --- changes, for watchers -----------------------------------------------------
     def collect_changes(self, on: bool) -> None:

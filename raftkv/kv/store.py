@@ -75,7 +75,7 @@ class Store:
         self.cache_limit_bytes = cache_bytes
         self.cached_bytes = 0
         self.pending: list[Row] = []
-        self.row_bytes = 0  # of all revision and pointer rows, for `status`
+        self.written_bytes = 0  # of all revision and pointer rows ever written
         self.hash = 0
         self.changes: list[Change] | None = None  # filled only while somebody watches
         self.attached: dict[int, dict[bytes, None]] = {}  # lease -> its keys
@@ -131,7 +131,7 @@ class Store:
         escaped = key.replace(b"\0", b"\0\xff") if b"\0" in key else key
         pointer = b"k%b\0\0%b" % (escaped, (ID_MAX - row_id).to_bytes(ID_BYTES, "big"))
         value = b"%b\0%b" % (previous, framed)
-        self.row_bytes += len(pointer) + len(value) + REVISION_ROW_BYTES
+        self.written_bytes += len(pointer) + len(mark) + len(value) + REVISION_ROW_BYTES
         self.pending += ((b"r" + row_id.to_bytes(ID_BYTES, "big"), value), (pointer, mark))
         self.hash = crc32(kv, self.hash)
         if self.changes is not None:
@@ -156,7 +156,7 @@ class Store:
         framed = frame(kv)
         pointer = key_row_start(key) + (ID_MAX - row_id).to_bytes(ID_BYTES, "big")
         value = old[1].to_bytes(ID_BYTES, "big") + _DELETE_KIND + framed
-        self.row_bytes += len(pointer) + len(value) + REVISION_ROW_BYTES
+        self.written_bytes += len(pointer) + len(DELETION_MARK) + len(value) + REVISION_ROW_BYTES
         self.pending += ((revision_row(row_id), value), (pointer, DELETION_MARK))
         self.hash = crc32(kv, self.hash)
         if old[4]:
