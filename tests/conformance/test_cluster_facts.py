@@ -4,6 +4,8 @@ An etcd that is asked for several changes of members within some milliseconds st
 them, so each of these tests has a server of its own.
 """
 
+import time
+
 import pytest
 from google.protobuf.message import Message
 
@@ -17,16 +19,26 @@ BAD_TRANSFEREE = ("FAILED_PRECONDITION", "etcdserver: bad leader transferee")
 NOT_LEADER = ("FAILED_PRECONDITION", "etcdserver: not leader")
 
 NOBODY = 4711
+PUBLISH_SECONDS = 10.0
 
 
 def _status(store: Store) -> rpc_pb2.StatusResponse:
     return store.call(rpc_pb2.StatusRequest(), rpc_pb2.StatusResponse)
 
 
+def _members_with_urls(store: Store, linearizable: bool) -> rpc_pb2.MemberListResponse:
+    """The list, once every member has told its client URLs, which is soon after it serves."""
+    request = rpc_pb2.MemberListRequest(linearizable=linearizable)
+    deadline = time.monotonic() + PUBLISH_SECONDS
+    while True:
+        answer = store.call(request, rpc_pb2.MemberListResponse)
+        if all(member.clientURLs for member in answer.members) or time.monotonic() > deadline:
+            return answer
+
+
 @pytest.mark.parametrize("linearizable", [False, True])
 def test_the_member_list_has_no_revision_in_its_header(store: Store, linearizable: bool) -> None:
-    request = rpc_pb2.MemberListRequest(linearizable=linearizable)
-    answer = store.call(request, rpc_pb2.MemberListResponse)
+    answer = _members_with_urls(store, linearizable)
     assert min(answer.header.cluster_id, answer.header.member_id, answer.header.raft_term) > 0
     assert answer.header.revision == 0
     assert answer.header.member_id in {member.ID for member in answer.members}
