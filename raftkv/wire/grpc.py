@@ -17,6 +17,7 @@ _TIMEOUT: Final = re.compile(rb"([0-9]{1,8})([HMSmun])")
 _UNIT_SECONDS: Final = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 _UNSAFE: Final = re.compile(rb"[^ -$&-~]")
 _ESCAPED: Final = re.compile(rb"%([0-9A-Fa-f]{2})")
+_BASE64: Final = re.compile(rb" *([A-Za-z0-9+/]*)={0,2} *")
 _MAX_TIMEOUT_DIGITS: Final = 99_999_999
 
 # HTTP/2 error code of a RST_STREAM -> gRPC status (PROTOCOL-HTTP2.md, "Errors").
@@ -138,13 +139,13 @@ def encode_binary(value: bytes) -> bytes:
 
 def decode_binary(value: bytes) -> bytes:
     """A -bin value; several in one field are joined with b",". Raises ProtocolError."""
-    try:
-        return b",".join(
-            binascii.a2b_base64(part.strip(b" =") + b"=" * (-len(part.strip(b" =")) % 4))
-            for part in value.split(b",")
-        )
-    except binascii.Error:
-        raise ProtocolError("a -bin header is not base64") from None
+    parts: list[bytes] = []
+    for field in value.split(b","):
+        match = _BASE64.fullmatch(field)
+        if match is None or len(match[1]) % 4 == 1:
+            raise ProtocolError("a -bin header is not base64")
+        parts.append(binascii.a2b_base64(match[1] + b"=" * (-len(match[1]) % 4)))
+    return b",".join(parts)
 
 
 def gunzip(message: bytes, max_bytes: int) -> bytes | None:
