@@ -40,6 +40,7 @@ _KEY, _VERSION, _CREATE, _MOD, _VALUE = range(5)  # RangeRequest.SortTarget
 _NONE, _ASCEND, _DESCEND = range(3)  # RangeRequest.SortOrder
 ANY_ORDER: Final = -1  # an order etcd does not know: everything is fetched, nothing sorted
 SKIP_VERSIONS: Final = 8  # stale versions of one key to step over before seeking past them
+CACHED_RANGE_KEYS: Final = 256
 CORRECTION_ROWS: Final = 400  # rows read at most to correct the live keys for a past revision
 
 # Units of work, about a microsecond each: how long work is cut into slices without a clock.
@@ -165,6 +166,12 @@ def answer(store: Store, request: pb.RangeRequest, view: View) -> bytes:
 
     view: used for past revisions only; has every version up to the entry that is being applied.
     """
+    if not request.range_end:
+        key = request.key
+        size = len(key)
+        if size < 128 and request.ByteSize() == size + 2:  # nothing but the key is set
+            record = store.fetch(key)
+            return b"" if record is None else record[0] + b"\x20\x01"
     plan = Plan(request)
     wanted = request.revision
     writing = store.writing()
@@ -190,7 +197,9 @@ def find_now(store: Store, plan: Plan) -> Found:
         return [], count
     if plan.fetch and plan.fetch < count:
         last = first + plan.fetch
-    return store.records(store.index.slice(first, last)), count
+    # Few keys will be asked for again, many would push everything else out of the cache.
+    keep = last - first <= CACHED_RANGE_KEYS
+    return store.records(store.index.slice(first, last), keep=keep), count
 
 
 def find_corrected(store: Store, plan: Plan, revision: int, view: View) -> Found | None:

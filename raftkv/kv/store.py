@@ -234,13 +234,15 @@ class Store:
         record = self.cache.get(key)
         return self._load(self.live[key]) if record is None else record
 
-    def records(self, keys: Iterable[bytes]) -> list[Record]:
-        """The newest versions of live keys, in their order."""
+    def records(self, keys: Iterable[bytes], *, keep: bool = False) -> list[Record]:
+        """The newest versions of live keys, in their order. keep: put them into the cache."""
         cached = self.cache.get
+        find = self.fetch if keep else self.latest
         found = []
         for key in keys:
-            record = cached(key)
-            found.append(self._load(self.live[key]) if record is None else record)
+            record = cached(key) or find(key)
+            assert record is not None, "the index has a key that does not exist"
+            found.append(record)
         return found
 
     def record_of(self, view: View, key: bytes, row_id: int) -> Record:

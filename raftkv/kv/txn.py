@@ -10,7 +10,7 @@ The form checks need no state and look at both branches; they run before a comma
 """
 
 from collections.abc import Iterable
-from typing import Final
+from typing import Any, Final
 
 from raftkv import limits
 from raftkv.errors import (
@@ -150,16 +150,52 @@ def _span(request: pb.DeleteRangeRequest) -> tuple[bytes, bytes]:
     return request.key, request.range_end or request.key + b"\0"
 
 
-# --- compares -----------------------------------------------------------------
-class Path:
-    """The branch taken by a transaction and, in order, by those nested in that branch."""
+# --- the branch taken ---------------------------------------------------------
+Step = tuple[str | None, Any]  # which request is set, and it; for a nested txn its Path
 
-    __slots__ = ("nested", "ops", "succeeded")
+
+class Path:
+    """The operations of the branch that a transaction takes, nested ones decided too.
+
+    careful: something in it depends on the state besides the compares (a lease, a value to keep,
+    a revision to read, no request at all) and must be checked before anything is written.
+    looks_back: a range in it names a revision.
+    """
+
+    __slots__ = ("careful", "looks_back", "steps", "succeeded")
 
     def __init__(self, store: Store, request: pb.TxnRequest) -> None:
-        self.succeeded = all(holds(store, compare) for compare in request.compare)
-        self.ops = request.success if self.succeeded else request.failure
-        self.nested = [Path(store, op.request_txn) for op in self.ops if op.HasField("request_txn")]
+        succeeded = True
+        for compare in request.compare:
+            if not holds(store, compare):
+                succeeded = False
+                break
+        self.succeeded = succeeded
+        self.careful = self.looks_back = False
+        steps: list[Step] = []
+        for op in request.success if succeeded else request.failure:
+            kind = op.WhichOneof("request")
+            if kind == "request_put":
+                put = op.request_put
+                if put.lease or put.ignore_value or put.ignore_lease or not put.key:
+                    self.careful = True
+                steps.append((kind, put))
+            elif kind == "request_range":
+                asked = op.request_range
+                if asked.revision:
+                    self.careful = self.looks_back = True
+                steps.append((kind, asked))
+            elif kind == "request_txn":
+                nested = Path(store, op.request_txn)
+                self.careful |= nested.careful
+                self.looks_back |= nested.looks_back
+                steps.append((kind, nested))
+            elif kind == "request_delete_range":
+                steps.append((kind, op.request_delete_range))
+            else:
+                self.careful = True
+                steps.append((None, None))
+        self.steps = steps
 
 
 def holds(store: Store, compare: pb.Compare) -> bool:

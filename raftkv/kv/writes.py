@@ -18,6 +18,7 @@ from raftkv.kv import ranges
 from raftkv.kv.backend import View
 from raftkv.kv.encoding import (
     SUB_BITS,
+    SUB_MASK,
     bytes_field,
     decode_kv,
     key_field,
@@ -133,25 +134,24 @@ class Writer:
         history: called before the first write if a range looks at a past revision; flushes.
         """
         path = Path(self.store, request)
-        error = self._check(path, puts=True) or self._check(path, puts=False)
-        if error is not None:
-            return error
-        return self._run(path, history() if _looks_back(path) else self.store.backend)
+        if path.careful:
+            error = self._check(path, puts=True) or self._check(path, puts=False)
+            if error is not None:
+                return error
+        return self._run(path, history() if path.looks_back else self.store.backend)
 
     def _check(self, path: Path, *, puts: bool) -> ApiError | None:
-        nested = iter(path.nested)
+        """The first thing wrong with the puts (or with all else) of the branches taken."""
         error: ApiError | None = None
-        for op in path.ops:
-            kind = op.WhichOneof("request")
+        for kind, step in path.steps:
             if kind == "request_txn":
-                error = self._check(next(nested), puts=puts)
+                error = self._check(step, puts=puts)
             elif kind == "request_put":
-                error = self.check_txn_put(op.request_put) if puts else None
+                error = self.check_txn_put(step) if puts else None
+            elif puts:
+                continue
             elif kind == "request_range":
-                if puts:
-                    continue
-                wanted = op.request_range.revision
-                error = ranges.check_txn_revision(self.store, wanted)
+                error = ranges.check_txn_revision(self.store, step.revision)
             elif kind is None:
                 error = KEY_NOT_FOUND
             if error is not None:
@@ -159,41 +159,31 @@ class Writer:
         return None
 
     def _run(self, path: Path, view: View) -> bytes:
-        parts = [b"\x10\x01"] if path.succeeded else []
-        nested = iter(path.nested)
-        for op in path.ops:
-            kind = op.WhichOneof("request")
+        store = self.store
+        body = b"\x10\x01" if path.succeeded else b""
+        for kind, step in path.steps:
             if kind == "request_put":
-                body = self.put_request(op.request_put)
-                response = b"\x12" + _sized(self._header() + body)
+                replaced = self.put_request(step)
+                tag, response = b"\x12", self._header() + replaced
             elif kind == "request_range":
-                header = self._header()
-                body = ranges.answer(self.store, op.request_range, view)
-                response = b"\x0a" + _sized(header + body)
+                tag, response = b"\x0a", self._header() + ranges.answer(store, step, view)
             elif kind == "request_delete_range":
-                body = self.delete(op.request_delete_range)
-                response = b"\x1a" + _sized(self._header() + body)
+                removed = self.delete(step)
+                tag, response = b"\x1a", self._header() + removed
             else:
-                response = b"\x22" + _sized(_EMPTY_HEADER + self._run(next(nested), view))
-            parts.append(bytes_field(0x1A, response))
-        return b"".join(parts)
+                tag, response = b"\x22", _EMPTY_HEADER + self._run(step, view)
+            size = len(response)
+            if size < 126:
+                body += b"\x1a%c%b%c%b" % (size + 2, tag, size, response)
+            else:
+                body += bytes_field(0x1A, tag + varint(size) + response)
+        return body
 
     def _header(self) -> bytes:
         """The revision as an operation sees it: the old one until the entry's first write."""
         store = self.store
-        revision = store.next_id >> SUB_BITS if store.writing() else store.revision
-        return revision_header(revision)
-
-
-def _sized(message: bytes) -> bytes:
-    return varint(len(message)) + message
-
-
-def _looks_back(path: Path) -> bool:
-    """Does a range on the path taken name a revision?"""
-    return any(
-        op.HasField("request_range") and op.request_range.revision > 0 for op in path.ops
-    ) or any(_looks_back(nested) for nested in path.nested)
+        next_id = store.next_id
+        return revision_header(next_id >> SUB_BITS if next_id & SUB_MASK else store.revision)
 
 
 def is_read_only(request: pb.TxnRequest) -> bool:
