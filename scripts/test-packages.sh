@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
-# Sees to it that the programs which tests drive as clients are there: curl and
-# h2load. Installs their Debian packages when run as root, else says what to do.
+# Sees to it that the programs which tests use are there: curl and h2load as
+# clients, pgrep for the README's tour. Installs their Debian packages when run as
+# root, else says what to do.
 set -euo pipefail
 
 missing=()
 command -v curl >/dev/null || missing+=(curl)
 command -v h2load >/dev/null || missing+=(nghttp2-client)
+command -v pgrep >/dev/null || missing+=(procps)
 [ ${#missing[@]} -eq 0 ] && exit 0
 
 if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then

@@ -1,0 +1,32 @@
+"""For every test: Hypothesis repeats itself exactly, and nobody leaves a process behind."""
+
+import os
+from collections.abc import Iterator
+
+import hypothesis
+import psutil
+import pytest
+
+# The same examples on every run. To look for new ones: RAFTKV_HYPOTHESIS=explore make test
+hypothesis.settings.register_profile("repeat", derandomize=True, deadline=None)
+hypothesis.settings.register_profile("explore", max_examples=1000, deadline=None)
+hypothesis.settings.load_profile(os.environ.get("RAFTKV_HYPOTHESIS", "repeat"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_process_is_left_behind() -> Iterator[None]:
+    """Set up before every other fixture, so torn down after them."""
+    yield
+    left = [child for child in psutil.Process().children(recursive=True) if _counts(child)]
+    names = [f"{child.pid}: {' '.join(child.cmdline())}" for child in left]
+    for child in left:
+        child.kill()
+    assert not names, f"tests left processes behind: {names}"
+
+
+def _counts(child: psutil.Process) -> bool:
+    try:
+        tracker = "multiprocessing.resource_tracker" in " ".join(child.cmdline())
+        return child.status() != psutil.STATUS_ZOMBIE and not tracker
+    except psutil.NoSuchProcess:
+        return False
