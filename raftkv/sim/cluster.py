@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 from raftkv.kv import commands
 from raftkv.kv.members import encode_member
 from raftkv.replica.changes import MEMBER_ID
+from raftkv.sim.describe import describe_frame
 from raftkv.sim.faults import Undo, cut_pairs
 from raftkv.sim.invariants import InvariantBroken, Invariants, check_log_matching
 from raftkv.sim.model import Model
@@ -55,6 +56,7 @@ class Cluster:
         self.invariants = Invariants()
         self.counts: Counter[str] = Counter()
         self.network = Network(world, self._deliver)
+        world.describers["frame"] = describe_frame
         self.nodes: dict[int, Node] = {}
         self.goal = list(range(1, nodes + 1))
         self.clients: Clients | None = None
@@ -89,7 +91,7 @@ class Cluster:
     @property
     def members(self) -> list[int]:
         """Every member that has a process or will have one again."""
-        return list(self.nodes)
+        return [member for member, node in self.nodes.items() if not node.retired]
 
     def leader(self) -> Node | None:
         """The running leader of the highest term."""
@@ -137,7 +139,7 @@ class Cluster:
 
     def describe(self) -> str:
         """One line about every member."""
-        return "; ".join(node.describe() for node in self.nodes.values())
+        return "; ".join(self.nodes[member].describe() for member in self.members)
 
     # --- faults -----------------------------------------------------------------
 
@@ -220,10 +222,9 @@ class Cluster:
         """End processes of members that were removed, some time after that."""
         if leader is None:
             return
-        for member in [member for member in self.nodes if member not in self.goal]:
-            if self._random.random() < 0.1:
+        for member in self.members:
+            if member not in self.goal and self._random.random() < 0.1:
                 self.nodes[member].retire()
-                del self.nodes[member]
                 self.counts["retired"] += 1
 
     # --- the end ------------------------------------------------------------------

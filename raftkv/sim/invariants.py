@@ -14,11 +14,14 @@ The checks keep one record per applied index, the union of what all members appl
 It is at the same time the committed log that the history is checked against.
 """
 
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
-from raftkv.raft.messages import Message, VoteReply, VoteRequest
-from raftkv.raft.types import NORMAL, Entry
+from raftkv.raft.messages import Forward, Message, ReadIndexRequest, VoteReply, VoteRequest
+from raftkv.raft.types import CONFIG, NORMAL, Entry
 from raftkv.sim.etcd import identity_of
+
+# These only ask the leader of a term for something: they promise nothing about the sender.
+_WITHOUT_PROMISE: Final = (Forward, ReadIndexRequest)
 
 
 class InvariantBroken(Exception):
@@ -55,6 +58,7 @@ class Invariants:
         self.log: dict[int, Committed] = {}  # index -> entry
         self.last_committed = 0
         self.elections = 0
+        self.configurations = 0
         self._applied: dict[int, int] = {}  # member -> index
         self._terms: dict[int, int] = {}
         self._votes: dict[tuple[int, int], int] = {}  # (member, term) -> candidate
@@ -102,6 +106,7 @@ class Invariants:
                 entry.term, entry.kind, entry.payload, state_hash, identity, member
             )
             self.last_committed = max(self.last_committed, index)
+            self.configurations += entry.kind == CONFIG
             return
         if (known.term, known.kind, known.payload) != (entry.term, entry.kind, entry.payload):
             raise InvariantBroken(
@@ -149,7 +154,7 @@ class Invariants:
     def sends(self, messages: list[Message]) -> None:
         """What leaves a member must not contradict what it said before."""
         for message in messages:
-            if not (isinstance(message, VoteRequest | VoteReply) and message.pre):
+            if not (isinstance(message, _WITHOUT_PROMISE) or getattr(message, "pre", False)):
                 self._speaks_for(message.sender, message.term)
             if isinstance(message, VoteReply) and message.granted and not message.pre:
                 self.votes(message.sender, message.term, message.to)

@@ -18,22 +18,24 @@ from raftkv.errors import ApiError, DiskFailure
 from raftkv.kv import commands
 from raftkv.kv.backend import Backend
 from raftkv.raft.messages import InstallSnapshot, Message
-from raftkv.raft.types import NOBODY, Configuration, Entry
+from raftkv.raft.types import Configuration, Entry
 from raftkv.replica.effects import Effects
 from raftkv.replica.replica import Replica
 from raftkv.sim.disk import VirtualDisk
+from raftkv.sim.failover import LeaderLink
 from raftkv.sim.invariants import Terms
 from raftkv.sim.operations import Compact, Delete, Get, KeyValue, Operation, Put, Txn
 from raftkv.sim.process import CLUSTER_ID, Home, build_replica, hand_over, key_hash, live_keys
 from raftkv.sim.transfer import MESSAGES, Transfers
 from raftkv.sim.world import MILLISECOND, SECOND, World
+from raftkv.storage.backend import StateBackend
 from raftkv.wire.peer import decode_messages, encode_messages
 
 if TYPE_CHECKING:
     from raftkv.sim.cluster import Cluster
 
 TURN_US: Final = 60  # from the first fact to the turn that works on it
-CHECKPOINT_US: Final = 5 * MILLISECOND
+CHECKPOINT_MS: Final = (5, 20, 300)  # one is drawn: what forcing tables out may take
 TRUNCATE_US: Final = 2 * MILLISECOND
 COMPACT_ROWS: Final = 50  # rows of one slice of compaction: small, so that much comes between
 _HEAD: Final = bytes((MESSAGES,))
@@ -70,7 +72,7 @@ class Node:
         self._woken = False
         self._compacting = False
         self._clock = (0, 0.0, 1.0)  # (world time us, own seconds then, rate)
-        self._leader_link = (NOBODY, True)
+        self.leader_link = LeaderLink(self, self._random)
 
     # --- what it is -----------------------------------------------------------------
 
@@ -156,9 +158,9 @@ class Node:
         if self._process > 1:
             self.count("restarts")
         tick_us = self.cluster.timing.tick_us
-        self._later(self._random.randrange(tick_us), self._tick)
+        self.later(self._random.randrange(tick_us), self._tick)
         self.cluster.process_began(self.member)
-        self._wake()
+        self.wake()
 
     def crash(self) -> None:
         """The process and the machine under it lose power."""
@@ -204,7 +206,7 @@ class Node:
         if self._random.random() < 0.5:
             deferred.insert(0, (self._tick_once, ()))
         for callback, arguments in deferred:
-            self._later(0, callback, *arguments)
+            self.later(0, callback, *arguments)
 
     def heal(self) -> None:
         """Everything about this member is well again."""
@@ -226,7 +228,7 @@ class Node:
         assert not self.up
         self.home.wipe()
 
-    def _later(self, delay_us: int, callback: Callable[..., None], *arguments: Any) -> None:
+    def later(self, delay_us: int, callback: Callable[..., None], *arguments: Any) -> None:
         """Call back in this process, unless it has ended; deferred while it is paused."""
         self.world.after(delay_us, self._call, self._process, callback, arguments)
 
@@ -260,7 +262,7 @@ class Node:
         for message in decode_messages(frame[1:]):
             if message.sender == sender and message.to == self.member:
                 self.replica.on_message(message)
-        self._wake()
+        self.wake()
 
     def request(self, operation: Operation, data: bytes) -> None:
         """A client's request arrives."""
@@ -288,28 +290,28 @@ class Node:
             refusal = self.replica.propose(_COMMANDS[type(request)], data, (operation, data))
         if refusal is not None:
             self._answer(operation, refusal)
-        self._wake()
+        self.wake()
 
     def change(self, command: int, request: bytes) -> None:
         """A membership change is asked for; nobody waits for the answer."""
         self.world.record("change", self.member, command, request)
         self.replica.change(command, request, None)
-        self._wake()
+        self.wake()
 
     def transfer(self, to: int) -> None:
         """Leadership is to be handed to `to`; a refusal changes nothing."""
         if hand_over(self.replica.core, to):
             self.count("transfers")
-        self._wake()
+        self.wake()
 
     def _tick(self) -> None:
         tick_us = int(self.cluster.timing.tick_us / self.clock_rate)
-        self._later(tick_us, self._tick)
+        self.later(tick_us, self._tick)
         self._tick_once()
 
     def _tick_once(self) -> None:
         self.replica.tick()
-        self._wake()
+        self.wake()
 
     def _persisted(self, number: int) -> None:
         if self.paused:
@@ -319,14 +321,15 @@ class Node:
         held = self._held
         while held and held[0][0] <= number:
             self._send(held.popleft()[1])
-        self._wake()
+        self.wake()
 
     # --- the turn ---------------------------------------------------------------------
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
+        """A turn is due soon; many calls before it make one turn."""
         if not self._woken:
             self._woken = True
-            self._later(TURN_US, self._turn)
+            self.later(TURN_US, self._turn)
 
     def _turn(self) -> None:
         self._woken = False
@@ -335,7 +338,7 @@ class Node:
         self._observe(effects)
         self._execute(effects)
         if effects.more:
-            self._wake()
+            self.wake()
 
     def _execute(self, effects: Effects) -> None:
         if effects.messages:
@@ -357,8 +360,9 @@ class Node:
         for ticket in effects.reads:
             self._serve(*ticket)  # type: ignore[misc]
         if effects.role_changed:
-            self._leader_link = (self.replica.leader, True)
-            self.check_leader_connection()
+            self.leader_link.leader_changed()
+        for machine in effects.discarded:
+            self.home.discard(machine)
         for message in effects.snapshots:
             view, meta = self.replica.machine.snapshot_view()
             self._transfers.send(message, view, meta)
@@ -414,41 +418,44 @@ class Node:
     def _housekeep(self, effects: Effects) -> None:
         if effects.checkpoint:
             backend = self.replica.machine.backend
-            self._later(CHECKPOINT_US, self._checkpoint, effects.checkpoint, backend)
+            lasts_us = self._random.choice(CHECKPOINT_MS) * MILLISECOND
+            self.later(lasts_us, self._checkpoint, effects.checkpoint, backend)
         if effects.truncate is not None:
-            self._later(TRUNCATE_US, self._truncate, *effects.truncate)
+            self.later(TRUNCATE_US, self._truncate, *effects.truncate)
         machine = self.replica.machine
         if not self._compacting and machine.physically_compacted < machine.compacted_revision:
             self._compacting = True
-            self._later(MILLISECOND, self._compact)
+            self.later(MILLISECOND, self._compact)
 
     def _checkpoint(self, index: int, backend: Backend) -> None:
         backend.sync()
         self.count("checkpoints")
-        self._later(MILLISECOND, self._checkpointed, index)
+        self.later(MILLISECOND, self._checkpointed, index)
 
     def _checkpointed(self, index: int) -> None:
         self.replica.on_checkpoint(index)
-        self._wake()
+        self.wake()
 
     def _truncate(self, index: int, term: int) -> None:
         self.home.directory.log.truncate_front(index, term)
         self.count("truncations")
-        self._later(MILLISECOND, self._truncated, index)
+        self.later(MILLISECOND, self._truncated, index)
 
     def _truncated(self, index: int) -> None:
+        if not self._transfers.sending:
+            self.home.directory.drop_old_states()
         self.replica.on_truncated(index)
-        self._wake()
+        self.wake()
 
     def _compact(self) -> None:
         if self.replica.machine.compact_slice(COMPACT_ROWS):
-            self._later(MILLISECOND, self._compact)
+            self.later(MILLISECOND, self._compact)
         else:
             self._compacting = False
 
     # --- state transfers ----------------------------------------------------------------
 
-    def new_state(self) -> Backend:
+    def new_state(self) -> StateBackend:
         """An empty state for a transfer to write into."""
         return self.home.new_state()
 
@@ -457,49 +464,25 @@ class Node:
         self.world.record("state sent", self.member, to, ok, index)
         if self.up:
             self.replica.on_snapshot_sent(to, ok, index)
-            self._wake()
+            self.wake()
 
     def state_received(self, message: InstallSnapshot, backend: Backend) -> None:
         """A whole state has arrived."""
         self.world.record("state in", self.member, message.sender, message.snapshot.index)
         machine = self.home.machine_over(backend, self.applied)
         self.replica.on_state_received(message, machine)
-        self._wake()
-
-    # --- connections ----------------------------------------------------------------------
+        self.wake()
 
     def peer_closed(self, member: int) -> None:
         """The connection with `member` closed: its process has ended."""
-        if not self.up:
-            return
-        self._transfers.peer_closed(member)
-        if member == self.replica.leader and not self.leads:
-            self._leader_link = (member, False)
-            self.replica.core.leader_connection(False)
-            delay_us = self._random.randint(20, 80) * MILLISECOND
-            self._later(delay_us, self._leader_gone, member, self.term)
-
-    def _leader_gone(self, member: int, term: int) -> None:
-        refused = self._leader_link == (member, False)
-        if refused and self.replica.leader == member and self.term == term:
-            self.world.record("leader gone", self.member, member)
-            self.replica.core.leader_lost()
-            self._wake()
+        if self.up:
+            self._transfers.peer_closed(member)
+            self.leader_link.closed(member)
 
     def check_leader_connection(self) -> None:
-        """The leader may be reachable again: then the connection to it is open again."""
-        if not self.up or self.replica.leader in (NOBODY, self.member):
-            return
-        leader = self.cluster.nodes.get(self.replica.leader)
-        network = self.cluster.network
-        if (
-            leader is not None
-            and leader.up
-            and network.connected(self.member, leader.member)
-            and network.connected(leader.member, self.member)
-        ):
-            self._leader_link = (leader.member, True)
-            self.replica.core.leader_connection(True)
+        """The leader may be reachable again."""
+        if self.up:
+            self.leader_link.check()
 
     # --- the end ----------------------------------------------------------------------
 

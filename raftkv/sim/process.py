@@ -20,7 +20,7 @@ from raftkv.replica.replica import Replica, ReplicaSettings
 from raftkv.sim.etcd import decode_response, encode_message
 from raftkv.sim.operations import Found, Get, KeyValue
 from raftkv.storage.backend import StateBackend
-from raftkv.storage.memory import MemoryDataDirectory, MemoryDisk
+from raftkv.storage.memory import MemoryBackend, MemoryDataDirectory, MemoryDisk
 from raftkv.storage.recovery import DataDirectory
 
 if TYPE_CHECKING:
@@ -141,8 +141,13 @@ class Home:
 
     def switch_state(self, backend: Backend, snapshot: SnapshotMeta) -> None:
         """A received state becomes the current one."""
-        assert hasattr(backend, "directory")
-        self.directory.switch_state(backend, snapshot)  # type: ignore[arg-type]
+        assert isinstance(backend, MemoryBackend)
+        self.directory.switch_state(backend, snapshot)
+
+    def discard(self, machine: StateMachine) -> None:
+        """A received state came too late to be of use."""
+        assert isinstance(machine.backend, MemoryBackend)
+        self.directory.discard_state(machine.backend)
 
     def new_state(self) -> StateBackend:
         """An empty state for a transfer."""

@@ -133,7 +133,7 @@ class Run:
         summary.elections = cluster.invariants.elections
         summary.snapshots = cluster.counts["snapshots installed"]
         summary.restarts = cluster.counts["restarts"]
-        summary.changes = cluster.counts["configurations"]
+        summary.changes = cluster.invariants.configurations
         summary.faults = self.nemesis.counts
         summary.frames = cluster.network.counts
         summary.trace_hash = world.trace_hash()

@@ -66,6 +66,11 @@ class Transfers:
         self._sending: dict[int, _Sending] = {}
         self._receiving: dict[int, _Receiving] = {}  # by sender
 
+    @property
+    def sending(self) -> bool:
+        """True while a state of this member is being read."""
+        return bool(self._sending)
+
     # --- sending ------------------------------------------------------------------
 
     def send(self, message: InstallSnapshot, view: View, meta: bytes) -> None:

@@ -50,6 +50,7 @@ class World:
         self.now_us = 0
         self.events = 0
         self.ring: deque[tuple[int, str, tuple[Any, ...]]] = deque(maxlen=RING_EVENTS)
+        self.describers: dict[str, Callable[..., str]] = {}  # facts of an event as text
         self._heap: list[tuple[int, int, Timer]] = []
         self._sequence = 0
         self._hash = blake2b(digest_size=16)
@@ -115,7 +116,7 @@ class World:
         self._hash.update(repr((self.now_us, what, facts)).encode())
         self.ring.append((self.now_us, what, facts))
         if self._echo is not None:
-            self._echo(describe_event(self.now_us, what, facts))
+            self._echo(self._describe(self.now_us, what, facts))
 
     def trace_hash(self) -> str:
         """The hash of everything recorded so far, in hexadecimal."""
@@ -123,13 +124,12 @@ class World:
 
     def newest_events(self, count: int = RING_EVENTS) -> list[str]:
         """The last `count` recorded events as readable lines."""
-        return [describe_event(*event) for event in list(self.ring)[-count:]]
+        return [self._describe(*event) for event in list(self.ring)[-count:]]
 
-
-def describe_event(time_us: int, what: str, facts: tuple[Any, ...]) -> str:
-    """One recorded event as a line: seconds, what happened, facts."""
-    words = " ".join(_describe_fact(fact) for fact in facts)
-    return f"{time_us / SECOND:12.6f} {what} {words}"
+    def _describe(self, time_us: int, what: str, facts: tuple[Any, ...]) -> str:
+        describer = self.describers.get(what)
+        words = describer(*facts) if describer else " ".join(map(_describe_fact, facts))
+        return f"{time_us / SECOND:12.6f} {what} {words}"
 
 
 def _describe_fact(fact: Any) -> str:

@@ -1,0 +1,390 @@
+"""Known-wrong variants: each breaks one rule, and the simulator must notice.
+
+A mutant replaces a function or method of the real code while it is active. `hunt` runs
+seeds with a profile that suits the mutant until one fails; a mutant that survives its
+budget of seeds means that the simulator cannot see that class of bugs.
+
+What kills them is whatever fails a run: an invariant, a checker, an assertion of the
+code itself, or a state that cannot be opened again.
+"""
+
+import multiprocessing
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import click
+
+from raftkv.errors import DiskFailure
+from raftkv.kv.machine import StateMachine
+from raftkv.raft import follower, leader, voting
+from raftkv.raft.core import Core
+from raftkv.raft.leader import Leader
+from raftkv.raft.log import Log
+from raftkv.raft.messages import AppendEntries, VoteReply, VoteRequest
+from raftkv.raft.quorum import majority_value
+from raftkv.raft.reads import Rounds
+from raftkv.raft.types import NOBODY, HardState, LogBatch
+from raftkv.replica.housekeeping import Housekeeping
+from raftkv.replica.reading import Reading
+from raftkv.replica.writes import Writes
+from raftkv.sim.run import Profile, Run, Summary, draw_profile
+from raftkv.storage.mark import Mark
+from raftkv.storage.memory import MemoryLogRows
+from raftkv.storage.snapshots import StateSender
+
+DEFAULT_SEEDS: Final = 60
+_CRASHES: Final = ("crash all", "crash leader", "crash some", "slow disk")
+_NETWORK: Final = ("partition", "isolate leader", "deaf leader", "mute leader", "bad weather")
+_MIXED: Final = ("crash leader", "crash some", "partition", "isolate leader", "slow disk")
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """name: what it does wrong. patches: (owner, attribute, replacement).
+
+    kinds: the faults that bring it out. seeds: how many it may survive at most.
+    """
+
+    name: str
+    patches: tuple[tuple[Any, str, Any], ...]
+    kinds: tuple[str, ...]
+    seeds: int = DEFAULT_SEEDS
+    nodes: int = 3
+    snapshot_count: int = 0  # 0: as drawn
+
+
+@contextmanager
+def applied(mutant: Mutant) -> Iterator[None]:
+    """The real code is replaced inside the block, and only there."""
+    originals = [(owner, name, vars(owner)[name]) for owner, name, _ in mutant.patches]
+    for owner, name, replacement in mutant.patches:
+        setattr(owner, name, replacement)
+    try:
+        yield
+    finally:
+        for owner, name, original in originals:
+            setattr(owner, name, original)
+
+
+# --- durability -----------------------------------------------------------------
+
+
+def _send_after_at_once(self: Core, message: Any) -> None:
+    if message.to == self.member:
+        self.after.append(message)
+    else:
+        self.messages.append(message)
+    self.dirty = True
+
+
+_take_batch = Log.take_batch
+
+
+def _take_batch_without_vote(self: Log, number: int, hard_state: HardState | None) -> LogBatch:
+    forgetful = hard_state and HardState(hard_state.term, NOBODY)
+    return _take_batch(self, number, forgetful)
+
+
+_append_own = Leader._append
+
+
+def _append_counts_at_once(self: Leader, payloads: list[bytes], kind: int) -> int:
+    first = _append_own(self, payloads, kind)
+    own = self.progress.get(self.core.member)
+    if own is not None:
+        own.match = self.core.log.last_index
+        self.core.log.stable_index = own.match
+        self._advance_commit()
+    return first
+
+
+def _commit_nothing(self: MemoryLogRows, batch: Any) -> None:
+    """A disk that says that it has synced and has not: what is written is lost by a crash."""
+    if self._boot != self._disk.boot:
+        raise DiskFailure("the disk lost power")
+    if not hasattr(self, "_unsynced"):
+        self._unsynced = True  # type: ignore[attr-defined]
+        self._rows = self._rows.picture()
+        self._rows.shared = True
+    self._rows.apply(batch.rows)
+
+
+def _update_mark_in_memory(self: Mark, **changes: Any) -> None:
+    value = self.value
+    hard_state, last = changes.get("hard_state"), changes.get("last")
+    if hard_state is not None:
+        value = value._replace(term=hard_state[0], vote=hard_state[1])
+    if last is not None:
+        value = value._replace(last_term=last[0], last_index=last[1])
+    if changes.get("coming") is not None:
+        _update_mark(self, **{**changes, "hard_state": None, "last": None})
+        return
+    self.value = value
+
+
+_update_mark = Mark.update
+
+
+def _flush_in_two_writes(self: StateMachine) -> None:
+    """Rows and applied index in two writes: a crash may come between them."""
+    backend = self.backend
+    write = backend.write
+
+    def torn(rows: list[Any]) -> None:
+        write(rows[:-1])
+        write(rows[-1:])
+
+    backend.write = torn  # type: ignore[method-assign]
+    try:
+        _flush_rows(self)
+    finally:
+        backend.write = write  # type: ignore[method-assign]
+
+
+_flush_rows = StateMachine._flush_rows
+
+
+_checkpoint_due = Housekeeping.checkpoint_due
+
+
+def _checkpoint_counts_at_once(self: Housekeeping, applied_index: int) -> bool:
+    """Takes a checkpoint for finished when it starts."""
+    due = _checkpoint_due(self, applied_index)
+    if due:
+        self.checkpoint_index = applied_index
+    return due
+
+
+# --- consensus ------------------------------------------------------------------
+
+
+def _highest_value(values: list[int]) -> int:
+    return max(values)
+
+
+def _advance_by_counting(self: Leader) -> None:
+    agreed = min(majority_value([p.match for p in group]) for group in self._groups)
+    if agreed > self.core.commit:
+        self.core.commit_to(agreed)
+        self.own_term_committed = True
+        if self.change_open and self.core.history.index <= agreed:
+            self._configuration_committed()
+
+
+def _vote_for_everyone(core: Core, message: VoteRequest) -> None:
+    newer = core.log.is_up_to_date(message.last_index, message.last_term)
+    if not newer:
+        voting.refuse(core, message)
+    elif message.pre:
+        core.answer(VoteReply(message.sender, core.member, message.term, True, True))
+    else:
+        core.vote = message.sender
+        core.send_after(VoteReply(message.sender, core.member, core.term, True))
+
+
+def _always(*_: Any) -> bool:
+    return True
+
+
+def _matches_by_length(self: Log, index: int, term: int) -> bool:
+    return index <= self.last_index
+
+
+def _truncate_always(core: Core, message: AppendEntries) -> None:
+    """Cuts the log behind every append, also a late and short one."""
+    log = core.log
+    last = message.previous_index + len(message.entries)
+    if core.commit <= last < log.last_index and log.matches(
+        message.previous_index, message.previous_term
+    ):
+        follower.truncate(core, last + 1)
+    _append_entries(core, message)
+
+
+_append_entries = follower.append_entries
+
+
+def _commit_unverified(core: Core, message: AppendEntries) -> None:
+    """Believes the leader's commit index also for entries that it did not compare."""
+    _append_entries(core, message)
+    core.commit_to(min(message.commit, core.log.last_index))
+
+
+# --- reads ----------------------------------------------------------------------
+
+
+def _start_no_round(self: Leader) -> bool:
+    reads = self.core.reads
+    if not reads.waiting or not self.own_term_committed:
+        return _start_round(self)
+    reads.sent = reads.issued
+    reads.answer(reads.issued, self.core.commit)
+    return False
+
+
+_start_round = Leader._start_round
+
+
+def _join_the_open_round(self: Rounds, index: int, upto: int) -> None:
+    if self._open:
+        self._open[-1].upto = upto
+        self._open[-1].requests += self.requests
+        self.requests = []
+        return
+    _rounds_start(self, index, upto)
+
+
+_rounds_start = Rounds.start
+
+
+def _start_round_early(self: Leader) -> bool:
+    known, self.own_term_committed = self.own_term_committed, True
+    try:
+        return _start_round(self)
+    finally:
+        self.own_term_committed = known
+
+
+_served = Reading.served
+
+
+def _serve_before_applied(self: Reading, applied_index: int) -> list[Any]:
+    return _served(self, 1 << 62)
+
+
+# --- commands -------------------------------------------------------------------
+
+
+def _take_every_forward(self: Writes, now: float) -> None:
+    taken, self._taken = self._taken, []
+    for forward in taken:
+        self._append_forward(forward, forward.proposals, now)
+
+
+_forward_waiting = Writes._forward_waiting
+
+
+def _repeat_undecided(self: Writes) -> None:
+    """Sends writes of an earlier term again although they may still be applied."""
+    self.pending.take_back(self.core.term)
+    _forward_waiting(self)
+
+
+_next_rows = StateSender._next_rows
+
+
+def _lose_a_row(self: StateSender, last_key: bytes) -> tuple[bytes, bytes]:
+    """The sender skips the first row behind the last key it sent."""
+    found = self._view.seek(last_key + b"\0") if last_key else None
+    return _next_rows(self, found[0] if found and self.rows > 3 else last_key)
+
+
+MUTANTS: Final = (
+    # durability
+    Mutant("acknowledge before durable", ((Core, "send_after", _send_after_at_once),), _CRASHES),
+    Mutant("a disk that does not sync", ((MemoryLogRows, "commit", _commit_nothing),), _CRASHES),
+    Mutant("forget the vote", ((Log, "take_batch", _take_batch_without_vote),), _CRASHES, 300, 5),
+    Mutant("never write the mark", ((Mark, "update", _update_mark_in_memory),), _CRASHES),
+    Mutant("own log counts at once", ((Leader, "_append", _append_counts_at_once),), _CRASHES),
+    Mutant(
+        "rows and applied index apart",
+        ((StateMachine, "_flush_rows", _flush_in_two_writes),),
+        _CRASHES,
+    ),
+    Mutant(
+        "drop the log before the checkpoint ends",
+        ((Housekeeping, "checkpoint_due", _checkpoint_counts_at_once),),
+        _CRASHES,
+        snapshot_count=20,
+    ),
+    # consensus
+    Mutant("commit without a majority", ((leader, "majority_value", _highest_value),), _MIXED),
+    Mutant(
+        "commit by counting old terms",
+        ((Leader, "_advance_commit", _advance_by_counting),),
+        ("crash leader", "isolate leader", "crash some", "mute leader", "slow disk"),
+        400,
+        5,
+    ),
+    Mutant("vote twice in a term", ((voting, "vote_request", _vote_for_everyone),), _MIXED, 200, 5),
+    Mutant("vote for any log", ((Log, "is_up_to_date", _always),), _MIXED),
+    Mutant("append without a check", ((Log, "matches", _matches_by_length),), _MIXED),
+    Mutant(
+        "truncate on a stale append",
+        ((follower, "append_entries", _truncate_always),),
+        ("bad weather", "slow disk", "crash leader"),
+    ),
+    Mutant(
+        "commit what was not compared",
+        ((follower, "append_entries", _commit_unverified),),
+        _MIXED,
+        200,
+    ),
+    # reads
+    Mutant("read without a round", ((Leader, "_start_round", _start_no_round),), _NETWORK, 200),
+    Mutant("read joins the open round", ((Rounds, "start", _join_the_open_round),), _NETWORK, 300),
+    Mutant(
+        "read before the own term commits",
+        ((Leader, "_start_round", _start_round_early),),
+        _MIXED,
+        300,
+    ),
+    Mutant("read before applied", ((Reading, "served", _serve_before_applied),), _NETWORK),
+    # commands
+    Mutant(
+        "keep forwarded duplicates",
+        ((Writes, "_take_forwards", _take_every_forward),),
+        ("bad weather", "transfer"),
+    ),
+    Mutant("repeat undecided writes", ((Writes, "_forward_waiting", _repeat_undecided),), _NETWORK),
+    # snapshots
+    Mutant(
+        "a state without one row",
+        ((StateSender, "_next_rows", _lose_a_row),),
+        ("isolate one", "crash one", "replace member"),
+        snapshot_count=20,
+    ),
+)
+
+
+def profile_of(mutant: Mutant, seed: int) -> Profile:
+    """A drawn profile with the faults that bring the mutant out."""
+    drawn = draw_profile(seed, mutant.nodes, seconds=12.0)
+    timing = drawn.timing
+    if mutant.snapshot_count:
+        timing = replace(timing, snapshot_count=mutant.snapshot_count, catch_up_entries=5)
+    return replace(drawn, kinds=mutant.kinds, timing=timing)
+
+
+def hunt(mutant: Mutant) -> tuple[int, Summary]:
+    """Runs seeds until one fails. Returns how many it took (0: all passed) and the last run."""
+    summary = Summary(-1)
+    with applied(mutant):
+        for seed in range(mutant.seeds):
+            summary = Run(seed, profile_of(mutant, seed)).execute()
+            if summary.failure:
+                return seed + 1, summary
+    return 0, summary
+
+
+def _hunt_by_number(number: int) -> tuple[int, int, str]:
+    taken, summary = hunt(MUTANTS[number])
+    return number, taken, summary.failure.splitlines()[0] if summary.failure else ""
+
+
+def print_kill_list(processes: int) -> bool:
+    """Hunts every mutant; prints what killed it. Returns whether all were killed."""
+    survivors = 0
+    context = multiprocessing.get_context("fork")
+    with context.Pool(processes) as pool:
+        for number, taken, failure in pool.imap(_hunt_by_number, range(len(MUTANTS)), 1):
+            name = MUTANTS[number].name
+            if taken:
+                click.echo(f"killed   {name:40} seeds {taken:4}  {failure[:100]}")
+            else:
+                survivors += 1
+                click.echo(f"SURVIVED {name:40} seeds {MUTANTS[number].seeds:4}")
+    click.echo(f"{len(MUTANTS) - survivors} of {len(MUTANTS)} mutants killed")
+    return survivors == 0
