@@ -189,7 +189,6 @@ class Core:
         """
         if message.to != self.member or message.sender == self.member:
             return
-        self.dirty = True
         stepping.step(self, message)
 
     def propose(self, payloads: list[bytes], kind: int = NORMAL) -> int:

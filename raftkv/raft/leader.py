@@ -169,11 +169,15 @@ class Leader:
         if known is None or reply.index > self.core.log.last_index:
             return
         if not reply.success:
+            self.core.dirty = True
             self.replication.refused(known, reply)
             if known.regressed:
                 self.core.regressed_now.append(known.member)
             return
-        if known.acknowledge(reply.index, self.rounds.newest):
+        grew = known.acknowledge(reply.index, self.rounds.newest)
+        if known.next <= self.core.log.last_index or self.core.commit > known.commit_sent:
+            self.core.dirty = True
+        if grew:
             if known.voter:
                 self._advance_commit()
             if reply.sender == self.transferee:
@@ -212,6 +216,7 @@ class Leader:
     def _confirm_reads(self) -> None:
         core = self.core
         for done in self.rounds.confirm(self._acked_round()):
+            core.dirty = True
             core.reads.answer(done.upto, done.index)
             for member, number in done.requests:
                 core.send(ReadIndexReply(member, core.member, core.term, number, done.index))

@@ -187,7 +187,7 @@ class ConfigurationHistory:
         one is not known to be committed: it can be the only one that can win and commit it
         (dissertation 4.2.2).
         """
-        return any([configuration.is_voter(member) for configuration in self._configurations])
+        return any(configuration.is_voter(member) for configuration in self._configurations)
 
     def truncate(self, first: int) -> bool:
         """Entries from `first` on are gone. Returns True if the newest one changed."""

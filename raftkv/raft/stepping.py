@@ -62,6 +62,7 @@ def step(core: "Core", message: Message) -> None:
 
 
 def _step_rare(core: "Core", message: Message) -> None:
+    core.dirty = True
     if isinstance(message, InstallSnapshot):
         core.hear_leader(message.sender)
         follower.install_snapshot(core, message)
