@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from raftkv.cli.exits import BAD_ARGUMENTS, ERROR, CtlError
+from raftkv.cli.exits import BAD_ARGUMENTS, BAD_CONNECTION, ERROR, CtlError
 
 if TYPE_CHECKING:
     import grpc
@@ -152,7 +152,10 @@ class Connection:
 
         request = rpc_pb2.AuthenticateRequest(name=self.target.user, password=self.target.password)
         anonymous = Connection(replace(self.target, user=""), self._channels)
-        answer = anonymous.read("Auth/Authenticate", request, rpc_pb2.AuthenticateResponse)
+        try:
+            answer = anonymous.read("Auth/Authenticate", request, rpc_pb2.AuthenticateResponse)
+        except CallFailed as error:
+            raise CtlError(error.text, BAD_CONNECTION) from None
         self._token = answer.token
 
     # --- channels ---------------------------------------------------------------
@@ -190,7 +193,7 @@ class Connection:
             return grpc.insecure_channel(address, options)
         ca, name = None, ""
         if self.target.skip_verify:
-            ca, name = _shown_certificate(address, self.target.dial_timeout_seconds)
+            ca, name = _shown_certificate(address, self.target)
             options.append(("grpc.ssl_target_name_override", name))
         elif self.target.ca_file:
             ca = _read(self.target.ca_file)
@@ -266,20 +269,32 @@ def _read(path: str) -> bytes:
         raise CtlError(f"open {path}: {reason}", BAD_ARGUMENTS) from None
 
 
-def _shown_certificate(address: str, timeout_seconds: float) -> tuple[bytes, str]:
+def _shown_certificate(address: str, target: Target) -> tuple[bytes, str]:
     """The certificate a server shows, and a host name that it is valid for.
 
     grpcio cannot skip verification, so --insecure-skip-tls-verify pins what the
     server shows right now. An expired certificate is refused all the same.
     """
+    import socket
     import ssl
 
     host, _, port = address.rpartition(":")
     host = host.strip("[]")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
     try:
-        pem = ssl.get_server_certificate((host, int(port)), timeout=timeout_seconds)
+        if target.cert_file:
+            context.load_cert_chain(target.cert_file, target.key_file or None)
+        with (
+            socket.create_connection((host, int(port)), target.dial_timeout_seconds) as plain,
+            context.wrap_socket(plain, server_hostname=host) as secure,
+        ):
+            shown = secure.getpeercert(binary_form=True)
     except (OSError, ValueError) as error:
         raise CallFailed(f"{address}: cannot fetch its certificate: {error}") from None
+    assert shown is not None, "a TLS server always shows one"
+    pem = ssl.DER_cert_to_PEM_cert(shown)
     return pem.encode(), _certificate_name(pem) or host
 
 

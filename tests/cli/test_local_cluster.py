@@ -1,0 +1,82 @@
+"""`raftkv local` with real servers: a cluster comes up, answers, stops, and remembers."""
+
+import random
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from raftkv.cli.local import LocalNode, PortTaken, check_ports, plan
+from tests.cli.running import raftctl
+
+pytestmark = pytest.mark.slow
+
+NODES = 3
+
+
+def _free_plan(directory: Path) -> tuple[int, list[LocalNode]]:
+    """A base with all of the cluster's ports free."""
+    for base in random.sample(range(20_000, 30_000, 2 * NODES), 100):
+        nodes = plan(NODES, directory, base)
+        try:
+            check_ports(nodes)
+        except PortTaken:
+            continue
+        return base, nodes
+    raise AssertionError("no six free ports in a row")
+
+
+@contextmanager
+def local(directory: Path, base: int) -> Iterator["subprocess.Popen[str]"]:
+    """A cluster that serves; killed at the end if it still runs."""
+    command = [sys.executable, "-m", "raftkv", "local", f"--nodes={NODES}", f"--base={base}"]
+    process = subprocess.Popen(
+        [*command, f"--data-dir={directory}", "--", "--log-level=warn"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert process.stdout is not None
+    try:
+        seen = []
+        for line in process.stdout:
+            seen.append(line)
+            if re.search(r"raftkv \| 3 nodes serve clients", line):
+                break
+        else:
+            raise AssertionError("".join(seen))
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()  # its children end with it
+        process.wait()
+        process.stdout.close()
+
+
+def _stop(process: "subprocess.Popen[str]") -> None:
+    process.send_signal(signal.SIGINT)
+    assert process.stdout is not None
+    rest = process.stdout.read()
+    assert process.wait() == 0, rest
+    for node in range(1, NODES + 1):
+        assert f"raftkv | node{node} stopped" in rest
+
+
+def test_what_is_put_on_one_node_is_on_another_and_survives_a_restart(tmp_path: Path) -> None:
+    base, nodes = _free_plan(tmp_path)
+    with local(tmp_path, base) as cluster:
+        first, third = nodes[0].client_address, nodes[2].client_address
+        assert raftctl(["--endpoints", first, "put", "greeting", "hello"]).out == b"OK\n"
+        assert raftctl(["--endpoints", third, "get", "greeting"]).out == b"greeting\nhello\n"
+        members = raftctl(["--endpoints", third, "member", "list"]).out.decode()
+        assert sorted(re.findall(r"node\d", members)) == ["node1", "node2", "node3"]
+        _stop(cluster)
+    with local(tmp_path, base) as cluster:
+        second = nodes[1].client_address
+        assert raftctl(["--endpoints", second, "get", "greeting"]).out == b"greeting\nhello\n"
+        _stop(cluster)
