@@ -89,6 +89,7 @@ class Driver:
         # Members of one cluster start together: their clocks should not tick together.
         self._next_tick = self.loop.time() + self.tick_seconds * random.random()
         self._timer = self.loop.call_at(self._next_tick, self._tick)
+        self.wake()  # the first turn tells the replica the time
 
     # --- facts --------------------------------------------------------------
 

@@ -73,6 +73,8 @@ def run(config: ServerConfig) -> int:
 
 async def _serve(config: ServerConfig) -> int:
     node = Node(config)
+    for name in (signal.SIGTERM, signal.SIGINT):
+        node.loop.add_signal_handler(name, node.stopped.set)
     try:
         await node.start()
         await node.stopped.wait()
@@ -93,11 +95,12 @@ class Node:
         self.machine_settings = MachineSettings(max_txn_ops=config.max_txn_ops)
         self._servers: list[asyncio.Server] = []
         self._directory: DataDirectory | None = None
-        self._driver: Driver | None = None
+        self.driver: Driver | None = None
         self._peers: Peers | None = None
-        self._clients: ClientListener | None = None
+        self.clients: ClientListener | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._publishing = False
+        self._closed = False
 
     # --- start --------------------------------------------------------------
 
@@ -107,6 +110,7 @@ class Node:
         peer_tls = config.peer_tls
         dial = tls.client_context(peer_tls) if peer_tls else None
         cluster, member, addresses = await self._who_am_i(dial)
+        config.data_dir.absolute().parent.mkdir(parents=True, exist_ok=True)
         directory = DataDirectory.open(str(config.data_dir), cluster, member)
         self._directory = directory
         machine = self._machine(directory.state, cluster)
@@ -122,7 +126,7 @@ class Node:
         replica = self._replica(directory, machine, recovered)
         tick_seconds = config.heartbeat_interval_ms / 1000
         driver = Driver(self.loop, replica, directory, tick_seconds, self._failed)
-        self._driver = driver
+        self.driver = driver
         known = KnownMembers(os.path.join(config.data_dir, PEERS_FILE))
         known.learn_addresses(addresses)
         own_urls = tuple(str(url) for url in config.initial_advertise_peer_urls)
@@ -150,8 +154,6 @@ class Node:
         driver.role_listeners.append(self._role_changed)
         await self._serve_clients(driver, directory.identity)
         self._timer = self.loop.call_later(0.2, self._tick)
-        for name in (signal.SIGTERM, signal.SIGINT):
-            self.loop.add_signal_handler(name, self.stopped.set)
         log.info(
             "serving",
             extra={
@@ -292,7 +294,7 @@ class Node:
             keepalive_timeout=config.grpc_keepalive_timeout_seconds,
         )
         clients = ClientListener(driver, routes, limits_)
-        self._clients = clients
+        self.clients = clients
         secure = tls.server_context(config.client_tls) if config.client_tls else None
         for url in config.listen_client_urls:
             await self._listen(url, clients.protocol, secure)
@@ -313,8 +315,8 @@ class Node:
         self._publish()
 
     def _role_changed(self) -> None:
-        assert self._driver is not None
-        replica = self._driver.replica
+        assert self.driver is not None
+        replica = self.driver.replica
         log.info(
             "raft state changed",
             extra={
@@ -326,9 +328,9 @@ class Node:
 
     def _publish(self) -> None:
         """Tells the cluster this member's name, client URLs and incarnation, until it knows."""
-        assert self._driver is not None
+        assert self.driver is not None
         assert self._directory is not None
-        replica = self._driver.replica
+        replica = self.driver.replica
         known = replica.machine.members.get(replica.member)
         if self._publishing or known is None or not replica.leader:
             return
@@ -340,7 +342,7 @@ class Node:
         ticket = (self._published,)
         if replica.propose(commands.PUBLISH, encode_member(wanted), ticket) is None:
             self._publishing = True
-            self._driver.wake()
+            self.driver.wake()
 
     def _published(self, ticket: object, result: object) -> None:
         self._publishing = False
@@ -361,20 +363,23 @@ class Node:
     # --- stop ---------------------------------------------------------------
 
     async def stop(self) -> None:
-        """Hands over, drains, writes out. Safe after a failed start."""
+        """Hands over, drains, writes out. Safe after a failed start, and a second time."""
+        if self._closed:
+            return
+        self._closed = True
         self.health.drain()
         if self._timer is not None:
             self._timer.cancel()
-        if self._driver is not None and self._clients is not None:
-            await self._hand_over(self._driver.replica)
-            self._clients.drain()
-            await self._drain(self._clients)
+        if self.driver is not None and self.clients is not None:
+            await self._hand_over(self.driver.replica)
+            self.clients.drain()
+            await self._drain(self.clients)
         for server in self._servers:
             server.close()
-        if self._driver is not None:
-            self._driver.stop()
-        if self._clients is not None:
-            self._clients.stop()
+        if self.driver is not None:
+            self.driver.stop()
+        if self.clients is not None:
+            self.clients.stop()
         if self._peers is not None:
             self._peers.stop()
         await asyncio.sleep(0)
@@ -388,8 +393,8 @@ class Node:
             return
         with contextlib.suppress(RaftkvError):
             replica.core.transfer(target)
-        assert self._driver is not None
-        self._driver.wake()
+        assert self.driver is not None
+        self.driver.wake()
         for _ in range(self.config.election_timeout_ms // 10):
             if replica.leader == target:
                 log.info("handed leadership over", extra={"to": f"{target:x}"})

@@ -66,8 +66,8 @@ class Peers:
         replica = self.driver.replica
         for record in replica.machine.members.values():
             self._known.learn_address(record.id, record.peer_urls)
-        if replica.joining is not None:
-            self._known.learn_address(replica.joining.id, replica.joining.peer_urls)
+        if replica.writes.joining is not None:
+            self._known.learn_address(replica.writes.joining.id, replica.writes.joining.peer_urls)
         wanted = [
             member for member in replica.core.configuration.members() if member != self.member
         ]

@@ -1,0 +1,287 @@
+"""Client writes from their arrival to their answer, on a leader and on a follower.
+
+A leader appends what its clients and its followers send, one `propose` per turn. A follower
+forwards to the leader and recognises its own entries by their origin when it applies them.
+`raftkv.replica.pending` says why outcomes stay exact across leader changes.
+
+A number that a follower used is taken once, in growing order, and only in the term that it
+was sent in: a repeated or late forward appends nothing.
+"""
+
+from collections import deque
+
+from raftkv import limits
+from raftkv.errors import TIMEOUT, TIMEOUT_LEADER_FAIL, TOO_MANY_REQUESTS, ApiError
+from raftkv.kv import commands
+from raftkv.kv.machine import Result, StateMachine
+from raftkv.kv.members import Member, joining_member
+from raftkv.raft.core import Core
+from raftkv.raft.membership import decode_change
+from raftkv.raft.messages import Forward, ForwardReply, Message
+from raftkv.raft.roles import Refusal, UncommittedFull
+from raftkv.raft.types import CONFIG, NOBODY, Entry
+from raftkv.replica.changes import CHANGE_COMMANDS, Change, Changes, context_of, plan
+from raftkv.replica.effects import Effects, Ticket
+from raftkv.replica.pending import Pending, Write
+
+
+class Writes:
+    """The writes of one member.
+
+    timeout_seconds: how long a follower's membership change may wait here.
+    joining: the member that a configuration entry under way adds.
+    """
+
+    def __init__(self, core: Core, boot: int, timeout_seconds: float) -> None:
+        self.core = core
+        self.member = core.member
+        self.boot = boot
+        self.timeout_seconds = timeout_seconds
+        self.pending = Pending()
+        self.changes = Changes()
+        self.joining: Member | None = None
+        self.proposals: list[tuple[float, int, Ticket, bytes]] = []  # since the last turn
+        self._forwarded_here: dict[int, tuple[int, int]] = {}  # sender -> (boot, newest number)
+        self._taken: list[Forward] = []
+        self._outbox: list[Message] = []
+        self._answers: list[tuple[Ticket, ApiError]] = []
+
+    def __len__(self) -> int:
+        return len(self.pending) + len(self.proposals)
+
+    # --- facts in -----------------------------------------------------------
+
+    def on_forward(self, message: Forward) -> None:
+        """A follower sent its clients' writes."""
+        self._taken.append(message)
+
+    def on_forward_reply(self, reply: ForwardReply) -> None:
+        """The leader did not append some of ours."""
+        if reply.boot != self.boot:
+            return
+        for number in reply.refused:
+            if not reply.code:
+                self.pending.refused(number)
+                continue
+            write = self.pending.forwarded.pop(number, None)
+            if write is not None:
+                self._answers.append((write.ticket, ApiError(reply.code, reply.text)))
+
+    # --- a turn -------------------------------------------------------------
+
+    def place(self, now: float, machine: StateMachine, effects: Effects) -> None:
+        """Appends or forwards all that can go now."""
+        if self._taken:
+            self._take_forwards(now)
+        if self.proposals:
+            self._place_proposals()
+        if self.pending.waiting and self.core.leader != NOBODY:
+            if self.core.is_leader:
+                self._append_waiting()
+            else:
+                self._forward_waiting()
+        if self.changes.queued:
+            self._start_changes(machine, effects)
+
+    def drain_output(self, effects: Effects) -> None:
+        """Adds messages and answers that have come up since the last turn."""
+        if self._outbox:
+            effects.messages.extend(self._outbox)
+            self._outbox = []
+        if self._answers:
+            effects.replies.extend(self._answers)
+            self._answers = []
+
+    def _place_proposals(self) -> None:
+        proposals, self.proposals = self.proposals, []
+        if self.core.is_leader and not self.pending.waiting:
+            payloads = [commands.encode(command, request) for _, command, _, request in proposals]
+            try:
+                index = self.core.propose(payloads)
+            except Refusal:
+                pass  # handing over, or too much uncommitted: wait for room or the next leader
+            else:
+                term = self.core.term
+                append = self.pending.local.append
+                for deadline, command, ticket, request in proposals:
+                    append((index, term, deadline, command, ticket, request))
+                    index += 1
+                return
+        self.pending.waiting.extend(
+            Write(command, request, ticket, deadline)
+            for deadline, command, ticket, request in proposals
+        )
+
+    def _append_waiting(self) -> None:
+        waiting = self.pending.waiting
+        if any(write.command in CHANGE_COMMANDS for write in waiting):
+            waiting = self._divert_changes()
+        if not waiting or self.core.uncommitted_bytes > limits.MAX_UNCOMMITTED_BYTES // 2:
+            return  # below half, so that a full log does not encode the same writes every turn
+        payloads = [commands.encode(write.command, write.request) for write in waiting]
+        try:
+            index = self.core.propose(payloads)
+        except Refusal:
+            return
+        for write in waiting:
+            self._note_local(index, write)
+            index += 1
+        waiting.clear()
+
+    def _note_local(self, index: int, write: Write) -> None:
+        self.pending.local.append(
+            (index, self.core.term, write.deadline, write.command, write.ticket, write.request)
+        )
+
+    def _divert_changes(self) -> deque[Write]:
+        """Waiting membership changes go to their own queue; returns the other writes."""
+        others: deque[Write] = deque()
+        for write in self.pending.waiting:
+            if write.command in CHANGE_COMMANDS:
+                self.changes.add(
+                    Change(write.command, write.request, write.deadline, self.core.term, write)
+                )
+            else:
+                others.append(write)
+        self.pending.waiting = others
+        return others
+
+    def _forward_waiting(self) -> None:
+        pending, term = self.pending, self.core.term
+        proposals: list[tuple[int, bytes]] = []
+        size = 0
+        while pending.waiting and size < limits.MAX_APPEND_BYTES:
+            write = pending.waiting.popleft()
+            number = pending.forward(write, term)
+            origin = (self.member, self.boot, number)
+            payload = commands.encode(write.command, write.request, origin)
+            size += len(payload)
+            proposals.append((number, payload))
+        self._outbox.append(Forward(self.core.leader, self.member, term, self.boot, proposals))
+
+    # --- on the leader: what followers sent ------------------------------------
+
+    def _take_forwards(self, now: float) -> None:
+        taken, self._taken = self._taken, []
+        for forward in taken:
+            boot, newest = self._forwarded_here.get(forward.sender, (forward.boot, 0))
+            if boot != forward.boot:
+                newest = 0
+            fresh = [proposal for proposal in forward.proposals if proposal[0] > newest]
+            if fresh:
+                self._forwarded_here[forward.sender] = (forward.boot, fresh[-1][0])
+                self._append_forward(forward, fresh, now)
+
+    def _append_forward(self, forward: Forward, fresh: list[tuple[int, bytes]], now: float) -> None:
+        code, text = 0, ""
+        if self.core.is_leader and forward.term == self.core.term:
+            writes = [proposal for proposal in fresh if proposal[1][1] not in CHANGE_COMMANDS]
+            if len(writes) < len(fresh):
+                self._queue_changes(fresh, now)
+                fresh = writes
+            try:
+                if fresh:
+                    self.core.propose([payload for _, payload in fresh])
+                return
+            except UncommittedFull:
+                code, text = TOO_MANY_REQUESTS.code, TOO_MANY_REQUESTS.text
+            except Refusal:
+                pass  # handing over: the follower asks the next leader
+        numbers = [number for number, _ in fresh]
+        self._outbox.append(
+            ForwardReply(
+                forward.sender, self.member, self.core.term, forward.boot, numbers, code, text
+            )
+        )
+
+    def _queue_changes(self, fresh: list[tuple[int, bytes]], now: float) -> None:
+        """A follower's membership changes go to their own queue."""
+        for _, payload in fresh:
+            if payload[1] in CHANGE_COMMANDS:
+                command = commands.decode(payload)
+                self.changes.add(
+                    Change(
+                        command.command,
+                        command.request,
+                        now + self.timeout_seconds,
+                        self.core.term,
+                        origin=command.origin,
+                    )
+                )
+
+    # --- membership -----------------------------------------------------------
+
+    def _start_changes(self, machine: StateMachine, effects: Effects) -> None:
+        """Carries out queued changes as far as Raft allows one now."""
+        core, queued = self.core, self.changes.queued
+        while queued:
+            change = queued[0]
+            if not core.is_leader or change.term != core.term:
+                queued.popleft()
+                self._send_back(change)
+                continue
+            if core.configuration_index > machine.applied_index:
+                return  # judged by the member table, which must have caught up
+            planned = plan(core, machine, change)
+            if isinstance(planned, ApiError):
+                queued.popleft()
+                self._send_back(change, planned)
+                continue
+            context = context_of(change)
+            try:
+                index = core.change(planned, context)
+            except Refusal:
+                return  # not yet: one at a time, and after an entry of the own term
+            queued.popleft()
+            self.joining = joining_member(context)
+            effects.members_changed = True
+            if change.write is not None:
+                self._note_local(index, change.write)
+
+    def _send_back(self, change: Change, error: ApiError | None = None) -> None:
+        """The change was not carried out: the error is final, without one it is asked again."""
+        if change.write is not None and error is None:
+            self.pending.waiting.append(change.write)
+        elif change.write is not None:
+            assert error is not None
+            self._answers.append((change.write.ticket, error))
+        elif change.origin is not None:
+            member, boot, number = change.origin
+            reply = ForwardReply(member, self.member, self.core.term, boot, [number])
+            if error is not None:
+                reply.code, reply.text = error.code, error.text
+            self._outbox.append(reply)
+
+    # --- answers ------------------------------------------------------------
+
+    def answer_forwarded(self, entry: Entry, result: Result | ApiError, effects: Effects) -> None:
+        """An entry was applied: if this process forwarded it, its client gets the result."""
+        payload = entry.payload if entry.kind != CONFIG else decode_change(entry.payload)[1]
+        origin = commands.origin(payload)
+        if origin is None or origin[0] != self.member or origin[1] != self.boot:
+            return
+        write = self.pending.forwarded.pop(origin[2], None)
+        if write is not None:
+            effects.replies.append((write.ticket, result))
+
+    def jumped(self, effects: Effects) -> None:
+        """A snapshot jumped over entries: whether ours were among them is not to be known."""
+        for ticket in self.pending.drop_sent():
+            effects.replies.append((ticket, TIMEOUT_LEADER_FAIL))
+
+    def expire(self, now: float, effects: Effects) -> None:
+        """Answers the writes that have waited too long."""
+        for ticket in self.pending.expired(now):
+            effects.replies.append((ticket, TIMEOUT))
+        for change in self.changes.expired(now):
+            if change.write is not None:
+                effects.replies.append((change.write.ticket, TIMEOUT))
+
+    def drain(self) -> list[Ticket]:
+        """Removes every write that has no answer; returns the tickets."""
+        tickets = [ticket for _, _, ticket, _ in self.proposals]
+        self.proposals.clear()
+        tickets.extend(self.pending.drain())
+        changes = self.changes.drain()
+        tickets.extend(change.write.ticket for change in changes if change.write is not None)
+        return tickets
