@@ -159,7 +159,7 @@ def plain_switches(command: click.Command, args: list[str]) -> list[str]:
         elif value in ("1", "t", "T", "true", "TRUE", "True"):
             out.append(name)
         elif value not in ("0", "f", "F", "false", "FALSE", "False"):
-            quoted = gotext.quote(value.encode())
+            quoted = gotext.quote_text(value)
             raise CtlError(
                 f'invalid argument {quoted} for "{name}" flag: '
                 f"strconv.ParseBool: parsing {quoted}: invalid syntax"
@@ -199,7 +199,7 @@ class LazyGroup(click.Group):
         """Find the subcommand. Errors: CtlError in cobra's words."""
         if self.get_command(ctx, args[0]) is None and not ctx.resilient_parsing:
             raise CtlError(
-                f"unknown command {gotext.quote(args[0].encode())} for "
+                f"unknown command {gotext.quote_text(args[0])} for "
                 f"\"{ctx.command_path}\"\nRun '{ctx.command_path} --help' for usage."
             )
         return super().resolve_command(ctx, args)

@@ -48,6 +48,11 @@ def quote(raw: bytes) -> str:
     return '"' + "".join(out) + '"'
 
 
+def quote_text(text: str) -> str:
+    """`quote` for text from a command line, whose odd bytes came in as surrogates."""
+    return quote(text.encode("utf-8", "surrogateescape"))
+
+
 def unquote(text: str) -> bytes:
     """The bytes of a Go string literal, quotes included ("..." or `...`).
 
@@ -101,15 +106,15 @@ def parse_int(text: str, base: int = 10, bits: int = 64, signed: bool = True) ->
     )
     sign = r"[+-]?" if signed else ""
     if not re.fullmatch(f"{sign}(?:{shape})", text, re.ASCII):
-        raise ValueError(f"strconv.{name}: parsing {quote(text.encode())}: invalid syntax")
+        raise ValueError(f"strconv.{name}: parsing {quote_text(text)}: invalid syntax")
     if base == 0 and re.fullmatch(r"[+-]?0[0-9]+", text):
         base = 8
         if re.search("[89]", text):
-            raise ValueError(f"strconv.{name}: parsing {quote(text.encode())}: invalid syntax")
+            raise ValueError(f"strconv.{name}: parsing {quote_text(text)}: invalid syntax")
     number = int(text, base)
     low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
     if not low <= number <= high:
-        raise ValueError(f"strconv.{name}: parsing {quote(text.encode())}: value out of range")
+        raise ValueError(f"strconv.{name}: parsing {quote_text(text)}: value out of range")
     return number
 
 

@@ -120,7 +120,7 @@ def get_request(
             BAD_ARGUMENTS,
         )
     if consistency not in ("l", "s"):
-        quoted = gotext.quote(consistency.encode())
+        quoted = gotext.quote_text(consistency)
         raise CtlError(f"unknown consistency flag {quoted}", BAD_FEATURE)
     key, range_end = _range(args, prefix, from_key)
     if order.upper() not in ORDERS:

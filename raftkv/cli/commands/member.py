@@ -101,9 +101,9 @@ def add(session: Session, args: tuple[str, ...], peer_urls: str, learner: bool) 
     )
     emit(
         "",
-        f"ETCD_NAME={gotext.quote(args[0].encode())}",
-        f"ETCD_INITIAL_CLUSTER={gotext.quote(cluster.encode())}",
-        f"ETCD_INITIAL_ADVERTISE_PEER_URLS={gotext.quote(peer_urls.encode())}",
+        f"ETCD_NAME={gotext.quote_text(args[0])}",
+        f"ETCD_INITIAL_CLUSTER={gotext.quote_text(cluster)}",
+        f"ETCD_INITIAL_ADVERTISE_PEER_URLS={gotext.quote_text(peer_urls)}",
         'ETCD_INITIAL_CLUSTER_STATE="existing"',
     )
 
