@@ -35,6 +35,7 @@ _STATIC_NAMES: Final = {field[0]: index for index, field in reversed(list(enumer
 _FIRST_DYNAMIC: Final = 62
 _MAX_NUMBER: Final = 2**28  # no length or index of ours comes near; four bytes of a varint
 _MEMO_ENTRIES: Final = 128
+_BOMB_FACTOR: Final = 4  # a list this many times above the limit is an attack, no mistake
 _MEMO_BYTES: Final = 128
 _SECRET: Final = frozenset((b"authorization", b"token", b"cookie"))
 
@@ -75,11 +76,12 @@ class Decoder:
     def decode(self, block: bytes) -> list[Field]:
         """The fields of one whole header block, in order.
 
-        Raises HpackError when the block is broken; the decoder is unusable afterwards.
+        Raises HpackError when the block is broken or a bomb; the decoder is unusable then.
         """
         fields: list[Field] = []
         entries = self._entries
         room = self.max_list_bytes
+        floor = -_BOMB_FACTOR * room
         pos = 0
         size = len(block)
         if size and block[0] & 0xE0 == 0x20:
@@ -109,6 +111,8 @@ class Decoder:
             room -= len(field[0]) + len(field[1]) + ENTRY_OVERHEAD_BYTES
             if room >= 0:
                 fields.append(field)
+            elif room < floor:
+                raise HpackError("a header list is many times larger than allowed")
         self.truncated = room < 0
         return fields
 

@@ -164,7 +164,8 @@ class Inbound(Outbound):
         self._block = bytearray(block)
         self._block_stream = stream
         self._block_flags = flags
-        self._headers_since = self._now
+        if self._headers_since is None:
+            self._headers_since = self._now
 
     def _on_continuation(self, flags: int, stream: int, data: bytes, pos: int, end: int) -> None:
         block = self._block

@@ -8,6 +8,7 @@ Errors: the other end's mistakes never raise. A stream's mistake resets the stre
 (`_stream_error`), a connection's mistake queues GOAWAY and sets `closing` (`fail`).
 """
 
+from collections import OrderedDict
 from typing import Final
 
 from raftkv.wire import frames
@@ -38,8 +39,12 @@ class Outbound:
         self._drain_reason = "drained: the last call is finished"
         self._now = now
         self._out: list[bytes | memoryview] = []
+        self._counted_parts = 0  # how many parts of `_out` are in `_counted_bytes`
+        self._counted_bytes = 0
         self._streams: dict[int, Stream] = {}
-        self._forgotten: dict[int, None] = {}  # ended by us; frames may be under way
+        self._forgotten: OrderedDict[int, None] = (
+            OrderedDict()
+        )  # ended by us; frames may be under way
         self._last_stream = 0  # newest stream anybody opened
         self._held_bytes = 0  # received, in incomplete requests
         self._encoder = Encoder()
@@ -49,7 +54,7 @@ class Outbound:
         self._waiting: dict[int, Stream] = {}  # streams with a queue, next in turn first
         self._queued_bytes = 0
         self._paused = False
-        self._strikes = -1  # pings too close together since the last answer
+        self._strikes = 0  # pings too close together; -1 after an answer: the next one is free
         self._stall_since: float | None = None  # start of the period that tick judges
         self._stall_bytes = 0  # what went out of queues in that period
         self._resets = Budget(limits.resets, now)
@@ -89,7 +94,12 @@ class Outbound:
 
     def queued_total(self) -> int:
         """Bytes of the connection not yet taken by `take_output` or held back."""
-        return self._queued_bytes + sum(map(len, self._out))
+        out = self._out
+        if self._counted_parts < len(out):
+            # Counted piecemeal, and not by the senders, who have better things to do.
+            self._counted_bytes += sum(map(len, out[self._counted_parts :]))
+            self._counted_parts = len(out)
+        return self._queued_bytes + self._counted_bytes
 
     def take_output(self) -> bytes:
         """Everything that may be written now; b"" if nothing."""
@@ -98,6 +108,7 @@ class Outbound:
             return b""
         joined = b"".join(out)
         out.clear()
+        self._counted_parts = self._counted_bytes = 0
         return joined
 
     def pause_output(self) -> None:
@@ -246,7 +257,7 @@ class Outbound:
         """Frames of this stream may still arrive and are no mistake."""
         forgotten = self._forgotten
         if len(forgotten) >= _REMEMBERED_STREAMS:
-            del forgotten[next(iter(forgotten))]
+            forgotten.popitem(last=False)
         forgotten[stream] = None
 
     def _reset(self, stream: int, error_code: int) -> None:

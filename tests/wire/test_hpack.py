@@ -19,7 +19,9 @@ names = st.one_of(
 fields = st.lists(
     st.one_of(
         st.sampled_from(STATIC[1:]),
-        st.tuples(names, st.one_of(st.sampled_from([b"", b"1", b"v" * 200]), st.binary(max_size=60))),
+        st.tuples(
+            names, st.one_of(st.sampled_from([b"", b"1", b"v" * 200]), st.binary(max_size=60))
+        ),
     ),
     max_size=12,
 )
@@ -81,7 +83,9 @@ def test_decoder_accepts_and_refuses_the_same_bytes_as_the_hpack_package(
             return
 
 
-@given(st.lists(st.tuples(fields, st.booleans()), max_size=20), st.sampled_from([0, 100, 300, 4096]))
+@given(
+    st.lists(st.tuples(fields, st.booleans()), max_size=20), st.sampled_from([0, 100, 300, 4096])
+)
 @settings(max_examples=100, deadline=None, derandomize=True)
 def test_encoder_is_understood_by_the_hpack_package_at_any_table_size(
     history: list[tuple[list[Field], bool]], limit: int
@@ -140,9 +144,7 @@ metadata = st.lists(
 
 
 @given(
-    st.lists(
-        st.tuples(metadata, st.sampled_from([None, None, None, 0, 200, 4096])), max_size=25
-    )
+    st.lists(st.tuples(metadata, st.sampled_from([None, None, None, 0, 200, 4096])), max_size=25)
 )
 @settings(max_examples=100, deadline=None, derandomize=True)
 def test_the_cache_of_blocks_never_changes_what_a_block_means(
@@ -215,13 +217,14 @@ def test_a_broken_block_is_refused(block: bytes, words: str) -> None:
         Decoder(LIMIT).decode(block)
 
 
-def test_a_bomb_of_index_bytes_costs_no_more_than_the_limit() -> None:
+def test_a_bomb_of_index_bytes_is_given_up_soon() -> None:
     """O08: 16 KiB of references to one 4 KB entry would be 64 MB of fields."""
     decoder = Decoder(16384)
     decoder.decode(_insert(b"v" * 3900))
-    fields_found = decoder.decode(b"\xbe" * 16384)
+    assert len(decoder.decode(b"\xbe" * 10)) == 4
     assert decoder.truncated
-    assert len(fields_found) <= 4
+    with pytest.raises(HpackError, match="many times larger"):
+        decoder.decode(b"\xbe" * 16384)
 
 
 def _insert(value: bytes) -> bytes:

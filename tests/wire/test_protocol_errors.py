@@ -271,9 +271,7 @@ def test_the_preface_may_come_byte_by_byte() -> None:
         (b"PRI * HTTP/2.0\r\n\r\nXX", "not HTTP/2", b""),
     ],
 )
-def test_a_stranger_is_refused_in_one_readable_line(
-    data: bytes, words: str, answer: bytes
-) -> None:
+def test_a_stranger_is_refused_in_one_readable_line(data: bytes, words: str, answer: bytes) -> None:
     server, _ = serve_in_memory()
     server.receive(data, 0.0)
     assert server.closing
