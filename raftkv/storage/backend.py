@@ -70,9 +70,9 @@ class Engine(Protocol):
     def open_log(self, path: str, *, create: bool = False, paranoid: bool = True) -> LogRows:
         """The rows of a log. `paranoid`: CorruptionError if the engine notices any damage."""
 
-    def log_tail(self, path: str) -> bytes:
-        """Raw bytes of what was written last, unparsed: evidence of records that the engine
-        no longer shows. Must be asked before `open_log`."""
+    def log_tail(self, path: str) -> list[bytes]:
+        """The raw files of what was written last, oldest first: evidence of records that the
+        engine no longer shows (`waltail`). Must be asked before `open_log`. OSError."""
 
     def open_state(self, path: str, *, buffer_bytes: int, create: bool = False) -> StateBackend:
         """The rows of a state machine, exactly as of their last `sync` or a later moment at

@@ -6,12 +6,6 @@ ends the replay silently. So the log is opened paranoid and checks its records i
 (`records`), and of a state only the tables are trusted, whose blocks carry checksums that every
 read verifies.
 
-The write-ahead log of LevelDB (its log_format.md), which `log_tail` reads as evidence:
-
-    file   := blocks of 32 KiB
-    block  := fragment* | fewer than 7 zero bytes
-    fragment := masked crc32c u32 | length u16 | type u8 | bytes      (little-endian)
-
 plyvel releases the interpreter lock in every call and does not lock against `close`: whoever
 closes has joined the other threads before. Iterators and snapshots go first, then the DB.
 """
@@ -32,8 +26,6 @@ LOG_CACHE_BYTES: Final = 1024 * 1024
 STATE_CACHE_BYTES: Final = 64 * 1024 * 1024
 OPEN_FILES: Final = 200  # per LevelDB
 STALL_LEVEL0_FILES: Final = 6  # LevelDB itself slows writes down at 8 and stops them at 12
-BLOCK_BYTES: Final = 32 * 1024
-FRAGMENT_HEAD_BYTES: Final = 7
 _OUT_OF_RESOURCES: Final = tuple(os.strerror(code) for code in (EMFILE, ENFILE, ENOSPC))
 
 
@@ -311,16 +303,13 @@ class LevelEngine:
     def open_log(self, path: str, *, create: bool = False, paranoid: bool = True) -> LogRows:
         return LevelLogRows(path, create, paranoid)
 
-    def log_tail(self, path: str) -> bytes:
-        parts = []
+    def log_tail(self, path: str) -> list[bytes]:
+        found = []
         for name in sorted(os.listdir(path)):
             if name.endswith(".log"):
                 with open(f"{path}/{name}", "rb") as file:
-                    raw = file.read()
-                # A record within one fragment is found in the raw bytes even if fragment heads
-                # around it are damaged; one that spans blocks only without the heads.
-                parts += [raw, _without_heads(raw)]
-        return b"".join(parts)
+                    found.append(file.read())
+        return found
 
     def open_state(self, path: str, *, buffer_bytes: int, create: bool = False) -> StateBackend:
         # After a power cut this unsynced write-ahead log can have holes below its end, and rows
@@ -329,23 +318,6 @@ class LevelEngine:
             if name.endswith(".log"):
                 os.unlink(f"{path}/{name}")
         return LevelBackend(path, create, buffer_bytes)
-
-
-def _without_heads(raw: bytes) -> bytes:
-    """The bytes of a write-ahead log without its fragment heads, as far as they make sense."""
-    parts = []
-    for block_at in range(0, len(raw), BLOCK_BYTES):
-        block = raw[block_at : block_at + BLOCK_BYTES]
-        at = 0
-        while at + FRAGMENT_HEAD_BYTES <= len(block):
-            length = int.from_bytes(block[at + 4 : at + 6], "little")
-            start = at + FRAGMENT_HEAD_BYTES
-            if not 1 <= block[at + 6] <= 4 or start + length > len(block):
-                parts.append(block[at:])
-                break
-            parts.append(block[start : start + length])
-            at = start + length
-    return b"".join(parts)
 
 
 LEVELDB: Final = LevelEngine()

@@ -4,10 +4,9 @@ The rules, in the order they are applied:
 
  1. The chain of records behind the anchor must reach exactly where the end row says. A write is
     atomic, so anything else means that a durable batch is damaged: refuse.
- 2. LevelDB may have dropped records without a word (a damaged length field ends its replay). Its
-    raw write-ahead log, read before it is opened, is searched for whole records of disk batch
-    n + 2 or later, n being the newest recovered one. Batch n + 2 was written only after n + 1 was
-    synced: refuse. A lone n + 1 is the torn batch of an ordinary power cut.
+ 2. LevelDB may have dropped records without a word. Its raw write-ahead log, read before it is
+    opened, must not show that a batch behind the recovered ones was durable (`waltail`): refuse.
+    A lone unfinished batch at the end is an ordinary power cut.
  3. Less than the mark remembers: refuse. "Less" compares (term, index) of the last entry as
     Raft 5.4.1 does, because a conflicting suffix may legally shorten the log.
  4. If LevelDB itself reports damage at opening (one unwritten page of the last batch does),
@@ -42,10 +41,10 @@ from raftkv.storage.records import (
     LogScan,
     encode_anchor,
     encode_end,
-    find_records,
     first_anchor,
     scan_log,
 )
+from raftkv.storage.waltail import lost_batch
 
 LOG: Final = "log"
 COPY: Final = "log.copy"
@@ -109,18 +108,17 @@ def open_log(place: Place, mark: MarkValue, failed_after: int | None) -> tuple[L
     return rows, scan
 
 
-def judge(rows: LogRows, seed: int, tail: bytes, mark: MarkValue) -> LogScan:
+def judge(rows: LogRows, seed: int, tail: list[bytes], mark: MarkValue) -> LogScan:
     """Rules 1 to 3. Raises CorruptionError with the rule's reason."""
     scan = scan_log(rows, seed)
     if scan.problem is not None:
         raise CorruptionError(f"a durable part of the log is damaged: {scan.problem}")
-    newest = scan.end.number
-    for index, number in find_records(tail, seed, scan.anchor):
-        if number >= newest + 2:
-            raise CorruptionError(
-                f"a durable part of the log is damaged: it ends with disk batch {newest}, but"
-                f" record {index} of batch {number} was written later"
-            )
+    evidence = lost_batch(tail, seed, scan.anchor, scan.end.number)
+    if evidence is not None:
+        raise CorruptionError(
+            f"a durable part of the log is damaged: it ends with disk batch {scan.end.number},"
+            f" but {evidence}"
+        )
     check_mark(scan, mark)
     return scan
 
@@ -135,7 +133,7 @@ def check_mark(scan: LogScan, mark: MarkValue) -> None:
 
 
 def _repair(
-    place: Place, mark: MarkValue, tail: bytes, complaint: CorruptionError
+    place: Place, mark: MarkValue, tail: list[bytes], complaint: CorruptionError
 ) -> tuple[LogRows, LogScan]:
     """Rule 4: judges a copy, then rewrites what is whole."""
     with final_errors(f"copying {place.of(LOG)}"):

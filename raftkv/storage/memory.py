@@ -47,8 +47,8 @@ class MemoryEngine:
             raise CorruptionError(f"{path} cannot be opened: its last batch is torn")
         return MemoryLogRows(self._disk, node)
 
-    def log_tail(self, path: str) -> bytes:
-        return b""
+    def log_tail(self, path: str) -> list[bytes]:
+        return []
 
     def open_state(self, path: str, *, buffer_bytes: int, create: bool = False) -> StateBackend:
         return MemoryBackend(self._disk, path, self._disk.store(path, create))

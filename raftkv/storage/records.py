@@ -22,11 +22,9 @@ Row e, the end, is put by every write and says where the log ends after it. A wr
 an end row that survives vouches for exactly the records that must be there.
 """
 
-import re
 import struct
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from struct import Struct
 from typing import Final
@@ -47,6 +45,7 @@ PAYLOAD_AT: Final = CRC.size + HEAD.size
 _ANCHOR: Final = Struct(">IQQI")
 _END: Final = Struct(">IQQQ")
 _IDENTITY: Final = Struct(">QQQ")
+END_VALUE_BYTES: Final = CRC.size + 1 + _END.size
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +118,14 @@ def read_anchor(rows: LogRows, seed: int) -> Anchor:
 def read_end(rows: LogRows, seed: int) -> End:
     """Row e, or CorruptionError."""
     return End(*_unseal(rows, END_KEY, _END, seed, "end row"))
+
+
+def decode_end(value: bytes, seed: int) -> End | None:
+    """The end row in `value`, None if these bytes are none of this directory."""
+    body = value[CRC.size :]
+    if len(value) != END_VALUE_BYTES or body[:1] != END_KEY or seal(body, seed) != value:
+        return None
+    return End(*_END.unpack_from(body, 1))
 
 
 def decode(key: bytes, value: bytes, index: int, previous: int, seed: int) -> tuple[Entry, int]:
@@ -204,33 +211,6 @@ def scan_log(rows: LogRows, seed: int, *, limit_number: int | None = None) -> Lo
     if (found.last_term, found.last_index) != (end.term, end.index):
         found.problem = f"the log ends at index {found.last_index}, its end row says {end.index}"
     return found
-
-
-def find_records(raw: bytes, seed: int, anchor: Anchor) -> Iterator[tuple[int, int]]:
-    """(index, number) of every whole record of the anchor's generation within raw bytes.
-
-    For bytes that the engine no longer shows. A record counts only if its crc verifies, which
-    starts from this directory's secret incarnation: a client cannot write a lookalike.
-    """
-    record_seed = generation_seed(seed, anchor.generation)
-    # In LevelDB's batch format: value tag 1, key length 13, key, length of the value.
-    pattern = re.compile(re.escape(b"\x01\x0dr" + CRC.pack(anchor.generation)), re.DOTALL)
-    for match in pattern.finditer(raw):
-        at = match.end() + 8
-        length = shift = 0
-        while at < len(raw) and shift <= 28:
-            byte = raw[at]
-            at += 1
-            length |= (byte & 0x7F) << shift
-            shift += 7
-            if byte < 0x80:
-                break
-        if length < PAYLOAD_AT or at + length > len(raw):
-            continue
-        (crc,) = CRC.unpack_from(raw, at)
-        if crc32(memoryview(raw)[at + CRC.size : at + length], record_seed) == crc:
-            _, number, index, _, _ = HEAD.unpack_from(raw, at + CRC.size)
-            yield index, number
 
 
 def term_at(anchor: Anchor, runs: list[tuple[int, int]], index: int) -> int:
