@@ -97,7 +97,10 @@ class ServerHandler(Protocol):
         """The client will send no more on this call."""
 
     def cancelled(self, stream: int) -> None:
-        """The call is gone: whatever is sent on it from now on is dropped."""
+        """The call is gone: whatever is sent on it from now on is dropped.
+
+        Also called for calls that were not announced yet (a unary request cut short).
+        """
 
     def writable(self, stream: int) -> None:
         """The call's queue drained below the low-water mark."""

@@ -204,6 +204,7 @@ class ServerConnection(Connection):
             for name, value in metadata:
                 fields.append((name, encode_binary(value) if name[-4:] == b"-bin" else value))
             state.trailers = fields
+        state.deaf = True
         self._end(state)
 
     def go_away(self) -> None:
@@ -350,17 +351,17 @@ class ServerConnection(Connection):
             fields.append((b"grpc-accept-encoding", b"identity,gzip"))
         elif refusal.status == 405:
             fields.append((b"allow", b"POST"))
-        self._headers_out(stream, fields, True, False)
-        if refusal.status == 200:
-            self._leave(stream, end_stream)
-        elif not end_stream:
-            # No RST_STREAM: this is no gRPC client, and some (curl 7.88) drop the answer
-            # over it. What it still sends is dropped and bounded by the stream's window.
-            self._forget(stream)
+        state = Stream(stream, self._peer_window_bytes)
+        state.remote_closed = end_stream
+        state.headers_sent = state.deaf = state.ending = True
+        state.trailers = fields
+        self._streams[stream] = state
+        # Who sends no gRPC may be surprised by an answer, and a RST_STREAM with it, before
+        # the end of its request (curl 7.88 is); who sends gRPC is not.
+        if end_stream or refusal.status not in (405, 415):
+            self._emit_end(state)
 
     def _on_message(self, state: Stream, message: bytes) -> None:
-        if state.ending:
-            return  # answered already; the answer waits for the client's window
         if not state.head.unary:
             self._handler.message(state.id, message)
         elif state.message is None:
@@ -370,7 +371,9 @@ class ServerConnection(Connection):
             self._refuse_message(state, Code.UNIMPLEMENTED, _ONE_MESSAGE)
 
     def _on_end(self, state: Stream) -> None:
-        if state.ending:
+        if state.deaf:
+            if not state.queue:  # a refusal that waited for the end of the request
+                self._emit_end(state)
             return
         if not state.head.unary:
             self._handler.half_closed(state.id)

@@ -222,7 +222,7 @@ class Inbound(Outbound):
         if state.received_bytes > window:
             self._stream_error(stream, frames.FLOW_CONTROL_ERROR, "more DATA than its window")
             return
-        if pos < end and not self._take_messages(state, data, pos, end):
+        if pos < end and not state.deaf and not self._take_messages(state, data, pos, end):
             return
         if flags & frames.END_STREAM:
             self._end_remote(state)
@@ -241,7 +241,7 @@ class Inbound(Outbound):
             self._stream_error(stream, frames.STREAM_CLOSED, "DATA on a closed stream")
 
     def _end_remote(self, state: Stream) -> None:
-        if state.partial is not None:
+        if state.partial is not None and not state.deaf:
             self._stream_error(state.id, frames.PROTOCOL_ERROR, "the last message is cut off")
             return
         state.remote_closed = True

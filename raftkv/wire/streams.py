@@ -22,12 +22,14 @@ class Stream:
     headers_sent, headers_received: response headers.
     window_bytes: how much DATA we may send; negative after a smaller initial window.
     queue, queued_bytes: framed messages that did not fit the windows, oldest first.
+    deaf: what the other end still sends is dropped (servers: the answer is decided).
     ending: END_STREAM follows the queue, with `trailers` (servers).
     above: the queue rose above the low-water mark and `writable` is owed.
     """
 
     __slots__ = (
         "above",
+        "deaf",
         "ending",
         "gzip",
         "head",
@@ -61,6 +63,7 @@ class Stream:
         self.window_bytes = window_bytes
         self.queue: deque[bytes | memoryview] = deque()
         self.queued_bytes = 0
+        self.deaf = False
         self.ending = False
         self.trailers: Sequence[Field] = ()
         self.above = False

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import hpack
 
 from raftkv.wire import frames
+from raftkv.wire.connection import Connection
 from raftkv.wire.h2 import ConnectionLimits, ServerConnection
 from tests.wire.serving import Service, serve_in_memory
 
@@ -70,6 +71,11 @@ def started(
     server.receive(frames.PREFACE + frames.settings(settings or []), 0.0)
     assert frames_in(server.take_output())
     return server, service
+
+
+def alive(connection: Connection) -> bool:
+    """True while the connection does not want to be closed."""
+    return not connection.closing
 
 
 def goaway_code(output: bytes) -> int:

@@ -13,6 +13,7 @@ from raftkv.wire.h2_client import ClientConnection
 from raftkv.wire.policy import Budget, Rate
 from tests.wire.frame_tools import (
     BASE,
+    alive,
     block,
     call,
     frames_in,
@@ -35,7 +36,7 @@ def status_of(output: bytes) -> tuple[bytes, bytes]:
     return fields[b"grpc-status"], fields[b"grpc-message"]
 
 
-# --- O04, O05: half-open and slow connections ----------------------------------------------
+# --- O04, O05: half-open and slow connections ---------------------------------------------
 
 
 @pytest.mark.parametrize("sent", [b"", frames.PREFACE[:10], frames.PREFACE])
@@ -44,7 +45,7 @@ def test_a_handshake_that_never_ends_is_cut(sent: bytes) -> None:
     server, _ = serve_in_memory(now=100.0)
     server.receive(sent, 100.0)
     server.tick(109.0)
-    assert not server.closing
+    assert alive(server)
     server.tick(110.5)
     assert server.closing
     assert "handshake" in server.close_reason
@@ -122,7 +123,7 @@ def test_a_dead_client_is_found_by_a_ping() -> None:
     assert service.events[-1] == ("cancelled", 1)
 
 
-# --- O06: rapid reset -------------------------------------------------------------------------
+# --- O06: rapid reset ---------------------------------------------------------------------
 
 
 def test_calls_opened_and_reset_too_fast_end_the_connection() -> None:
@@ -169,7 +170,7 @@ def test_calls_above_the_limit_are_refused_for_a_retry() -> None:
     )
 
 
-# --- O07: CONTINUATION ---------------------------------------------------------------------------
+# --- O07: CONTINUATION --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("piece", [b"", b"\x00\x01a\x01b", b"\x82" * 16000])
@@ -186,7 +187,7 @@ def test_a_header_block_without_end_is_cut(piece: bytes) -> None:
     assert goaway_code(server.take_output()) == CALM
 
 
-# --- O08, O09: header lists -----------------------------------------------------------------------
+# --- O08, O09: header lists ---------------------------------------------------------------
 
 
 def test_a_header_list_above_the_limit_is_answered_with_a_status() -> None:
@@ -244,7 +245,7 @@ def test_padded_numbers_end_the_connection(padding: int) -> None:
     assert goaway_code(server.take_output()) == frames.COMPRESSION_ERROR
 
 
-# --- O10: floods -----------------------------------------------------------------------------------
+# --- O10: floods --------------------------------------------------------------------------
 
 FLOODS = {
     "SETTINGS, CVE-2019-9515": (settings([]), 1000),
@@ -312,7 +313,7 @@ def test_pings_at_the_allowed_pace_are_fine() -> None:
     assert not server.closing
 
 
-# --- O11: stalls ------------------------------------------------------------------------------------
+# --- O11: stalls --------------------------------------------------------------------------
 
 
 def test_a_client_that_takes_nothing_is_cut() -> None:
@@ -323,7 +324,7 @@ def test_a_client_that_takes_nothing_is_cut() -> None:
     assert server.queued_total() > 50_000
     for now in range(1, 60):
         server.tick(float(now))
-    assert not server.closing
+    assert alive(server)
     for now in range(60, 70):
         server.tick(float(now))
     assert server.closing
@@ -370,7 +371,7 @@ def test_answers_that_the_socket_does_not_take_are_bounded_too() -> None:
     assert server.queued_total() < 1_000_000
 
 
-# --- O14: gzip ----------------------------------------------------------------------------------------
+# --- O14: gzip ----------------------------------------------------------------------------
 
 GZIP = block([*BASE, (b"grpc-encoding", b"gzip")])
 
@@ -440,7 +441,7 @@ def test_an_announced_length_above_the_limit_is_refused_at_once() -> None:
     assert [event[0] for event in service.events] == ["opened", "cancelled"]
 
 
-# --- the client's side ---------------------------------------------------------------------------------
+# --- the client's side --------------------------------------------------------------------
 
 
 class Silent:

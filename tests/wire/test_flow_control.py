@@ -9,6 +9,7 @@ from raftkv.wire.h2 import ConnectionLimits
 from raftkv.wire.h2_client import ClientConnection
 from tests.wire.frame_tools import (
     Frame,
+    alive,
     block,
     call,
     frames_in,
@@ -130,7 +131,7 @@ def test_the_fast_reply_counts_against_the_connections_window() -> None:
 def test_writable_is_called_once_when_a_long_queue_got_short() -> None:
     server, service = started(ConnectionLimits(low_water_bytes=1000), settings=[(4, 0)])
     calls: list[int] = []
-    service.writable = calls.append  # type: ignore[method-assign]
+    service.writable = calls.append  # type: ignore[method-assign,assignment]
     server.receive(BIDI, 0.0)
     server.send(1, bytes(995))
     server.send(1, bytes(995))
@@ -222,7 +223,7 @@ def test_a_reply_during_a_drain_closes_after_the_last_call() -> None:
     server.receive(call(1), 0.0)
     server.receive(headers(3, block(path=b"/t.T/Never")) + message(3), 0.0)
     server.go_away()
-    assert not server.closing
+    assert alive(server)
     server.reply(3, b"done")
     assert server.closing
     assert frames_in(server.take_output())[-1] == Frame(1, 5, 3, b"\xbe")

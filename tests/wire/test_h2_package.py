@@ -70,7 +70,7 @@ sizes = st.sampled_from([0, 1, 4, 5, 100, 1500, 17000])
 calls = st.builds(
     Call,
     st.sampled_from(PATHS),
-    st.lists(sizes.map(lambda size: bytes(size)), max_size=4),
+    st.lists(sizes.map(bytes), max_size=4),
     st.sampled_from([50, 900, 16384]),
     st.sampled_from([0, 0, 7]),
 )
@@ -241,7 +241,7 @@ class PackageServer:
 
 
 @given(
-    st.lists(st.lists(sizes.map(lambda size: bytes(size)), max_size=4), min_size=1, max_size=5),
+    st.lists(st.lists(sizes.map(bytes), max_size=4), min_size=1, max_size=5),
     cuts,
     st.sampled_from([40, 1000, 65535, 1 << 20]),
     st.sampled_from([0, 60, 4096]),

@@ -152,7 +152,7 @@ def test_the_cache_of_blocks_never_changes_what_a_block_means(
 ) -> None:
     """The trap: index bytes mean something else after the table changed."""
     sender = hpack.Encoder()
-    connection, service = serve_in_memory()
+    connection, _ = serve_in_memory()
     connection.receive(PREFACE + settings_frame([]), 0.0)
     uncached = Decoder(LIMIT)
     for number, (extra, resize) in enumerate(history):

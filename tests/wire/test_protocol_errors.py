@@ -282,4 +282,4 @@ def test_a_stranger_is_refused_in_one_readable_line(data: bytes, words: str, ans
 
 
 def _decode(payload: bytes) -> list[tuple[bytes, bytes]]:
-    return [tuple(field) for field in hpack.Decoder().decode(payload, raw=True)]
+    return [(name, value) for name, value in hpack.Decoder().decode(payload, raw=True)]
