@@ -52,18 +52,27 @@ class Greeting(_message.Message):
 
     TERM_FIELD_NUMBER: _builtins.int
     LEADER_FIELD_NUMBER: _builtins.int
+    ACKNOWLEDGED_TERM_FIELD_NUMBER: _builtins.int
+    ACKNOWLEDGED_INDEX_FIELD_NUMBER: _builtins.int
     term: _builtins.int
     leader: _builtins.int
     """The leader it follows (0: none)."""
+    acknowledged_term: _builtins.int
+    """If it is the leader: the last entry that the caller has acknowledged to it
+    (0: none). A caller whose log ends before that has lost entries.
+    """
+    acknowledged_index: _builtins.int
     def __init__(
         self,
         *,
         term: _builtins.int = ...,
         leader: _builtins.int = ...,
+        acknowledged_term: _builtins.int = ...,
+        acknowledged_index: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["leader", b"leader", "term", b"term"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledged_index", b"acknowledged_index", "acknowledged_term", b"acknowledged_term", "leader", b"leader", "term", b"term"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -120,7 +120,7 @@ class PeerProtocol(asyncio.Protocol):
         if head.path == STREAM_PATH:
             self._stream = stream
             self.sender = int(head.metadata[b"raftkv-member"], 16)
-            greeting = self.peers.greeting()
+            greeting = self.peers.greeting(self.sender)
             self.connection.send(stream, peer_pb2.Packet(greeting=greeting).SerializeToString())
         elif head.path == STATE_PATH:
             self._intakes[stream] = StateIntake(self.peers)

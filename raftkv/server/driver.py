@@ -70,7 +70,7 @@ class Driver:
         self.peers: PeerSender | None = None
         self.turns = 0
         self.disk = Disk(loop, directory.log, self._persisted, failed)
-        self._failed = failed
+        self.fail = failed
         self._scheduled = False
         self._held: deque[tuple[int, list[Message]]] = deque()
         self._dirty: list[Flushable] = []
@@ -136,7 +136,7 @@ class Driver:
             effects = self.replica.turn(self.loop.time())
             self._execute(effects)
         except StorageError as error:
-            self._failed(error)
+            self.fail(error)
             return
         if effects.more:
             self.wake()
@@ -230,7 +230,7 @@ class Driver:
     def _submitted(self, future: Future[object], done: Callable[[object], None]) -> None:
         error = future.exception()
         if isinstance(error, StorageError):
-            self._failed(error)
+            self.fail(error)
         elif error is not None:
             raise error
         else:

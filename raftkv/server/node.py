@@ -32,6 +32,7 @@ from raftkv.raft.membership import plain
 from raftkv.raft.types import HardState, RecoveredLog, SnapshotMeta
 from raftkv.replica.replica import Replica, ReplicaSettings
 from raftkv.server import identify, logs, tls
+from raftkv.server.autocompaction import AutoCompaction
 from raftkv.server.clients import ClientListener
 from raftkv.server.driver import Driver
 from raftkv.server.membership import PEERS_FILE, KnownMembers
@@ -99,6 +100,7 @@ class Node:
         self._peers: Peers | None = None
         self.clients: ClientListener | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._compaction: AutoCompaction | None = None
         self._publishing = False
         self._closed = False
 
@@ -154,6 +156,12 @@ class Node:
         driver.role_listeners.append(self._role_changed)
         await self._serve_clients(driver, directory.identity)
         self._timer = self.loop.call_later(0.2, self._tick)
+        self._compaction = AutoCompaction(
+            driver,
+            config.auto_compaction_retention_seconds,
+            config.auto_compaction_retention_revisions,
+        )
+        self._compaction.start()
         log.info(
             "serving",
             extra={
@@ -368,6 +376,8 @@ class Node:
             return
         self._closed = True
         self.health.drain()
+        if self._compaction is not None:
+            self._compaction.stop()
         if self._timer is not None:
             self._timer.cancel()
         if self.driver is not None and self.clients is not None:

@@ -9,7 +9,7 @@ import ssl
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from raftkv.errors import Code
+from raftkv.errors import Code, CorruptionError
 from raftkv.kv.machine import MachineSettings
 from raftkv.pb import peer_pb2
 from raftkv.raft.messages import InstallSnapshot, Message
@@ -21,6 +21,7 @@ from raftkv.server.links import Link
 from raftkv.server.membership import KnownMembers
 from raftkv.server.transfer import send_state
 from raftkv.storage.recovery import Identity
+from raftkv.storage.rejoin import refusal
 
 log = logging.getLogger("raftkv.peers")
 
@@ -145,8 +146,19 @@ class Peers:
         """A link is open."""
         self._was_ready[link.member] = True
         log.info("connected to member %016x", link.member)
+        # A deposed leader may remember entries that were lawfully replaced since.
+        if greeting.acknowledged_index and greeting.term >= self.driver.replica.core.term:
+            self._check_acknowledged(greeting)
         self.failover.link_up(link.member, greeting.leader, greeting.term)
         self.driver.wake()
+
+    def _check_acknowledged(self, greeting: peer_pb2.Greeting) -> None:
+        """A leader knows what this member acknowledged; a log that ends earlier lost it (R34)."""
+        log_ = self.driver.directory.log
+        try:
+            log_.check_at_least(greeting.acknowledged_term, greeting.acknowledged_index)
+        except CorruptionError as error:
+            self.driver.fail(refusal(str(self.driver.directory.path), self.member, str(error)))
 
     def down(self, link: Link, *, refused: bool) -> None:
         """A link's connection ended, or could not be made."""
@@ -167,10 +179,15 @@ class Peers:
         """Factory for `loop.create_server`."""
         return PeerProtocol(self)
 
-    def greeting(self) -> peer_pb2.Greeting:
-        """What this member says first."""
+    def greeting(self, sender: int) -> peer_pb2.Greeting:
+        """What this member says first to `sender`."""
         core = self.driver.replica.core
-        return peer_pb2.Greeting(term=core.term, leader=core.leader)
+        greeting = peer_pb2.Greeting(term=core.term, leader=core.leader)
+        index = core.match_index(sender)
+        if index and index >= core.log.anchor_index:
+            greeting.acknowledged_index = index
+            greeting.acknowledged_term = core.term_at(index)
+        return greeting
 
     def check_sender(self, metadata: Mapping[bytes, bytes]) -> tuple[int, str] | None:
         """The refusal (code, text) for whoever sent this metadata; None: welcome."""

@@ -7,6 +7,7 @@ from raftkv.server.services.context import Context
 from raftkv.server.services.health import HealthService
 from raftkv.server.services.kv import KvService
 from raftkv.server.services.maintenance import MaintenanceService
+from raftkv.server.services.range_stream import RangeStreamService
 
 
 def known_services() -> dict[str, list[str]]:
@@ -23,6 +24,7 @@ def register_all(
 ) -> None:
     """Fills the table of paths."""
     KvService(context).register(routes)
+    RangeStreamService(context).register(routes)
     ClusterService(context).register(routes)
     MaintenanceService(context, election_timeout_seconds).register(routes)
     health.register(routes)
