@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Final
 
 from raftkv.kv import commands
 from raftkv.kv.members import encode_member
+from raftkv.raft.types import Entry
 from raftkv.replica.changes import MEMBER_ID
-from raftkv.sim.describe import describe_frame
+from raftkv.sim.describe import describe_frame, describe_node
 from raftkv.sim.faults import Undo, cut_pairs
 from raftkv.sim.invariants import InvariantBroken, Invariants, check_log_matching
 from raftkv.sim.model import Model
@@ -86,6 +87,14 @@ class Cluster:
         if node is not None:
             node.receive(sender, frame)
 
+    def committed(self, by: Node, entry: Entry) -> None:
+        """`by` is the first to apply `entry`: it must be on the disks of a majority."""
+        configuration = by.replica.machine.configuration
+        if configuration.joint or configuration != by.configuration:
+            return  # it may have been committed by other voters than these
+        have = [member for member, node in self.nodes.items() if node.home.may_have(entry)]
+        self.invariants.on_disks(entry, configuration.voters, have)
+
     # --- who is there -----------------------------------------------------------
 
     @property
@@ -139,7 +148,7 @@ class Cluster:
 
     def describe(self) -> str:
         """One line about every member."""
-        return "; ".join(self.nodes[member].describe() for member in self.members)
+        return "; ".join(describe_node(self.nodes[member]) for member in self.members)
 
     # --- faults -----------------------------------------------------------------
 

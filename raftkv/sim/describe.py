@@ -1,10 +1,26 @@
-"""Frames of the trace as text, for people who read the end of a failed run."""
+"""Frames and members as text, for people who read the end of a failed run."""
 
 from dataclasses import fields
+from typing import TYPE_CHECKING
 
 from raftkv.raft.messages import Message
 from raftkv.sim.transfer import MESSAGES
 from raftkv.wire.peer import decode_messages
+
+if TYPE_CHECKING:
+    from raftkv.sim.node import Node
+
+
+def describe_node(node: "Node") -> str:
+    """A member's state in a few words."""
+    if not node.up:
+        return f"{node.member}: down"
+    core = node.replica.core
+    return (
+        f"{node.member}: {'leader' if core.is_leader else f'follows {core.leader}'} "
+        f"term {core.term} log {core.last_index} commit {core.commit} "
+        f"applied {node.applied_index}{' paused' if node.paused else ''}"
+    )
 
 
 def describe_frame(sender: int, receiver: int, frame: bytes) -> str:

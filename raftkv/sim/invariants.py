@@ -8,15 +8,26 @@
                            durable state stood, never behind its log
     terms never fall       not within a process and not across a restart (R04)
     one vote per term      across restarts (R03)
+    told is durable        a vote or an acknowledgement leaves only when the disk has it (R03)
+    commit is durable      an applied entry is on the disks of a majority of voters
+    commit rule            a leader moves its commit index to entries of its own term (5.4.2)
     log matching           two logs that agree on (index, term) agree on all before
 
 The checks keep one record per applied index, the union of what all members applied.
 It is at the same time the committed log that the history is checked against.
 """
 
+from collections.abc import Container, Sequence
 from typing import Final, NamedTuple, Protocol
 
-from raftkv.raft.messages import Forward, Message, ReadIndexRequest, VoteReply, VoteRequest
+from raftkv.raft.messages import (
+    AppendReply,
+    Forward,
+    Message,
+    ReadIndexRequest,
+    VoteReply,
+    VoteRequest,
+)
 from raftkv.raft.types import CONFIG, NORMAL, Entry
 from raftkv.sim.etcd import identity_of
 
@@ -41,6 +52,14 @@ class Committed(NamedTuple):
     state_hash: int
     identity: int | None
     applied_by: int
+
+
+class Promised(NamedTuple):
+    """What a member's disk holds: hard state and newest entry."""
+
+    term: int
+    vote: int
+    last_index: int
 
 
 class Terms(Protocol):
@@ -90,8 +109,11 @@ class Invariants:
                     f"term {committed.term} was applied",
                 )
 
-    def applies(self, member: int, entry: Entry, state_hash: int) -> None:
-        """`member` has applied `entry`; its state's hash is now `state_hash`."""
+    def applies(self, member: int, entry: Entry, state_hash: int) -> bool:
+        """`member` has applied `entry`; its state's hash is now `state_hash`.
+
+        Returns True if no other member has applied it before.
+        """
         index = entry.index
         expected = self._applied.get(member, 0) + 1
         if index != expected:
@@ -107,7 +129,7 @@ class Invariants:
             )
             self.last_committed = max(self.last_committed, index)
             self.configurations += entry.kind == CONFIG
-            return
+            return True
         if (known.term, known.kind, known.payload) != (entry.term, entry.kind, entry.payload):
             raise InvariantBroken(
                 "state machine safety",
@@ -115,6 +137,7 @@ class Invariants:
                 f"{known.payload!r}, member {member} term {entry.term} {entry.payload!r}",
             )
         self._same_state(member, index, state_hash)
+        return False
 
     def stands_at(self, member: int, index: int, state_hash: int) -> None:
         """`member` starts from a stored or received state that ends with `index`."""
@@ -151,15 +174,45 @@ class Invariants:
                 f"member {member} voted for {before} and {candidate} in term {term}",
             )
 
-    def sends(self, messages: list[Message]) -> None:
-        """What leaves a member must not contradict what it said before."""
+    def leader_commits(self, member: int, before: int, commit: int, log: Terms, term: int) -> None:
+        """Leader `member` of `term` has moved its commit index."""
+        if commit > before and log.term_at(commit) != term:
+            raise InvariantBroken(
+                "commit rule",
+                f"leader {member} of term {term} committed {commit} of term {log.term_at(commit)}",
+            )
+
+    def on_disks(self, entry: Entry, voters: Sequence[int], have: Container[int]) -> None:
+        """`entry` is applied for the first time; `have`: members that (may) have it on disk."""
+        count = sum(voter in have for voter in voters)
+        if 2 * count <= len(voters):
+            raise InvariantBroken(
+                "commit is durable", f"entry {entry.index} is on {count} disks of {voters}"
+            )
+
+    def sends(self, messages: list[Message], promised: Promised) -> None:
+        """What leaves a member is durable there and does not contradict what it said before."""
         for message in messages:
             if not (isinstance(message, _WITHOUT_PROMISE) or getattr(message, "pre", False)):
                 self._speaks_for(message.sender, message.term)
             if isinstance(message, VoteReply) and message.granted and not message.pre:
-                self.votes(message.sender, message.term, message.to)
+                self._votes_durably(message.sender, message.term, message.to, promised)
             elif isinstance(message, VoteRequest) and not message.pre:
-                self.votes(message.sender, message.term, message.sender)
+                self._votes_durably(message.sender, message.term, message.sender, promised)
+            elif (
+                isinstance(message, AppendReply)
+                and message.success
+                and message.term == promised.term
+                and message.index > promised.last_index
+            ):
+                raise InvariantBroken("told is durable", f"{message} with {promised}")
+
+    def _votes_durably(self, member: int, term: int, candidate: int, promised: Promised) -> None:
+        self.votes(member, term, candidate)
+        if promised.term < term or (promised.term == term and promised.vote != candidate):
+            raise InvariantBroken(
+                "told is durable", f"{member} votes for {candidate} in {term} with {promised}"
+            )
 
     def forget_member(self, member: int) -> None:
         """`member` lost its directory: what comes back under this id is another one."""

@@ -30,6 +30,7 @@ from raftkv.replica.housekeeping import Housekeeping
 from raftkv.replica.reading import Reading
 from raftkv.replica.writes import Writes
 from raftkv.sim.run import Profile, Run, Summary, draw_profile
+from raftkv.sim.world import MILLISECOND, SECOND
 from raftkv.storage.mark import Mark
 from raftkv.storage.memory import MemoryLogRows
 from raftkv.storage.snapshots import StateSender
@@ -53,6 +54,7 @@ class Mutant:
     seeds: int = DEFAULT_SEEDS
     nodes: int = 3
     snapshot_count: int = 0  # 0: as drawn
+    reads: bool = False  # mostly reads, asked often
 
 
 @contextmanager
@@ -285,7 +287,7 @@ MUTANTS: Final = (
     # durability
     Mutant("acknowledge before durable", ((Core, "send_after", _send_after_at_once),), _CRASHES),
     Mutant("a disk that does not sync", ((MemoryLogRows, "commit", _commit_nothing),), _CRASHES),
-    Mutant("forget the vote", ((Log, "take_batch", _take_batch_without_vote),), _CRASHES, 300, 5),
+    Mutant("forget the vote", ((Log, "take_batch", _take_batch_without_vote),), _CRASHES),
     Mutant("never write the mark", ((Mark, "update", _update_mark_in_memory),), _CRASHES),
     Mutant("own log counts at once", ((Leader, "_append", _append_counts_at_once),), _CRASHES),
     Mutant(
@@ -305,10 +307,8 @@ MUTANTS: Final = (
         "commit by counting old terms",
         ((Leader, "_advance_commit", _advance_by_counting),),
         ("crash leader", "isolate leader", "crash some", "mute leader", "slow disk"),
-        400,
-        5,
     ),
-    Mutant("vote twice in a term", ((voting, "vote_request", _vote_for_everyone),), _MIXED, 200, 5),
+    Mutant("vote twice in a term", ((voting, "vote_request", _vote_for_everyone),), _MIXED),
     Mutant("vote for any log", ((Log, "is_up_to_date", _always),), _MIXED),
     Mutant("append without a check", ((Log, "matches", _matches_by_length),), _MIXED),
     Mutant(
@@ -323,15 +323,32 @@ MUTANTS: Final = (
         200,
     ),
     # reads
-    Mutant("read without a round", ((Leader, "_start_round", _start_no_round),), _NETWORK, 200),
-    Mutant("read joins the open round", ((Rounds, "start", _join_the_open_round),), _NETWORK, 300),
+    Mutant(
+        "read without a round",
+        ((Leader, "_start_round", _start_no_round),),
+        ("isolate leader", "mute leader", "pause"),
+        reads=True,
+    ),
+    Mutant(
+        "read joins the open round",
+        ((Rounds, "start", _join_the_open_round),),
+        ("bad weather", "isolate leader", "pause"),
+        200,
+        reads=True,
+    ),
     Mutant(
         "read before the own term commits",
         ((Leader, "_start_round", _start_round_early),),
-        _MIXED,
-        300,
+        ("crash leader", "isolate leader", "transfer", "slow disk"),
+        200,
+        reads=True,
     ),
-    Mutant("read before applied", ((Reading, "served", _serve_before_applied),), _NETWORK),
+    Mutant(
+        "read before applied",
+        ((Reading, "served", _serve_before_applied),),
+        ("slow disk", "isolate one"),
+        reads=True,
+    ),
     # commands
     Mutant(
         "keep forwarded duplicates",
@@ -355,7 +372,10 @@ def profile_of(mutant: Mutant, seed: int) -> Profile:
     timing = drawn.timing
     if mutant.snapshot_count:
         timing = replace(timing, snapshot_count=mutant.snapshot_count, catch_up_entries=5)
-    return replace(drawn, kinds=mutant.kinds, timing=timing)
+    load = drawn.load
+    if mutant.reads:
+        load = replace(load, clients=12, think_us=20 * MILLISECOND, get=90, timeout_us=SECOND)
+    return replace(drawn, kinds=mutant.kinds, timing=timing, load=load)
 
 
 def hunt(mutant: Mutant) -> tuple[int, Summary]:

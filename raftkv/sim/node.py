@@ -73,6 +73,7 @@ class Node:
         self._compacting = False
         self._clock = (0, 0.0, 1.0)  # (world time us, own seconds then, rate)
         self.leader_link = LeaderLink(self, self._random)
+        self._led_term = self._led_commit = 0  # as of the last turn; term 0: did not lead
 
     # --- what it is -----------------------------------------------------------------
 
@@ -106,17 +107,6 @@ class Node:
     def cluster_id(self) -> int:
         """The cluster's id."""
         return CLUSTER_ID
-
-    def describe(self) -> str:
-        """Its state in a few words."""
-        if self._replica is None:
-            return f"{self.member}: down"
-        core = self._replica.core
-        return (
-            f"{self.member}: {'leader' if core.is_leader else 'follows ' + str(core.leader)} "
-            f"term {core.term} log {core.last_index} commit {core.commit} "
-            f"applied {self.applied_index}{' paused' if self.paused else ''}"
-        )
 
     def count(self, what: str) -> None:
         """One more of something, for the summary."""
@@ -376,6 +366,9 @@ class Node:
             self.world.record("leads", self.member, core.term)
             first = core.log.anchor_index
             invariants.completes(self.member, first, core.last_index, core)
+        if core.is_leader and self._led_term == core.term:
+            invariants.leader_commits(self.member, self._led_commit, core.commit, core, core.term)
+        self._led_term, self._led_commit = core.term if core.is_leader else 0, core.commit
         if effects.installed is not None:
             machine = self.replica.machine
             invariants.stands_at(self.member, effects.installed.index, machine.state_hash)
@@ -383,15 +376,17 @@ class Node:
     def applied(self, entry: Entry, state_hash: int) -> None:
         """The state machine has applied `entry`."""
         self.world.record("applied", self.member, entry.index, entry.term, state_hash)
-        self.cluster.invariants.applies(self.member, entry, state_hash)
+        if self.cluster.invariants.applies(self.member, entry, state_hash):
+            self.cluster.committed(self, entry)
 
     def _send(self, messages: list[Message]) -> None:
         """One frame per receiver."""
         by_member: dict[int, list[Message]] = {}
         for message in messages:
             by_member.setdefault(message.to, []).append(message)
+        promised = self.home.promised()
         for member, group in by_member.items():
-            self.cluster.invariants.sends(group)
+            self.cluster.invariants.sends(group, promised)
             self.send_frame(member, _HEAD + encode_messages(group))
 
     def send_frame(self, to: int, frame: bytes, *, stream: bool = False) -> None:

@@ -18,6 +18,7 @@ from raftkv.raft.roles import Refusal
 from raftkv.raft.types import Configuration, Entry, HardState, LogBatch, SnapshotMeta
 from raftkv.replica.replica import Replica, ReplicaSettings
 from raftkv.sim.etcd import decode_response, encode_message
+from raftkv.sim.invariants import Promised
 from raftkv.sim.operations import Found, Get, KeyValue
 from raftkv.storage.backend import StateBackend
 from raftkv.storage.memory import MemoryBackend, MemoryDataDirectory, MemoryDisk
@@ -93,6 +94,20 @@ class Home:
         directory.state.sync()
         meta = SnapshotMeta(FIRST_INDEX, FIRST_TERM, machine.configuration)
         directory.log.bootstrap(HardState(FIRST_TERM), meta)
+
+    def promised(self) -> Promised:
+        """What the disk holds for certain."""
+        value = self.directory._mark.value  # the file's own content, not a copy of the core's
+        return Promised(value.term, value.vote, self.directory.log.durable[1])
+
+    def may_have(self, entry: Entry) -> bool:
+        """True if `entry` is durable here, or if nobody can tell: the machine is off."""
+        if self._directory is None:
+            return True
+        log = self._directory.log
+        if log.anchor.index >= entry.index:
+            return True
+        return log.durable[1] >= entry.index and log.term(entry.index) == entry.term
 
     def crash(self, writing: Sequence[LogBatch]) -> None:
         """The power goes while `writing` is being written: it may be there in any part."""
