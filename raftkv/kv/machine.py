@@ -375,8 +375,8 @@ class StateMachine:
         try:
             plan = ranges.Plan(request)
             wanted = request.revision if request.revision > 0 else answered
-            found = yield from ranges.slices(store, plan, wanted, view)
-            return Result(answered, plan.finish(*found))
+            body = yield from ranges.slices(store, plan, wanted, view)
+            return Result(answered, body)
         finally:
             view.close()
 
@@ -457,8 +457,8 @@ class StateMachine:
         """
         return self._compaction.finished
 
-    def compact_slice(self, rows: int = 400) -> bool:
-        """Remove history for a while (about 10 us per row). True while work is left."""
+    def compact_slice(self, rows: int = 200) -> bool:
+        """Remove history for a while (about 15 us per row). True while work is left."""
         if not self._compaction.pending:
             return False
         self.flush()

@@ -21,6 +21,7 @@ from typing import Final
 from raftkv.errors import COMPACTED, FUTURE_REVISION, RANGE_STREAM_UNSUPPORTED, ApiError
 from raftkv.kv.backend import View
 from raftkv.kv.encoding import (
+    DELETE_ROW,
     DELETION_MARK,
     ID_BYTES,
     ID_MAX,
@@ -30,10 +31,11 @@ from raftkv.kv.encoding import (
     framed_value,
     key_row_start,
     parse_key_row,
+    revision_row,
     varint,
 )
 from raftkv.kv.index import FROM_KEY
-from raftkv.kv.store import Record, Store, load_record
+from raftkv.kv.store import Record, Store, load_record, row_key
 from raftkv.pb import rpc_pb2 as pb
 
 _KEY, _VERSION, _CREATE, _MOD, _VALUE = range(5)  # RangeRequest.SortTarget
@@ -45,6 +47,7 @@ CORRECTION_ROWS: Final = 400  # rows read at most to correct the live keys for a
 
 # Units of work, about a microsecond each: how long work is cut into slices without a clock.
 STEP_UNITS: Final = 2
+TOUCH_UNITS: Final = 4
 LOAD_UNITS: Final = 12
 SLICE_UNITS: Final = 4000
 
@@ -212,12 +215,11 @@ def find_corrected(store: Store, plan: Plan, revision: int, view: View) -> Found
     allowed = min(CORRECTION_ROWS, 2 * (last - first) + 16)
     if store.revision - revision > allowed:
         return None
-    touched = store.touched_since(view, revision, key, plan.range_end, allowed)
+    touched = _finished(touched_slices(view, plan, revision, store.revision, allowed))
     if touched is None:
         return None
-    gone = sum(1 for name in touched if name in store.live)
-    then = sorted((name, row_id) for name, row_id in touched.items() if row_id)
-    count = last - first - gone + len(then)
+    then = sorted((name, row_id) for name, (row_id, _) in touched.items() if row_id)
+    count = last - first + _difference(touched)
     if plan.request.count_only:
         return [], count
     records = []
@@ -228,8 +230,50 @@ def find_corrected(store: Store, plan: Plan, revision: int, view: View) -> Found
     return records, count
 
 
+# Keys written since a revision: the row id each had then (0: none), and whether it exists now.
+Touched = dict[bytes, tuple[int, bool]]
+
+
+def touched_slices(
+    view: View, plan: Plan, revision: int, newest: int, limit: int
+) -> Generator[None, None, Touched | None]:
+    """The keys of a range that were written after `revision`, up to and with `newest`.
+
+    Pauses after every slice of work. None if more than `limit` rows would have to be read.
+    """
+    key, range_end = plan.key, plan.range_end
+    found: Touched = {}
+    start, stop = revision_row((revision + 1) << 32), revision_row((newest + 1) << 32)
+    for rows, (_, row) in enumerate(view.scan(start, stop), 1):
+        if rows > limit:
+            return None
+        name = row_key(row)
+        if name >= key and (range_end == FROM_KEY or name < range_end):
+            known = found.get(name)
+            then = int.from_bytes(row[:ID_BYTES], "big") if known is None else known[0]
+            found[name] = then, row[ID_BYTES] != DELETE_ROW
+        if rows % (SLICE_UNITS // TOUCH_UNITS) == 0:
+            yield
+    return found
+
+
+def _difference(touched: Touched) -> int:
+    """How many more of these keys existed then than do now."""
+    return sum(bool(then) - exists for then, exists in touched.values())
+
+
+def _finished(steps: Generator[None, None, Touched | None]) -> Touched | None:
+    """The result of slices that are so few that nobody needs to pause."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as stop:
+            found: Touched | None = stop.value
+            return found
+
+
 def _merged(
-    live: Iterator[bytes], touched: dict[bytes, int], then: list[tuple[bytes, int]]
+    live: Iterator[bytes], touched: "Touched", then: list[tuple[bytes, int]]
 ) -> Iterator[tuple[bytes, int]]:
     """Untouched live keys (row id 0) and the old versions of touched keys, in key order."""
     at = 0
@@ -307,44 +351,59 @@ def is_long(store: Store, request: pb.RangeRequest) -> bool:
     return picked * LOAD_UNITS > SLICE_UNITS or (past and store.revision - request.revision > 64)
 
 
-def slices(
-    store: Store, plan: Plan, revision: int, view: View
-) -> Generator[None, None, tuple[list[Record], int]]:
-    """`find_walking` with a pause (a yield) after every slice; the count is fixed by the first."""
-    found: Found | None
+def slices(store: Store, plan: Plan, revision: int, view: View) -> Generator[None, None, bytes]:
+    """`answer` by pointer rows alone, with a pause (a yield) after every slice of work.
+
+    The count is known before the first version is read, except where so much was written since
+    `revision` that counting on the way costs less. What needs no sorting is joined slice by slice.
+    """
     if not plan.range_end:
         record = store.at_revision(view, plan.key, revision)
-        return ([], 0) if record is None else ([record], 1)
-    if revision == store.revision:
-        first, last = store.index.bounds(plan.key, plan.range_end)
-        if plan.request.count_only:
-            return [], last - first
-        known = last - first
-    else:
-        found = find_corrected(store, _counting(plan), revision, view)
-        known = -1 if found is None else found[1]
+        return plan.finish([] if record is None else [record], 0 if record is None else 1)
+    known = yield from _count_slices(store, plan, revision, view)
+    if known >= 0 and plan.request.count_only:
+        return plan.finish([], known)
+    joins = plan.order not in (_ASCEND, _DESCEND) and not plan.filters
+    joined: list[bytes] = []
     records: list[Record] = []
-    count = units = 0
+    wanted = -1 if plan.request.count_only else plan.fetch
+    count = picked = units = 0
     for version in versions_at(view, plan.key, plan.range_end, revision):
         units += STEP_UNITS
         if version is not None:
             count += 1
-            if not plan.request.count_only and (not plan.fetch or len(records) < plan.fetch):
+            if not wanted or picked < wanted:
                 units += LOAD_UNITS
+                picked += 1
                 records.append(store.record_of(view, *version))
-            if known >= 0 and plan.fetch and len(records) == plan.fetch:
-                count = known
+            if known >= 0 and picked == wanted:
                 break
         if units >= SLICE_UNITS:
             units = 0
+            if joins and not wanted:
+                joined.append(body(records, 0, more=False, keys_only=plan.request.keys_only))
+                records.clear()
             yield
-    assert known in (-1, count), f"a range counted {known} keys and found {count}"
-    return records, count
+    else:
+        assert known in (-1, count), f"a range counted {known} keys and found {count}"
+    joined.append(plan.finish(records, count if known < 0 else known))
+    return b"".join(joined)
 
 
-def _counting(plan: Plan) -> Plan:
-    request = pb.RangeRequest(key=plan.key, range_end=plan.range_end, count_only=True)
-    return Plan(request)
+def _count_slices(
+    store: Store, plan: Plan, revision: int, view: View
+) -> Generator[None, None, int]:
+    """How many keys the range has at `revision`; -1 if walking over them all is cheaper."""
+    first, last = store.index.bounds(plan.key, plan.range_end)
+    newest = store.revision
+    count = last - first
+    if revision == newest:
+        return count
+    allowed = 2 * count + CORRECTION_ROWS
+    if newest - revision > allowed:
+        return -1
+    touched = yield from touched_slices(view, plan, revision, newest, allowed)
+    return -1 if touched is None else count + _difference(touched)
 
 
 # --- RangeStream ----------------------------------------------------------------

@@ -24,7 +24,6 @@ from raftkv.kv.encoding import (
     ID_BYTES,
     ID_MAX,
     NO_ID,
-    REVISION_ROWS,
     ROW_HEAD_BYTES,
     SUB_BITS,
     SUB_MASK,
@@ -265,24 +264,6 @@ class Store:
             return live
         row_id = version_at(view, key, revision)
         return load_record(view, row_id) if row_id else None
-
-    def touched_since(
-        self, view: View, revision: int, key: bytes, range_end: bytes, limit: int
-    ) -> dict[bytes, int] | None:
-        """Keys of a range written after `revision`: key -> row id it had then (0: none).
-
-        None if more than `limit` rows would have to be read.
-        """
-        found: dict[bytes, int] = {}
-        rows = view.scan(revision_row((revision + 1) << SUB_BITS), REVISION_ROWS[1])
-        for _, row in rows:
-            limit -= 1
-            if limit < 0:
-                return None
-            name = row_key(row)
-            if name not in found and name >= key and (range_end == b"\0" or name < range_end):
-                found[name] = int.from_bytes(row[:ID_BYTES], "big")
-        return found
 
     def adopt(self, keys: Iterable[bytes]) -> None:
         """The keys of `live` in order, after a load."""
