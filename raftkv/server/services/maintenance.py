@@ -1,4 +1,8 @@
-"""etcdserverpb.Maintenance as far as it goes: Status, HashKV, MoveLeader."""
+"""etcdserverpb.Maintenance as far as it goes: Status, HashKV, MoveLeader, and Alarm's GET.
+
+No alarm can be raised yet, so the list of alarms is empty; etcdctl's `endpoint health` asks
+for it. Raising and disarming answer Unimplemented.
+"""
 
 from collections.abc import Generator
 from typing import Any
@@ -29,6 +33,7 @@ class MaintenanceService:
     def register(self, routes: Routes) -> None:
         """Adds the service's paths."""
         routes.unary[b"/etcdserverpb.Maintenance/Status"] = self.status
+        routes.unary[b"/etcdserverpb.Maintenance/Alarm"] = self.alarm
         routes.unary[b"/etcdserverpb.Maintenance/HashKV"] = self.hash_kv
         routes.unary[b"/etcdserverpb.Maintenance/MoveLeader"] = self.move_leader
 
@@ -53,6 +58,20 @@ class MaintenanceService:
         if replica.leader == NOBODY:
             reply.errors.append("etcdserver: no leader")
         client.reply(stream, context.header_now() + reply.SerializeToString())
+
+    def alarm(self, client: ClientProtocol, stream: int, head: RequestHead, message: bytes) -> None:
+        """Maintenance.Alarm: GET only."""
+        try:
+            action = rpc_pb2.AlarmRequest.FromString(message).action
+        except DecodeError:
+            client.fail(stream, _CANNOT_DECODE)
+            return
+        if action == rpc_pb2.AlarmRequest.GET:
+            client.reply(stream, self._context.header_now())
+        else:
+            client.connection.finish(
+                stream, Code.UNIMPLEMENTED, "alarms cannot be raised or disarmed yet"
+            )
 
     def hash_kv(
         self, client: ClientProtocol, stream: int, head: RequestHead, message: bytes
