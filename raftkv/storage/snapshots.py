@@ -191,6 +191,8 @@ class StateReceiver:
         self.meta = body[_HEADER.size :]
 
     def _write(self, body: bytes) -> None:
+        if not body:
+            raise ProtocolError("a chunk of rows in a state transfer has none")
         rows: list[Row] = []
         at, last_key = 0, self._last_key
         while at < len(body):
