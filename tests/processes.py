@@ -35,24 +35,24 @@ class StartFailed(Exception):
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of the loopback that nobody listens on; all differ."""
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
+    """Ports of the loopback that nobody listens on; all differ.
+
+    They lie below the range that the kernel gives to outgoing connections, so that none of
+    those takes one before its server does.
+    """
+    first = consecutive_free_ports(count)
+    return list(range(first, first + count))
 
 
 def consecutive_free_ports(count: int) -> int:
-    """The first of `count` ports in a row, below the range of outgoing connections."""
-    first = random.randrange(10_000, 30_000)
+    """The first of `count` such ports in a row."""
     while True:
+        first = random.SystemRandom().randrange(10_000, 32_000 - count)
         with ExitStack() as stack:
             try:
                 for port in range(first, first + count):
                     stack.enter_context(socket.socket()).bind(("127.0.0.1", port))
             except OSError:
-                first = random.randrange(10_000, 30_000)
                 continue
             return first
 
