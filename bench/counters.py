@@ -68,3 +68,44 @@ def usage(pid: int) -> Usage:
         own.rss_bytes + sum(one.rss_bytes for one in below),
         own.anon_bytes + sum(one.anon_bytes for one in below),
     )
+
+
+class ThreadUsage(NamedTuple):
+    """One thread since its start. queued_seconds: ready to run, but without a CPU.
+
+    kernel_ticks of all_ticks: the part of the CPU time in the kernel. waits, preemptions:
+    how often it gave the CPU up, and how often it lost it.
+    """
+
+    name: str
+    cpu_seconds: float = 0.0
+    queued_seconds: float = 0.0
+    kernel_ticks: int = 0
+    all_ticks: int = 0
+    waits: int = 0
+    preemptions: int = 0
+    write_bytes: int = 0
+
+
+def threads(pid: int) -> dict[int, ThreadUsage]:
+    """Thread id -> what it has used; empty if the process does not exist."""
+    found: dict[int, ThreadUsage] = {}
+    try:
+        for task in (PROC / str(pid) / "task").iterdir():
+            stat = (task / "stat").read_text()
+            user, kernel = map(int, stat[stat.rindex(")") + 2 :].split()[11:13])
+            status = (task / "status").read_text()
+            run, queued, _ = map(int, (task / "schedstat").read_text().split())
+            found[int(task.name)] = ThreadUsage(
+                stat[stat.index("(") + 1 : stat.rindex(")")],
+                run / 1e9,
+                queued / 1e9,
+                kernel,
+                user + kernel,
+                labelled(status, "voluntary_ctxt_switches"),
+                labelled(status, "nonvoluntary_ctxt_switches"),
+                labelled((task / "io").read_text(), "write_bytes"),
+            )
+    except (FileNotFoundError, ProcessLookupError):
+        pass
+    return found

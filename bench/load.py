@@ -7,9 +7,8 @@ Open loop: requests are due at fixed intervals whatever the answers do, and a ca
 runs from the moment it was due, so that a server which stalls is charged for everybody who
 would have waited.
 
-An operation counts when its status is OK and its reply has the size that a real result
-has. The time of an answer is taken once per chunk from the socket: everything in the chunk
-has arrived by then.
+An operation counts when its status is OK and its reply holds a real result. The time of an
+answer is taken once per chunk from the socket: everything in the chunk has arrived by then.
 """
 
 import asyncio
@@ -63,8 +62,8 @@ class Session(asyncio.Protocol):
         self._load = load
         self._transport: asyncio.Transport | None = None
         self._connection: ClientConnection | None = None
-        # stream -> [when the latency starts, the least size of the reply; 0 once it is there]
-        self._calls: dict[int, list[float]] = {}
+        self._calls: dict[int, tuple[float, Operation]] = {}  # stream -> (its start, what)
+        self._replies: dict[int, bytes] = {}  # of calls without a status yet
         self._now = 0.0
 
     @property
@@ -108,6 +107,7 @@ class Session(asyncio.Protocol):
         self._transport = None
         reason = "" if self._connection is None else self._connection.close_reason
         lost, self._calls = len(self._calls), {}
+        self._replies.clear()
         if lost:
             self._load.tally.errors[f"connection lost: {exc or reason or 'closed'}"] += lost
         self._load.lost(self)
@@ -118,18 +118,18 @@ class Session(asyncio.Protocol):
         """Response headers say nothing that a unary call needs."""
 
     def message(self, stream: int, message: bytes) -> None:
-        """A reply; one that is too short for a real result will not count."""
-        call = self._calls.get(stream)
-        if call is not None and len(message) >= call[1]:
-            call[1] = 0
+        """A reply; it counts once the status is there."""
+        self._replies[stream] = message
 
     def finished(self, stream: int, code: int, text: str) -> None:
-        """The status of a call."""
+        """The status of a call, which is a success if it is OK and the reply has the result."""
         call = self._calls.pop(stream, None)
         if call is None:
             return
+        reply = self._replies.pop(stream, b"")
+        operation = call[1]
         tally = self._load.tally
-        if code == 0 and not call[1]:
+        if not code and len(reply) >= operation.reply_bytes and operation.proof in reply:
             tally.latencies.append(self._now - call[0])
             if tally.success_times is not None:
                 tally.success_times.append(self._now)
@@ -147,7 +147,7 @@ class Session(asyncio.Protocol):
         connection = self._connection
         assert connection is not None
         stream = connection.request(operation.path, operation.message, end=True)
-        self._calls[stream] = [start, operation.reply_bytes]
+        self._calls[stream] = (start, operation)
 
     def flush(self) -> None:
         """Writes what is queued."""

@@ -1,8 +1,10 @@
-"""Where the time of a raftkv node goes under the load of a row: py-spy beside every node.
+"""Where the time of a raftkv node goes under the load of a row.
 
-For each node a `profile-<row>-<leader|follower>.txt` with raw stacks is kept (the input of
-flame graph tools), and the functions are listed by self time and by time with callees. A
-sample of a thread that waits is not counted, so that the shares are shares of CPU time.
+Two views of every node. From /proc: per thread its CPU time, how long it waited for a CPU,
+and what it wrote (LevelDB's own thread is one of them). From py-spy: per function the share
+of samples in which it ran with the interpreter lock held; the raw stacks (the input of flame
+graph tools) are kept as `profile-<row>-<leader|follower>.txt`. Without the lock, in
+LevelDB or fsync, nothing is sampled; the threads' table has that part.
 """
 
 import shutil
@@ -13,8 +15,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
+from bench import counters
 from bench.clusters import Cluster
-from bench.generator import Generator, Run
+from bench.generator import Generator, Measured, Run
+from bench.report import grid
 from bench.rows import Row, Settings, fill, sample, say, summary
 
 HERTZ: Final = 250
@@ -58,6 +62,33 @@ def listing(lines: Iterable[str]) -> str:
     return "\n".join(rows)
 
 
+def threads_table(
+    before: dict[int, counters.ThreadUsage], after: dict[int, counters.ThreadUsage], ran: Measured
+) -> str:
+    """What each thread of a process did per operation, between two looks at it."""
+    lines = [["thread", "", "CPU us/op", "kernel", "queued us/op", "wakes/s", "cut/s", "B/op"]]
+    for tid, now in sorted(after.items()):
+        then = before.get(tid, counters.ThreadUsage(now.name))
+        cpu = now.cpu_seconds - then.cpu_seconds
+        if not cpu:
+            continue
+        ticks = now.all_ticks - then.all_ticks
+        kernel = (now.kernel_ticks - then.kernel_ticks) / ticks if ticks else 0.0
+        lines.append(
+            [
+                str(tid),
+                now.name,
+                f"{1e6 * cpu / ran.successes:.1f}",
+                f"{100 * kernel:.0f}%",
+                f"{1e6 * (now.queued_seconds - then.queued_seconds) / ran.successes:.1f}",
+                f"{(now.waits - then.waits) / ran.seconds:.0f}",
+                f"{(now.preemptions - then.preemptions) / ran.seconds:.0f}",
+                f"{(now.write_bytes - then.write_bytes) / ran.successes:.0f}",
+            ]
+        )
+    return grid(lines)
+
+
 def profile(row: Row, settings: Settings, directory: Path, *, native: bool = False) -> str:
     """Profiles all three nodes under the load of a closed-loop row; returns the listing.
 
@@ -83,6 +114,7 @@ def profile(row: Row, settings: Settings, directory: Path, *, native: bool = Fal
         paths = {}
         with Generator(run) as generator:
             generator.wait_measuring()
+            before = [counters.threads(pid) for pid in cluster.pids]
             watchers = []
             for number, node in enumerate(cluster.nodes):
                 role = "leader" if node is leader else f"follower{number + 1}"
@@ -90,12 +122,19 @@ def profile(row: Row, settings: Settings, directory: Path, *, native: bool = Fal
                 command = [program, "record", "--pid", str(node.pid), "--format", "raw"]
                 command += ["--rate", str(HERTZ), "--duration", str(round(settings.seconds))]
                 command += ["--function", "--threads", "--output", str(paths[role])]
-                command += ["--native"] if native else ["--nonblocking"]
+                command += ["--native"] if native else ["--gil", "--nonblocking"]
                 watchers.append(subprocess.Popen(command, stdout=subprocess.DEVNULL))
             for watcher in watchers:
                 watcher.wait()
-            say(f"{row.name} under py-spy: {summary(sample(generator.result()))}")
+            ran = generator.result()
+            after = [counters.threads(pid) for pid in cluster.pids]
+            say(f"{row.name} under py-spy: {summary(sample(ran))}")
+    tables = {
+        role: threads_table(*pair, ran)
+        for role, pair in zip(paths, zip(before, after, strict=True), strict=True)
+    }
     parts = []
     for role, path in sorted(paths.items(), reverse=True):
-        parts.append(f"{row.name}, {role} ({path})\n{listing(path.read_text().splitlines())}")
+        functions = listing(path.read_text().splitlines())
+        parts.append(f"{row.name}, {role} ({path})\n{tables[role]}\n{functions}")
     return "\n\n".join(parts)

@@ -20,17 +20,22 @@ POOL_OPERATIONS: Final = 8192
 RANGE_KEYS: Final = 100
 READS_PER_TEN: Final = 8
 
+# TxnResponse: field 2 (succeeded) is true, then field 3 (responses) begins.
+_SUCCEEDED: Final = b"\x10\x01\x1a"
+
 
 class Operation(NamedTuple):
     """One request.
 
     path: the gRPC method. message: the encoded request.
-    reply_bytes: a shorter reply is no success: the value, or the branch taken, is missing.
+    reply_bytes, proof: a reply that is shorter, or does not hold these bytes, is no success:
+    the value is missing, or the other branch of a transaction ran.
     """
 
     path: bytes
     message: bytes
     reply_bytes: int
+    proof: bytes = b""
 
 
 def key(number: int) -> bytes:
@@ -49,7 +54,7 @@ def _get(number: int, value_bytes: int, *, serializable: bool = False) -> Operat
 
 
 def _txn(number: int, value: bytes) -> Operation:
-    """Puts if the key exists. The reply of the other branch is shorter than the put's."""
+    """Puts if the key exists; the reply proves that it did."""
     request = rpc_pb2.TxnRequest(
         compare=[
             rpc_pb2.Compare(
@@ -70,8 +75,7 @@ def _txn(number: int, value: bytes) -> Operation:
         ],
         failure=[],
     )
-    # A header with all fields is at most 43 bytes; the put's own header makes the rest.
-    return Operation(TXN, request.SerializeToString(), 20)
+    return Operation(TXN, request.SerializeToString(), 1, _SUCCEEDED)
 
 
 def _range(number: int, value_bytes: int) -> Operation:

@@ -90,7 +90,7 @@ def longest_gap(times: Sequence[float], since: float, until: float) -> float:
         if moment > since:
             longest = max(longest, moment - previous)
         previous = moment
-    return max(longest, until - max(previous, since))
+    return max(longest, until - previous)
 
 
 def _lose(cluster: Cluster, leader: Node, number: signal.Signals, seed: int) -> Sample:
