@@ -293,8 +293,9 @@ class DataDirectory:
     def new_state(self) -> StateBackend:
         """An empty state directory to install a snapshot into, not current yet.
 
-        Removes those made before that were closed unfinished. Raises DiskFailure.
+        Removes those made before that were closed unfinished, and replaced ones. DiskFailure.
         """
+        self.drop_old_states()
         for state in [one for one in self._coming if one.closed]:
             self.discard_state(state)
         value = self._mark.value

@@ -268,15 +268,15 @@ class InFlight:
         return last
 
 
-@pytest.fixture(scope="module")
-def in_flight(tmp_path_factory: pytest.TempPathFactory) -> InFlight:
-    return InFlight(tmp_path_factory.mktemp("flight"), 700)
+@pytest.fixture(scope="module", params=[700, 4000], ids=["one block", "many blocks"])
+def in_flight(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> InFlight:
+    return InFlight(tmp_path_factory.mktemp("flight"), request.param)
 
 
 def test_a_torn_unacknowledged_batch_is_dropped_whole(in_flight: InFlight) -> None:
     """D04: cut anywhere within the last batch; all of it or none is there, nothing refused."""
     random = Random(2)
-    lengths = random.sample(range(in_flight.before, in_flight.after), 8)
+    lengths = random.sample(range(in_flight.before, in_flight.after), 6)
     for length in [in_flight.before, in_flight.after - 1, *lengths]:
         os.truncate(in_flight.copy(), length)
         assert in_flight.check() == in_flight.acked
@@ -290,7 +290,9 @@ def test_unwritten_pages_of_the_last_batch_are_not_a_reason_to_refuse(
     first = -(-in_flight.before // PAGE) * PAGE
     starts = list(range(first, in_flight.after, PAGE))
     assert len(starts) >= 6
-    patterns = [[start] for start in starts] + [random.sample(starts, 3) for _ in range(6)]
+    patterns = [[start] for start in random.sample(starts, 6)]
+    patterns += [random.sample(starts, 3) for _ in range(4)]
+    patterns += [[starts[0], starts[2]]]  # of three pages only the middle one came down
     rewritten = 0
     for pattern in patterns:
         wal = in_flight.copy()
@@ -326,6 +328,37 @@ def test_a_hole_with_a_later_batch_behind_it_is_refused(tmp_path: Path) -> None:
             DataDirectory.open(copy, CLUSTER, MEMBER)
         refused += 1
     assert refused == 12
+
+
+def test_a_hole_in_a_durable_batch_of_many_blocks_is_refused(tmp_path: Path) -> None:
+    """D02, D30: the batch behind it proves that it was durable, however large both are."""
+    place = real_place(str(tmp_path / "member"))
+    directory = place.open()
+    ends = [0]
+    for number in range(1, 6):
+        first = number * 20 - 19
+        new = entries(first, first + 19, 1, 3500)
+        directory.log.write([batch(number, new, hard=(1, 1))])
+        ends.append(os.path.getsize(InFlight._wal(place.path)))
+    image = str(tmp_path / "image")
+    shutil.copytree(place.path, image)
+    directory.close()
+    random = Random(1)
+    for durable in (True, False):
+        low, high = (0, ends[4]) if durable else (ends[4], ends[5])
+        for _ in range(8):
+            copy = str(tmp_path / "copy")
+            shutil.rmtree(copy, ignore_errors=True)
+            shutil.copytree(image, copy)
+            at = random.randrange(low, high)
+            overwrite(InFlight._wal(copy), at, bytes(min(PAGE, high - at)))
+            if durable:
+                with pytest.raises(CorruptionError, match="a durable part of the log is damaged"):
+                    DataDirectory.open(copy, CLUSTER, MEMBER)
+            else:
+                opened_copy = DataDirectory.open(copy, CLUSTER, MEMBER)
+                assert opened_copy.recovered.last_index == 80
+                opened_copy.close()
 
 
 def test_a_damaged_length_in_the_last_block_is_not_taken_for_the_end(tmp_path: Path) -> None:
@@ -365,6 +398,23 @@ def test_a_client_cannot_make_a_member_refuse_by_writing_what_looks_like_a_recor
     again = place.open()
     assert again.log.entries(1, 1, 1 << 30) == [entry]
     again.close()
+
+
+def test_a_missing_table_is_refused_with_its_reason(tmp_path: Path) -> None:
+    """D11: not an endless crash loop without a text."""
+    place = real_place(str(tmp_path / "member"))
+    directory = place.open()
+    directory.log.write([batch(1, entries(1, 9, 1, 150), hard=(1, 1))])
+    directory.state.write(rows_for(1, 9))
+    directory.close()
+    place.open().close()
+    for part in ("log", "state-1"):
+        copy = str(tmp_path / part)
+        shutil.copytree(place.path, copy)
+        (table, *_) = [n for n in files_below(f"{copy}/{part}") if n.endswith(".ldb")]
+        os.unlink(table)
+        with pytest.raises(CorruptionError, match=r"missing files.*raftctl member remove"):
+            DataDirectory.open(copy, CLUSTER, MEMBER)
 
 
 # --- damage that a running member meets --------------------------------------------------------
