@@ -41,7 +41,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--output", type=Path, default=Path("bench-results"))
     parser.add_argument("--profile", metavar="ROW", help="profile raftkv under a row instead")
-    parser.add_argument("--native", action="store_true", help="with --profile: C functions too")
+    parser.add_argument(
+        "--sampler", default="cpu", choices=profiling.SAMPLERS, help="with --profile (cpu)"
+    )
     return parser
 
 
@@ -117,7 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settings = _settings(given)
         if given.profile:
             for row in select(LOAD_ROWS, given.profile):
-                print(profiling.profile(row, settings, given.output, native=given.native))
+                print(profiling.profile(row, settings, given.output, given.sampler))
             return 0
         select(ROWS, given.rows)
     except (ValueError, ImportError) as error:

@@ -58,7 +58,17 @@ def _raftkv_program() -> list[str]:
     ]
 
 
-SYSTEMS: Final = {"etcd": _etcd_program, "raftkv": _raftkv_program}
+def _sampled_program() -> list[str]:
+    """raftkv under bench.sampler, which writes `samples` into the node's directory."""
+    python, _, *rest = _raftkv_program()
+    return [python, "-m", "bench.sampler", "NAME.samples", *rest]
+
+
+SYSTEMS: Final = {
+    "etcd": _etcd_program,
+    "raftkv": _raftkv_program,
+    "raftkv-sampled": _sampled_program,
+}
 
 
 def free_ports(count: int) -> list[int]:
@@ -201,7 +211,7 @@ class Cluster:
             Node(
                 name,
                 [
-                    *program,
+                    *(self._own_file(name, word) for word in program),
                     *("--name", name),
                     *("--data-dir", str(self.directory / name)),
                     *("--listen-client-urls", f"http://127.0.0.1:{client}"),
@@ -226,6 +236,9 @@ class Cluster:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+    def _own_file(self, name: str, word: str) -> str:
+        return str(self.directory / word.replace("NAME", name)) if "NAME" in word else word
 
     # --- life ---------------------------------------------------------------
 

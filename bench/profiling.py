@@ -1,37 +1,47 @@
 """Where the time of a raftkv node goes under the load of a row.
 
 Two views of every node. From /proc: per thread its CPU time, how long it waited for a CPU,
-and what it wrote (LevelDB's own thread is one of them). From py-spy: per function the share
-of samples in which it ran with the interpreter lock held; the raw stacks (the input of flame
-graph tools) are kept as `profile-<row>-<leader|follower>.txt`. Without the lock, in
-LevelDB or fsync, nothing is sampled; the threads' table has that part.
+and what it wrote (LevelDB's own thread is one of them). From a sampler: per function its
+share of the samples, without and with what it calls. The raw stacks (the input of flame
+graph tools) are kept as `profile-<row>-<leader|follower>.txt`.
+
+Samplers: `cpu` counts CPU time inside the process (bench.sampler). `py-spy` counts moments
+at which the interpreter lock is held, from outside; on a busy machine it shows where a
+process is preempted. `native` is py-spy with the C functions.
 """
 
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
 from bench import counters
-from bench.clusters import Cluster
+from bench.clusters import Cluster, Node
 from bench.generator import Generator, Measured, Run
 from bench.report import grid
 from bench.rows import Row, Settings, fill, sample, say, summary
 
+SAMPLERS: Final = ("cpu", "py-spy", "native")
 HERTZ: Final = 250
 LISTED: Final = 45
+WRITE_SECONDS: Final = 5.0
 
 
-def _py_spy() -> str | None:
+def _py_spy() -> str:
     beside = Path(sys.executable).with_name("py-spy")
-    return str(beside) if beside.exists() else shutil.which("py-spy")
+    found = str(beside) if beside.exists() else shutil.which("py-spy")
+    if found is None:
+        raise ImportError("this sampler needs py-spy: pip install py-spy")
+    return found
 
 
 def weigh(lines: Iterable[str]) -> tuple[Counter[str], Counter[str], int]:
-    """(self, with callees, total) in samples, per function, of py-spy's raw stacks.
+    """(self, with callees, total) in samples, per function, of raw stacks.
 
     A line is `frame;frame;frame count`, outermost first.
     """
@@ -89,18 +99,47 @@ def threads_table(
     return grid(lines)
 
 
-def profile(row: Row, settings: Settings, directory: Path, *, native: bool = False) -> str:
-    """Profiles all three nodes under the load of a closed-loop row; returns the listing.
+def _spy(nodes: Mapping[str, Node], paths: Mapping[str, Path], seconds: float, kind: str) -> None:
+    watchers = []
+    for role, node in nodes.items():
+        command = [_py_spy(), "record", "--pid", str(node.pid), "--format", "raw", "--function"]
+        command += ["--rate", str(HERTZ), "--duration", str(round(seconds)), "--threads"]
+        command += ["--native"] if kind == "native" else ["--gil", "--nonblocking"]
+        command += ["--output", str(paths[role])]
+        watchers.append(subprocess.Popen(command, stdout=subprocess.DEVNULL))
+    for watcher in watchers:
+        watcher.wait()
 
-    native: C functions too (slower). Errors: ImportError without py-spy.
+
+def _count(nodes: Mapping[str, Node], paths: Mapping[str, Path], seconds: float) -> None:
+    for node in nodes.values():
+        node.signal(signal.SIGUSR1)
+    time.sleep(seconds)
+    for node in nodes.values():
+        node.signal(signal.SIGUSR1)
+    deadline = time.perf_counter() + WRITE_SECONDS
+    for role, node in nodes.items():
+        written = node.log.with_suffix(".samples")
+        while not written.exists() and time.perf_counter() < deadline:
+            time.sleep(0.05)
+        shutil.copy(written, paths[role])
+
+
+def profile(row: Row, settings: Settings, directory: Path, sampler: str) -> str:
+    """Profiles all three nodes under the load of a closed-loop row; returns the listings.
+
+    sampler: one of SAMPLERS. Errors: ImportError without the py-spy that it needs.
     """
-    program = _py_spy()
-    if program is None:
-        raise ImportError("--profile needs py-spy: pip install py-spy")
+    if sampler != "cpu":
+        _py_spy()
     directory.mkdir(parents=True, exist_ok=True)
-    with Cluster("raftkv", settings.directory) as cluster:
+    system = "raftkv-sampled" if sampler == "cpu" else "raftkv"
+    with Cluster(system, settings.directory) as cluster:
         fill(cluster, settings.keys, settings.value_bytes)
         leader = cluster.leader()
+        rest = [node for node in cluster.nodes if node is not leader]
+        nodes = {"leader": leader, **{f"follower{i + 1}": one for i, one in enumerate(rest)}}
+        paths = {role: directory / f"profile-{row.name}-{role}.txt" for role in nodes}
         run = Run(
             cluster.endpoints(row.connections, settings.entry),
             cluster.pids,
@@ -111,30 +150,18 @@ def profile(row: Row, settings: Settings, directory: Path, *, native: bool = Fal
             seconds=settings.seconds + 1.0,
             warmup_seconds=settings.warmup_seconds,
         )
-        paths = {}
         with Generator(run) as generator:
             generator.wait_measuring()
-            before = [counters.threads(pid) for pid in cluster.pids]
-            watchers = []
-            for number, node in enumerate(cluster.nodes):
-                role = "leader" if node is leader else f"follower{number + 1}"
-                paths[role] = directory / f"profile-{row.name}-{role}.txt"
-                command = [program, "record", "--pid", str(node.pid), "--format", "raw"]
-                command += ["--rate", str(HERTZ), "--duration", str(round(settings.seconds))]
-                command += ["--function", "--threads", "--output", str(paths[role])]
-                command += ["--native"] if native else ["--gil", "--nonblocking"]
-                watchers.append(subprocess.Popen(command, stdout=subprocess.DEVNULL))
-            for watcher in watchers:
-                watcher.wait()
+            before = {role: counters.threads(node.pid) for role, node in nodes.items()}
+            if sampler == "cpu":
+                _count(nodes, paths, settings.seconds)
+            else:
+                _spy(nodes, paths, settings.seconds, sampler)
             ran = generator.result()
-            after = [counters.threads(pid) for pid in cluster.pids]
-            say(f"{row.name} under py-spy: {summary(sample(ran))}")
-    tables = {
-        role: threads_table(*pair, ran)
-        for role, pair in zip(paths, zip(before, after, strict=True), strict=True)
-    }
-    parts = []
-    for role, path in sorted(paths.items(), reverse=True):
-        functions = listing(path.read_text().splitlines())
-        parts.append(f"{row.name}, {role} ({path})\n{tables[role]}\n{functions}")
-    return "\n\n".join(parts)
+            after = {role: counters.threads(node.pid) for role, node in nodes.items()}
+            say(f"{row.name} under {sampler}: {summary(sample(ran))}")
+    return "\n\n".join(
+        f"{row.name}, {role} ({path})\n{threads_table(before[role], after[role], ran)}\n"
+        + listing(path.read_text().splitlines())
+        for role, path in paths.items()
+    )
