@@ -53,7 +53,14 @@ def append_entries(core: "Core", message: AppendEntries) -> None:
         raise ProtocolError(f"append behind {previous} starts at {entries[0].index}")
     if previous < core.commit:
         # Committed entries are the leader's too, whatever this old message starts with.
-        entries = entries[core.commit - previous :]
+        skipped = core.commit - previous
+        if len(entries) >= skipped and entries[skipped - 1].term != log.term_at(core.commit):
+            raise CorruptionError(
+                f"leader {message.sender} has entry {core.commit} of term "
+                f"{entries[skipped - 1].term}, committed here was one of term "
+                f"{log.term_at(core.commit)}: a member forgot what it had acknowledged"
+            )
+        entries = entries[skipped:]
         if not entries:
             _acknowledge(core, message, core.commit)
             return
@@ -91,11 +98,6 @@ def _append_new(core: "Core", entries: list[Entry]) -> None:
             core.append(entries[position:])
             return
         if log.term_at(entry.index) != entry.term:
-            if entry.index <= core.commit:
-                raise CorruptionError(
-                    f"the leader's entry {entry.index} of term {entry.term} conflicts with a "
-                    f"committed entry of term {log.term_at(entry.index)}"
-                )
             truncate(core, entry.index)
             core.append(entries[position:])
             return
