@@ -10,22 +10,27 @@ A slice's deletions and the place to go on with are one write, so a crash repeat
 nothing. A newer COMPACT entry during a walk only moves its end.
 """
 
+from typing import Final
+
 from raftkv.kv.encoding import (
     COMPACTION,
     COMPACTION_ROW,
     DELETE_ROW,
     ID_BYTES,
     NO_ID,
-    REVISION_ROWS,
     SUB_BITS,
     key_row,
     key_row_start,
+    key_row_stop,
     parse_revision_row,
     revision_row,
 )
 from raftkv.kv.store import REVISION_ROW_BYTES, Store, row_key
 
-RECLAIM_ROWS = 10_000  # removed rows that make it worth rewriting the emptied areas
+RECLAIM_ROWS: Final = 10_000  # removed rows that make it worth rewriting the walked revisions
+CROWDED_VERSIONS: Final = 1_000  # removed versions of one key: a seek would step over them
+SPARED_VERSIONS: Final = 16
+TRACKED_KEYS: Final = 50_000
 
 
 class Compaction:
@@ -33,8 +38,7 @@ class Compaction:
 
     __slots__ = (
         "_areas",
-        "_high_key",
-        "_low_key",
+        "_dead",
         "_removed",
         "finished",
         "next_id",
@@ -48,8 +52,7 @@ class Compaction:
         self.next_id = 0  # row id to go on with
         self.removed_bytes = 0  # of all rows removed so far
         self._removed = 0
-        self._low_key = b""
-        self._high_key = b""
+        self._dead: dict[bytes, int] = {}  # key -> versions removed by this walk
         self._areas: list[tuple[bytes, bytes]] = []
         stored = store.backend.get(COMPACTION_ROW)
         if stored is not None:
@@ -62,7 +65,7 @@ class Compaction:
         return 0 < self.store.compacted > self.finished
 
     def slice(self, rows: int) -> bool:
-        """Look at up to `rows` revision rows (about 5 us each). True while work is left."""
+        """Look at up to `rows` revision rows (about 15 us each). True while work is left."""
         if not self.pending:
             return False
         store = self.store
@@ -82,13 +85,12 @@ class Compaction:
             self.next_id = next_id
         else:
             self.next_id = target << SUB_BITS
+            self._note_areas(self.finished, target)
             self.finished = target
         progress = COMPACTION.pack(
             self.finished, self.next_id.to_bytes(ID_BYTES, "big"), self.removed_bytes
         )
         store.backend.write([*deleted, (COMPACTION_ROW, progress)])
-        if not next_id:
-            self._note_areas(target)
         return self.pending
 
     def _examine(
@@ -116,18 +118,29 @@ class Compaction:
         self.removed_bytes += len(row) + REVISION_ROW_BYTES + len(pointer) + len(mark)
         deleted += ((name, None), (pointer, None))
         self._removed += 2
-        if not self._low_key or key < self._low_key:
-            self._low_key = key
-        self._high_key = max(self._high_key, key)
+        self._count_dead(key)
 
-    def _note_areas(self, target: int) -> None:
+    def _count_dead(self, key: bytes) -> None:
+        """Remember how many versions of which key went; forget the small fry when it gets much."""
+        dead = self._dead
+        dead[key] = dead.get(key, 0) + 1
+        if len(dead) > TRACKED_KEYS:
+            self._dead = {name: count for name, count in dead.items() if count >= SPARED_VERSIONS}
+
+    def _note_areas(self, began: int, target: int) -> None:
+        """Find what is nearly empty now: the walked revisions, and keys that had many versions.
+
+        Elsewhere removed rows lie scattered among live ones; LevelDB drops those in its own time.
+        """
         if self._removed >= RECLAIM_ROWS:
-            self._areas = [
-                (REVISION_ROWS[0], revision_row(target << SUB_BITS)),
-                (key_row_start(self._low_key), key_row_start(self._high_key + b"\0")),
-            ]
+            self._areas.append((revision_row(began << SUB_BITS), revision_row(target << SUB_BITS)))
             self._removed = 0
-            self._low_key = self._high_key = b""
+        self._areas += [
+            (key_row_start(key), key_row_stop(key))
+            for key, count in self._dead.items()
+            if count >= CROWDED_VERSIONS
+        ]
+        self._dead = {}
 
     def take_areas(self) -> list[tuple[bytes, bytes]]:
         """Key ranges that a finished compaction emptied: for `Backend.compact`, once."""

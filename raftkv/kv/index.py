@@ -32,17 +32,16 @@ class KeyIndex:
         self._fresh.append(key)
 
     def remove_all(self, gone: list[bytes]) -> None:
-        """Keys that existed are gone. `gone` is in order and each key is in it once."""
+        """Keys that existed are gone. `gone` is a stretch of the index: no key between is kept."""
         self.settle()
         keys = self._keys
-        if len(gone) > 8:
-            first = keys.bisect_left(gone[0])
-            last = keys.bisect_right(gone[-1])
-            if last - first == len(gone):
-                del keys[first:last]
-                return
-        for key in gone:
-            keys.remove(key)
+        if len(gone) == 1:
+            keys.remove(gone[0])
+            return
+        first = keys.bisect_left(gone[0])
+        last = first + len(gone)
+        assert keys[last - 1] == gone[-1], "the keys to remove do not lie side by side"
+        del keys[first:last]
 
     def settle(self) -> None:
         """Put new keys in their places."""

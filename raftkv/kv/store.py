@@ -139,7 +139,7 @@ class Store:
         return old
 
     def delete_all(self, keys: list[bytes]) -> list[Record]:
-        """Write deletions of live keys, in this order; the records that they ended."""
+        """Write deletions of live keys that lie side by side, in key order; the records ended."""
         removed = [self._delete(key) for key in keys]
         self.index.remove_all(keys)
         return removed

@@ -22,6 +22,7 @@ from raftkv.errors import (
 from raftkv.kv import commands, encoding
 from raftkv.kv.machine import Result, StateMachine
 from raftkv.kv.members import Member, encode_member
+from raftkv.kv.store import RECORD_OVERHEAD_BYTES
 from raftkv.kv.writes import Writer
 from raftkv.limits import MAX_TXN_DEPTH
 from raftkv.pb import rpc_pb2 as pb
@@ -92,6 +93,35 @@ def test_every_kind_of_entry_moves_the_applied_index_and_the_hash() -> None:
         hashes.append(driver.machine.state_hash)
     assert len(set(hashes)) == len(hashes)
     assert driver.machine.revision == 1
+
+
+def test_the_hash_tells_different_refusals_apart() -> None:
+    one, other = Driver(), Driver()
+    assert one.submit(Put(value=b"1")) is EMPTY_KEY
+    assert other.submit(Put(key=b"a", lease=4)) is LEASE_NOT_FOUND
+    assert one.machine.state_hash != other.machine.state_hash
+
+
+def test_the_cache_keeps_to_its_budget_and_knows_its_size() -> None:
+    limit = 40_000
+    driver = Driver(machine(cache_bytes=limit))
+    random = Random(3)
+    for _ in range(1500):
+        key = b"%d" % random.randrange(400)
+        draw = random.randrange(10)
+        if draw < 6:
+            driver.submit(Put(key=key, value=b"v" * random.randrange(300)))
+        elif draw < 8:
+            driver.machine.range(Range(key=key))
+        elif draw == 8:
+            driver.submit(Delete(key=key))
+        else:
+            driver.machine.flush()
+        store = driver.machine.store
+        held = sum(len(record[0]) + RECORD_OVERHEAD_BYTES for record in store.cache.values())
+        assert held == store.cached_bytes
+        assert held <= limit or store.pending
+        assert all(store.live[name] == record[1] for name, record in store.cache.items())
 
 
 def test_entries_must_come_without_holes() -> None:
