@@ -384,7 +384,7 @@ class ServerConnection(Connection):
             return
         state.message = None
         self._hold(state, -state.held_bytes)
-        if state.window_bytes == self._peer_window_bytes:
+        if state.window_bytes == self._peer_window_bytes and not state.headers_sent:
             self._streams[state.id] = AWAITING
         self._handler.unary(state.id, state.head, message)
 

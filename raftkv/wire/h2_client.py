@@ -97,7 +97,8 @@ class ClientConnection(Connection):
 
         message: its first message, if any. end: no more messages follow (message + end =
         a unary call). metadata: lower-case names; -bin values raw. timeout: seconds, told to
-        the server only. Raises ProtocolError while `can_request` is False.
+        the server only. A request that overfills the connection ends it, and then `finished`
+        is called before this returns. Raises ProtocolError while `can_request` is False.
         """
         streams = self._streams
         if len(streams) >= self._max_open:

@@ -190,7 +190,7 @@ class Outbound:
     def _pump(self, state: Stream, quantum_bytes: int) -> int:
         """Moves what the windows allow from a stream's queue to the output; returns its size."""
         room = min(state.window_bytes, self._window_bytes, quantum_bytes)
-        if room <= 0 or self._paused:
+        if room <= 0 or self._paused or self.closing:
             return 0
         sent = 0
         queue = state.queue
@@ -287,6 +287,7 @@ class Outbound:
         lost = list(self._streams)
         for state in self._streams.values():
             state.queue.clear()
+            state.queued_bytes = 0
         self._streams.clear()
         self._waiting.clear()
         self._queued_bytes = self._held_bytes = 0
