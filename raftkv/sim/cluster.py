@@ -191,22 +191,32 @@ class Cluster:
         if leader is not None:
             leader.transfer(to)
 
-    def replace_member(self, random: Random) -> None:
-        """Change the goal: one member out, a new one in. Not while the last change runs."""
-        if not self.settled():
-            return
-        out = random.choice(self.goal)
+    def replace_member(self, out: int) -> bool:
+        """Change the goal: `out` leaves, a new member comes. Not while a change runs."""
+        if not self.settled() or out not in self.goal:
+            return False
         new = self._next_member
         self._next_member += 1
         self.goal = sorted([member for member in self.goal if member != out] + [new])
         self._add(new, initial=()).start()
         self.counts["replacements"] += 1
         self.world.record("goal", tuple(self.goal))
+        return True
 
-    def wipe(self, member: int) -> None:
-        """The member's directory is lost; its process is down."""
-        self.nodes[member].wipe()
+    def wipe(self, member: int) -> bool:
+        """R33: a member loses its directory and comes back empty under its old id.
+
+        Nobody listens to it any more; a new member has to take its place.
+        """
+        if not self.replace_member(member):
+            return False
+        node = self.nodes[member]
+        node.crash()
+        node.home.wipe()
         self.invariants.forget_member(member)
+        self.world.record("wiped", member)
+        node.start()
+        return True
 
     def _administer(self) -> None:
         self.world.after(ADMINISTRATION_US, self._administer)

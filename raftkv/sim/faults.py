@@ -245,7 +245,13 @@ def transfer(cluster: "Cluster", random: Random) -> Undo | None:
 
 def replace_member(cluster: "Cluster", random: Random) -> Undo | None:
     """A member is removed and a new one joins as a learner and is promoted."""
-    cluster.replace_member(random)
+    cluster.replace_member(random.choice(cluster.goal))
+    return None
+
+
+def wipe_member(cluster: "Cluster", random: Random) -> Undo | None:
+    """R33: a member loses its directory and must be replaced."""
+    cluster.wipe(random.choice(cluster.goal))
     return None
 
 
@@ -277,6 +283,7 @@ KINDS: Final[Mapping[str, Fault]] = {
     "clock rate": clock_rate,
     "transfer": transfer,
     "replace member": replace_member,
+    "wipe member": wipe_member,
 }
 
 

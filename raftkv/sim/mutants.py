@@ -310,7 +310,13 @@ MUTANTS: Final = (
     ),
     Mutant("vote twice in a term", ((voting, "vote_request", _vote_for_everyone),), _MIXED),
     Mutant("vote for any log", ((Log, "is_up_to_date", _always),), _MIXED),
-    Mutant("append without a check", ((Log, "matches", _matches_by_length),), _MIXED),
+    Mutant(
+        "append without a check",
+        ((Log, "matches", _matches_by_length),),
+        ("isolate leader", "crash leader", "mute leader", "transfer"),
+        200,
+        5,
+    ),
     Mutant(
         "truncate on a stale append",
         ((follower, "append_entries", _truncate_always),),
@@ -369,7 +375,7 @@ MUTANTS: Final = (
 def profile_of(mutant: Mutant, seed: int) -> Profile:
     """A drawn profile with the faults that bring the mutant out."""
     drawn = draw_profile(seed, mutant.nodes, seconds=12.0)
-    timing = drawn.timing
+    timing = replace(drawn.timing, tick_us=20 * MILLISECOND)
     if mutant.snapshot_count:
         timing = replace(timing, snapshot_count=mutant.snapshot_count, catch_up_entries=5)
     load = drawn.load

@@ -128,6 +128,10 @@ class Node:
         since_us, own, rate = self._clock
         return own + (self.world.now_us - since_us) / SECOND * rate
 
+    def jump_clock(self, seconds: float) -> None:
+        """Its monotonic clock leaps forward, as if it had slept without knowing (R20)."""
+        self._clock = (self.world.now_us, self.now() + seconds, self.clock_rate)
+
     # --- life -------------------------------------------------------------------------
 
     def start(self) -> None:
@@ -213,11 +217,6 @@ class Node:
         self.crash()
         self.retired = True
 
-    def wipe(self) -> None:
-        """The directory is lost."""
-        assert not self.up
-        self.home.wipe()
-
     def later(self, delay_us: int, callback: Callable[..., None], *arguments: Any) -> None:
         """Call back in this process, unless it has ended; deferred while it is paused."""
         self.world.after(delay_us, self._call, self._process, callback, arguments)
@@ -236,7 +235,8 @@ class Node:
 
     def receive(self, sender: int, frame: bytes) -> None:
         """A frame of another member arrives at the machine."""
-        if self.up:
+        incarnation = self.cluster.nodes[sender].home.incarnation
+        if self.up and self.home.meets(sender, incarnation):
             if self.paused:
                 self._deferred.append((self._frame, (sender, frame)))
             else:

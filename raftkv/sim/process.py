@@ -62,6 +62,8 @@ class Home:
     def __init__(self, member: int, initial: tuple[int, ...], random: Random) -> None:
         self.member = member
         self.disk = MemoryDisk()
+        self.wiped = False  # the first directory was lost, with all that it had promised
+        self.known: dict[int, int] = {}  # member -> incarnation of the directory met under its id
         self._initial = initial
         self._random = random
         self.incarnation = random.getrandbits(63) | 1
@@ -95,6 +97,10 @@ class Home:
         meta = SnapshotMeta(FIRST_INDEX, FIRST_TERM, machine.configuration)
         directory.log.bootstrap(HardState(FIRST_TERM), meta)
 
+    def meets(self, member: int, incarnation: int) -> bool:
+        """A connection of `member`: False if another directory was met under its id (R33)."""
+        return self.known.setdefault(member, incarnation) == incarnation
+
     def promised(self) -> Promised:
         """What the disk holds for certain."""
         value = self.directory._mark.value  # the file's own content, not a copy of the core's
@@ -102,7 +108,7 @@ class Home:
 
     def may_have(self, entry: Entry) -> bool:
         """True if `entry` is durable here, or if nobody can tell: the machine is off."""
-        if self._directory is None:
+        if self._directory is None or self.wiped:
             return True
         log = self._directory.log
         if log.anchor.index >= entry.index:
@@ -136,6 +142,8 @@ class Home:
 
     def wipe(self) -> None:
         """The directory is lost; what is made next is another incarnation."""
+        self.wiped = True
+        self.known = {}
         self.disk = MemoryDisk()
         self.incarnation = self._random.getrandbits(63) | 1
         self._initial = ()
