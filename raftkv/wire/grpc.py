@@ -13,7 +13,7 @@ from typing import Final, Protocol
 
 from raftkv.errors import Code, ProtocolError
 
-_TIMEOUT: Final = re.compile(rb"([0-9]{1,8})([HMSmun])")
+_TIMEOUT: Final = re.compile(rb"([0-9]{1,8})([HMSmun])").fullmatch
 _UNIT_SECONDS: Final = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 _UNSAFE: Final = re.compile(rb"[^ -$&-~]")
 _ESCAPED: Final = re.compile(rb"%([0-9A-Fa-f]{2})")
@@ -76,6 +76,17 @@ class RequestHead:
         self.unary = unary
         self.gzip = gzip
 
+    def with_timeout(self, timeout: float) -> "RequestHead":
+        """The same head with another timeout in seconds; shares the metadata."""
+        return RequestHead(
+            self.path,
+            self.metadata,
+            timeout,
+            authority=self.authority,
+            unary=self.unary,
+            gzip=self.gzip,
+        )
+
     def __repr__(self) -> str:
         # Metadata stays out: it may hold a password's token.
         return f"RequestHead({self.path!r}, timeout={self.timeout})"
@@ -106,12 +117,18 @@ class ServerHandler(Protocol):
         """The call's queue drained below the low-water mark."""
 
 
+def parse_timeout(value: bytes) -> float | None:
+    """Seconds of a grpc-timeout, None if it is not 1-8 digits and a unit."""
+    match = _TIMEOUT(value)
+    return None if match is None else int(match[1]) * _UNIT_SECONDS[match[2]]
+
+
 def decode_timeout(value: bytes) -> float:
-    """Seconds of a grpc-timeout. Raises ProtocolError if it is not 1-8 digits and a unit."""
-    match = _TIMEOUT.fullmatch(value)
-    if match is None:
+    """Seconds of a grpc-timeout. Raises ProtocolError if it is malformed."""
+    seconds = parse_timeout(value)
+    if seconds is None:
         raise ProtocolError(f"malformed grpc-timeout {value[:32]!r}")
-    return int(match[1]) * _UNIT_SECONDS[match[2]]
+    return seconds
 
 
 def encode_timeout(seconds: float) -> bytes:

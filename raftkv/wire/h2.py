@@ -19,7 +19,13 @@ from raftkv.wire import frames
 from raftkv.wire.connection import Connection
 from raftkv.wire.foreign import describe_foreign
 from raftkv.wire.frames import HEADER, MESSAGE, PREFACE
-from raftkv.wire.grpc import RequestHead, ServerHandler, encode_binary, encode_text
+from raftkv.wire.grpc import (
+    RequestHead,
+    ServerHandler,
+    encode_binary,
+    encode_text,
+    parse_timeout,
+)
 from raftkv.wire.hpack import Field
 from raftkv.wire.policy import ConnectionLimits
 from raftkv.wire.requests import Refusal, check_fields, parse_request
@@ -55,6 +61,7 @@ class ServerConnection(Connection):
         self._handler = handler
         self._unary_paths = unary_paths
         self._heads: dict[bytes, RequestHead] = {}  # block -> head; see hpack's docstring
+        self._untimed_heads: dict[tuple[Field, ...], RequestHead] = {}
         self._drained_at = 0  # newest stream we promised to serve in GOAWAY
         self._last_ping: float | None = None
         self._fast_bytes = -1  # longest framed message of the fast path of `reply`
@@ -273,7 +280,7 @@ class ServerConnection(Connection):
         if self._decoder.truncated:
             text = f"the header list is larger than max ({self.limits.max_header_list_bytes})"
             return Refusal(431, Code.RESOURCE_EXHAUSTED, text)
-        parsed = parse_request(fields, self._unary_paths)
+        parsed = self._timed_head(fields) or parse_request(fields, self._unary_paths)
         if (
             isinstance(parsed, RequestHead)
             and self._decoder.generation == generation
@@ -284,6 +291,28 @@ class ServerConnection(Connection):
                 self._heads.clear()
             self._heads[block] = parsed
         return parsed
+
+    def _timed_head(self, fields: list[Field]) -> RequestHead | None:
+        """The head of a request that differs from an earlier one in its grpc-timeout only.
+
+        Go's clients put every new timeout into the table, so their blocks never repeat.
+        None: no timeout, or one that needs the general way. Only timeouts behind the first
+        four fields count, so that no misplaced pseudo-header escapes the rules.
+        """
+        at = next((i for i, field in enumerate(fields) if field[0] == b"grpc-timeout"), 0)
+        timeout = parse_timeout(fields[at][1]) if at >= 4 else None
+        if timeout is None:
+            return None
+        key = (*fields[:at], *fields[at + 1 :])
+        base = self._untimed_heads.get(key)
+        if base is None:
+            parsed = parse_request(list(key), self._unary_paths)
+            if isinstance(parsed, Refusal):
+                return None
+            if len(self._untimed_heads) >= _CACHED_BLOCKS:
+                self._untimed_heads.clear()
+            base = self._untimed_heads[key] = parsed
+        return base.with_timeout(timeout)
 
     def _on_block(self, stream: int, end_stream: bool, block: bytes) -> None:
         if stream <= self._last_stream or not stream & 1:

@@ -283,3 +283,32 @@ def test_a_stranger_is_refused_in_one_readable_line(data: bytes, words: str, ans
 
 def _decode(payload: bytes) -> list[tuple[bytes, bytes]]:
     return [(name, value) for name, value in hpack.Decoder().decode(payload, raw=True)]
+
+
+def test_calls_that_differ_in_their_timeout_only_keep_their_own_timeout() -> None:
+    """Go's clients send a new timeout, and so a new block, with every call."""
+    server, _ = started()
+    encoder = hpack.Encoder()
+    for number in range(200):
+        stream = 2 * number + 1
+        fields = [
+            *(BASE if number % 2 else BASE[:3] + BASE[4:]),
+            (b"grpc-timeout", b"%du" % (5_000_000 - number)),
+            (b"token", b"%d" % (number % 3)),
+        ]
+        server.receive(headers(stream, encoder.encode(fields)), 0.0)
+        head = server._streams[stream].head
+        assert head.timeout == pytest.approx((5_000_000 - number) / 1e6)
+        assert head.metadata == {b"token": b"%d" % (number % 3)}
+        assert head.authority == (b"test" if number % 2 else b"")
+        assert head.unary
+    assert len(server._untimed_heads) == 6
+
+
+@pytest.mark.parametrize("at", range(6))
+def test_a_timeout_does_not_hide_a_misplaced_pseudo_header(at: int) -> None:
+    server, service = started()
+    timed = [*BASE[:at], (b"grpc-timeout", b"5S"), *BASE[at:]]
+    for stream in (1, 3):
+        server.receive(headers(stream, block(timed)) + message(stream), 0.0)
+        assert bool(service.events) == (at >= 4)
