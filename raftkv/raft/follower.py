@@ -130,7 +130,8 @@ def heartbeat(core: "Core", message: Heartbeat) -> None:
             "remove the member and add it again with an empty directory"
         )
     core.commit_to(message.commit)
-    core.answer(HeartbeatReply(message.sender, core.member, core.term, message.read_round))
+    if message.read_round:
+        core.answer(HeartbeatReply(message.sender, core.member, core.term, message.read_round))
 
 
 def install_snapshot(core: "Core", message: InstallSnapshot) -> None:

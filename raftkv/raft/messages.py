@@ -51,7 +51,10 @@ class AppendReply:
 
 @dataclass(slots=True)
 class Heartbeat:
-    """Leader to follower, carries no log position; commit <= what the follower acknowledged."""
+    """Leader to follower, carries no log position; commit <= what the follower acknowledged.
+
+    read_round 0: only news of the commit index, wants no answer.
+    """
 
     to: int
     sender: int

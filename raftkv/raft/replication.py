@@ -35,11 +35,11 @@ class Replication:
             if self._appends(known):
                 continue
             commit = min(core.commit, known.acknowledged)
-            if beat or commit > known.commit_sent or (round_started and known.voter):
+            asked = beat or (round_started and known.voter)
+            if asked or commit > known.commit_sent:
                 known.commit_sent = commit
-                core.send(
-                    Heartbeat(known.member, core.member, core.term, commit, self._rounds.newest)
-                )
+                number = self._rounds.newest if asked else 0  # mere news needs no answer
+                core.send(Heartbeat(known.member, core.member, core.term, commit, number))
         self._cut.clear()
 
     def _appends(self, known: Progress) -> bool:

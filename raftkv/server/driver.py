@@ -123,7 +123,8 @@ class Driver:
             self.peers.send(held.popleft()[1])
         if self._old_states:
             self._drop_old_states()
-        self.wake()
+        if self.replica.core.has_ready():
+            self.wake()
 
     # --- the turn -----------------------------------------------------------
 
