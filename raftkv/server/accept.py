@@ -9,8 +9,11 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Final, cast
 
+from google.protobuf.message import DecodeError
+
 from raftkv.errors import Code, ProtocolError, StorageError
 from raftkv.pb import peer_pb2
+from raftkv.server.clients import LINGER_SECONDS
 from raftkv.server.links import IDENTIFY_PATH, STATE_PATH, STREAM_PATH, link_limits
 from raftkv.server.transfer import StateIntake
 from raftkv.wire import peer
@@ -25,6 +28,13 @@ log = logging.getLogger("raftkv.peers")
 _UNARY: Final = frozenset({IDENTIFY_PATH})
 
 
+def _chunk(message: bytes) -> bytes:
+    try:
+        return peer_pb2.StateChunk.FromString(message).body
+    except DecodeError as error:
+        raise ProtocolError(f"a piece of a state cannot be decoded: {error}") from None
+
+
 class PeerProtocol(asyncio.Protocol):
     """One connection that another member opened; also the handler of its frames."""
 
@@ -37,6 +47,7 @@ class PeerProtocol(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._stream = 0
         self._intakes: dict[int, StateIntake] = {}
+        self._close_by = 0.0  # when a connection that was told to close is cut
 
     # --- asyncio ------------------------------------------------------------
 
@@ -64,12 +75,12 @@ class PeerProtocol(asyncio.Protocol):
 
     def _refuse(self, reason: str) -> None:
         assert self._transport is not None
+        if self._close_by:
+            return
+        self._close_by = self.loop.time() + LINGER_SECONDS
         if reason:
             address = self._transport.get_extra_info("peername")
-            log.warning(
-                "rejected connection on peer endpoint",
-                extra={"remote-addr": str(address), "error": reason},
-            )
+            self.peers.log_rejected(address, reason)
         self._transport.close()
 
     def flush(self) -> None:
@@ -81,6 +92,9 @@ class PeerProtocol(asyncio.Protocol):
 
     def tick(self, now: float) -> None:
         """Handshake deadline and keepalive."""
+        if self._close_by and now > self._close_by:
+            self.abort()
+            return
         self.connection.tick(now)
         self.flush()
         if self.connection.closing:
@@ -103,7 +117,7 @@ class PeerProtocol(asyncio.Protocol):
         """Identify."""
         try:
             request = peer_pb2.IdentifyRequest.FromString(message)
-        except Exception as error:  # noqa: BLE001  protobuf raises its own kind
+        except DecodeError as error:
             self.connection.finish(stream, Code.INVALID_ARGUMENT, f"bad request: {error}")
             return
         reply = self.peers.identify(request)
@@ -133,7 +147,7 @@ class PeerProtocol(asyncio.Protocol):
         intake = self._intakes.get(stream)
         try:
             if intake is not None:
-                intake.add(peer_pb2.StateChunk.FromString(message).body)
+                intake.add(_chunk(message))
             elif stream == self._stream:
                 self.peers.received(self.sender, peer.decode_messages(peer.unpack(message)))
         except ProtocolError as error:

@@ -7,16 +7,19 @@ handed to its route with the connection and the stream, and whoever has the answ
 
 import asyncio
 import logging
-from typing import cast
+from typing import Final, cast
 
 from raftkv import limits
 from raftkv.errors import DEADLINE_EXCEEDED, ApiError
 from raftkv.server.driver import Driver
+from raftkv.server.logs import Repeats
 from raftkv.server.routes import Routes
 from raftkv.wire.grpc import RequestHead
 from raftkv.wire.h2 import ConnectionLimits, ServerConnection
 
 log = logging.getLogger("raftkv.clients")
+
+LINGER_SECONDS: Final = 2.0  # for the last words of a connection that is closed
 
 
 class ClientProtocol(asyncio.Protocol):
@@ -35,6 +38,7 @@ class ClientProtocol(asyncio.Protocol):
         self._paused = False
         self._deadlines: list[tuple[float, int]] = []
         self._closed = False
+        self._close_by = 0.0  # when a connection that was told to close is cut
 
     # --- asyncio ------------------------------------------------------------
 
@@ -74,20 +78,17 @@ class ClientProtocol(asyncio.Protocol):
             if output:
                 transport.write(output)
         if self.connection.closing:
-            self._close()
+            if not self._close_by:
+                self._close(transport)
         elif self.connection.queued_total() > limits.MAX_CONNECTION_OUTPUT_BYTES:
             log.warning("closing a client that does not read its answers")
             transport.abort()
 
-    def _close(self) -> None:
-        assert self._transport is not None
+    def _close(self, transport: asyncio.Transport) -> None:
+        self._close_by = self.driver.loop.time() + LINGER_SECONDS
         if self.connection.close_reason:
-            peer = self._transport.get_extra_info("peername")
-            log.info(
-                "rejected connection on client endpoint",
-                extra={"remote-addr": str(peer), "error": self.connection.close_reason},
-            )
-        self._transport.close()
+            self.listener.log_end(transport, self.connection)
+        transport.close()
 
     def abort(self) -> None:
         """Cuts the connection."""
@@ -96,6 +97,9 @@ class ClientProtocol(asyncio.Protocol):
 
     def tick(self, now: float) -> None:
         """Deadlines of calls, keepalive pings, stalls. Called some times a second."""
+        if self._close_by and now > self._close_by:
+            self.abort()  # it does not even read why it is closed
+            return
         if self._deadlines:
             self._expire(now)
         self.connection.tick(now)
@@ -158,6 +162,7 @@ class ClientListener:
         self.connections: dict[ClientProtocol, None] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._draining = False
+        self._repeats = Repeats()
 
     def protocol(self) -> ClientProtocol:
         """Factory for `loop.create_server`."""
@@ -176,6 +181,20 @@ class ClientListener:
     def remove(self, connection: ClientProtocol) -> None:
         """A connection is gone."""
         self.connections.pop(connection, None)
+
+    def log_end(self, transport: asyncio.Transport, connection: ServerConnection) -> None:
+        """One line about a connection that this member ends."""
+        address = transport.get_extra_info("peername")
+        fields = {"remote-addr": str(address), "error": connection.close_reason}
+        if connection.started:
+            log.info("closed a client's connection", extra=fields)
+            return
+        host = address[0] if isinstance(address, tuple) else address
+        times = self._repeats.times((host, connection.close_reason), self.driver.loop.time())
+        if times > 1:
+            fields["times"] = str(times)
+        if times:
+            log.warning("rejected connection on client endpoint", extra=fields)
 
     def _tick(self) -> None:
         now = self.driver.loop.time()

@@ -3,6 +3,7 @@
 import json
 import logging
 import sys
+from collections.abc import Hashable
 from datetime import UTC, datetime
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
@@ -49,6 +50,30 @@ class ConsoleFormatter(logging.Formatter):
         return line
 
 
+class Repeats:
+    """Keeps a line that comes again and again from filling the log.
+
+    quiet_seconds: the least time between two lines about the same thing.
+    """
+
+    MOST_KEYS = 1024
+
+    def __init__(self, quiet_seconds: float = 10.0) -> None:
+        self._quiet = quiet_seconds
+        self._seen: dict[Hashable, tuple[float, int]] = {}  # when it was said, times since
+
+    def times(self, key: Hashable, now: float) -> int:
+        """How often `key` happened since it was last said, this time included; 0: say nothing."""
+        said = self._seen.get(key)
+        if said is not None and now - said[0] < self._quiet:
+            self._seen[key] = (said[0], said[1] + 1)
+            return 0
+        if said is None and len(self._seen) >= self.MOST_KEYS:
+            del self._seen[next(iter(self._seen))]
+        self._seen[key] = (now, 0)
+        return 1 if said is None else said[1] + 1
+
+
 def configure(level: str, style: str) -> None:
     """Sends raftkv's log to standard error.
 
@@ -57,7 +82,8 @@ def configure(level: str, style: str) -> None:
     names = {"warn": "WARNING", "panic": "CRITICAL", "fatal": "CRITICAL"}
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if style == "json" else ConsoleFormatter())
-    root = logging.getLogger("raftkv")
-    root.handlers[:] = [handler]
-    root.setLevel(names.get(level, level.upper()))
-    root.propagate = False
+    for name in ("raftkv", "asyncio"):  # the event loop's: tracebacks of callbacks
+        root = logging.getLogger(name)
+        root.handlers[:] = [handler]
+        root.setLevel(names.get(level, level.upper()))
+        root.propagate = False

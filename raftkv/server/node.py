@@ -35,6 +35,7 @@ from raftkv.server import identify, logs, tls
 from raftkv.server.autocompaction import AutoCompaction
 from raftkv.server.clients import ClientListener
 from raftkv.server.driver import Driver
+from raftkv.server.entrance import Entrances
 from raftkv.server.membership import PEERS_FILE, KnownMembers
 from raftkv.server.peers import Peers
 from raftkv.server.routes import Routes
@@ -95,6 +96,7 @@ class Node:
         self.health = HealthService()
         self.machine_settings = MachineSettings(max_txn_ops=config.max_txn_ops)
         self._servers: list[asyncio.Server] = []
+        self._entrances: list[Entrances] = []
         self._directory: DataDirectory | None = None
         self.driver: Driver | None = None
         self._peers: Peers | None = None
@@ -146,7 +148,7 @@ class Node:
         self._peers = peers
         context = tls.server_context(peer_tls) if peer_tls else None
         for url in config.listen_peer_urls:
-            await self._listen(url, peers.protocol, context)
+            await self._listen(url, peers.protocol, context, "peer")
         if not bootstrapped and not joining:
             await self._bootstrap(directory, machine, known, dial)
         peers.open = True
@@ -265,16 +267,19 @@ class Node:
         directory.log.bootstrap(HardState(FIRST_TERM), meta)
 
     async def _listen(
-        self, url: Url, protocol: Callable[[], asyncio.Protocol], context: ssl.SSLContext | None
+        self,
+        url: Url,
+        protocol: Callable[[], asyncio.Protocol],
+        context: ssl.SSLContext | None,
+        side: str,
     ) -> None:
+        if url.secure:
+            assert context is not None
+            entrances = Entrances(self.loop, context, protocol, side)
+            self._entrances.append(entrances)
+            protocol = entrances.protocol
         try:
-            server = await self.loop.create_server(
-                protocol,
-                url.host,
-                url.port,
-                ssl=context if url.secure else None,
-                backlog=1024,
-            )
+            server = await self.loop.create_server(protocol, url.host, url.port, backlog=1024)
         except OSError as error:
             raise ConfigError(
                 f"cannot listen on {url}: {error.strerror or error}; "
@@ -305,7 +310,7 @@ class Node:
         self.clients = clients
         secure = tls.server_context(config.client_tls) if config.client_tls else None
         for url in config.listen_client_urls:
-            await self._listen(url, clients.protocol, secure)
+            await self._listen(url, clients.protocol, secure, "client")
         clients.start()
 
     def _freeze(self) -> None:
@@ -386,6 +391,8 @@ class Node:
             await self._drain(self.clients)
         for server in self._servers:
             server.close()
+        for entrances in self._entrances:
+            entrances.close()
         if self.driver is not None:
             self.driver.stop()
         if self.clients is not None:

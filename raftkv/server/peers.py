@@ -18,6 +18,7 @@ from raftkv.server.accept import PeerProtocol
 from raftkv.server.driver import Driver
 from raftkv.server.failover import Failover
 from raftkv.server.links import Link
+from raftkv.server.logs import Repeats
 from raftkv.server.membership import KnownMembers
 from raftkv.server.transfer import send_state
 from raftkv.storage.recovery import Identity
@@ -25,6 +26,7 @@ from raftkv.storage.rejoin import refusal
 
 log = logging.getLogger("raftkv.peers")
 
+REFUSAL_QUIET_SECONDS: Final = 60.0
 REMOVED_TEXT: Final = "the member has been permanently removed from the cluster"
 
 
@@ -59,6 +61,7 @@ class Peers:
         self._own_urls = own_urls
         self._context = context
         self._was_ready: dict[int, bool] = {}
+        self._repeats = Repeats(REFUSAL_QUIET_SECONDS)
 
     # --- links --------------------------------------------------------------
 
@@ -235,9 +238,22 @@ class Peers:
                 link.redial()
 
     def log_refusal(self, metadata: Mapping[bytes, bytes], text: str) -> None:
-        """One clear line for a refused sender."""
-        sender = metadata.get(b"raftkv-member", b"?").decode("ascii", "replace")
-        log.warning("refused member %s: %s", sender, text)
+        """One clear line for a refused sender; it comes again, the line does not."""
+        sender = metadata.get(b"raftkv-member", b"?")[:16].decode("ascii", "replace")
+        times = self._repeats.times((sender, text), self.driver.loop.time())
+        if times:
+            fields = {"times": str(times)} if times > 1 else {}
+            log.warning("refused member %s: %s", sender, text, extra=fields)
+
+    def log_rejected(self, address: object, reason: str) -> None:
+        """One line for a connection that is no member's."""
+        host = address[0] if isinstance(address, tuple) else address
+        times = self._repeats.times((host, reason), self.driver.loop.time())
+        if times:
+            fields = {"remote-addr": str(address), "error": reason}
+            if times > 1:
+                fields["times"] = str(times)
+            log.warning("rejected connection on peer endpoint", extra=fields)
 
     def received(self, sender: int, messages: list[Message]) -> None:
         """Raft messages of a greeted member; a forged sender is dropped (O13)."""

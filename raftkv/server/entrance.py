@@ -1,0 +1,155 @@
+"""The TLS handshake of accepted connections: a deadline, and a reason for every failure.
+
+The event loop's own TLS server closes a connection whose handshake fails and says nothing.
+So listeners accept plain TCP into an `Entrance`, which makes the handshake itself:
+
+    connected -> start_tls (limits.HANDSHAKE_SECONDS for all of it) -> the real protocol
+              -> failed: one line in the log, closed
+
+Bytes of the client may follow its last handshake message in the same segment, before
+`start_tls` has returned; the entrance keeps them for the real protocol.
+
+A client that negotiated another protocol than h2, or none, is let through: if it then speaks
+HTTP/1 it gets an answer that a person can read, and if it is silent the deadline of the
+HTTP/2 preface ends it.
+"""
+
+import asyncio
+import logging
+import ssl
+from collections.abc import Callable
+from typing import Final, cast
+
+from raftkv import limits
+from raftkv.server.logs import Repeats
+
+log = logging.getLogger("raftkv.tls")
+
+_REASONS: Final = {
+    "HTTP_REQUEST": "an HTTP request without TLS on a TLS port",
+    "WRONG_VERSION_NUMBER": "bytes that are no TLS handshake on a TLS port",
+    "UNSUPPORTED_PROTOCOL": "a TLS version below 1.2",
+    "PEER_DID_NOT_RETURN_A_CERTIFICATE": "no client certificate, and this port demands one",
+}
+
+
+def explain(error: BaseException) -> str:
+    """What came in instead of a handshake, for a person."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"a client certificate that is not accepted: {error.verify_message}"
+    if isinstance(error, ssl.SSLError) and error.reason:
+        known = _REASONS.get(error.reason)
+        if known is not None:
+            return known
+        words = error.reason.lower().replace("_", " ")
+        if "alert" in words:
+            return f"the client refused this server's certificate or settings: {words}"
+        return f"a TLS handshake that failed: {words}"
+    if isinstance(error, ConnectionAbortedError):  # the event loop's word for the deadline
+        return f"no TLS handshake within {limits.HANDSHAKE_SECONDS:g} s"
+    return "a connection that closed before its TLS handshake was complete"
+
+
+class Entrances:
+    """All TLS handshakes under way on one port.
+
+    context: of the server. make: gives the protocol that takes over. side: client or peer.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        context: ssl.SSLContext,
+        make: Callable[[], asyncio.Protocol],
+        side: str,
+    ) -> None:
+        self.loop = loop
+        self.context = context
+        self.make = make
+        self.under_way: dict[Entrance, None] = {}
+        self._side = side
+        self._repeats = Repeats()
+
+    def protocol(self) -> "Entrance":
+        """Factory for `loop.create_server`."""
+        return Entrance(self)
+
+    def failed(self, address: object, error: BaseException) -> None:
+        """Says once what came in; a host that comes again with the same is counted."""
+        reason = explain(error)
+        host = address[0] if isinstance(address, tuple) else address
+        times = self._repeats.times((host, reason), self.loop.time())
+        if times:
+            fields = {"remote-addr": str(address), "error": reason}
+            if times > 1:
+                fields["times"] = str(times)
+            log.warning("rejected connection on %s endpoint", self._side, extra=fields)
+
+    def close(self) -> None:
+        """Cuts what has not finished its handshake."""
+        for entrance in list(self.under_way):
+            entrance.abort()
+
+
+class Entrance(asyncio.Protocol):
+    """One connection until its handshake is done."""
+
+    def __init__(self, entrances: Entrances) -> None:
+        self._entrances = entrances
+        self._transport: asyncio.Transport | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._early: list[bytes] = []
+        self._lost: tuple[Exception | None] | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """TCP is connected: starts the handshake."""
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.pause_reading()  # until start_tls is the one who reads
+        self._entrances.under_way[self] = None
+        self._task = self._entrances.loop.create_task(self._shake_hands(self._transport))
+
+    def data_received(self, data: bytes) -> None:
+        """Decrypted bytes that came with the end of the handshake."""
+        self._early.append(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Gone before the real protocol took over."""
+        self._lost = (exc,)
+
+    def abort(self) -> None:
+        """Cuts the connection."""
+        if self._task is not None:
+            self._task.cancel()
+        if self._transport is not None:
+            self._transport.abort()
+
+    async def _shake_hands(self, plain: asyncio.Transport) -> None:
+        entrances = self._entrances
+        address = plain.get_extra_info("peername")
+        try:
+            secure = await entrances.loop.start_tls(
+                plain,
+                self,
+                entrances.context,
+                server_side=True,
+                ssl_handshake_timeout=limits.HANDSHAKE_SECONDS,
+            )
+        except (OSError, EOFError) as error:
+            entrances.failed(address, error)
+            plain.abort()
+            return
+        finally:
+            entrances.under_way.pop(self, None)
+        if secure is None:  # closed while the handshake ended
+            return
+        self._hand_over(secure)
+
+    def _hand_over(self, secure: asyncio.Transport) -> None:
+        protocol = self._entrances.make()
+        secure.set_protocol(protocol)
+        protocol.connection_made(secure)
+        for data in self._early:
+            protocol.data_received(data)
+        self._early.clear()
+        if self._lost is not None:
+            protocol.connection_lost(self._lost[0])
