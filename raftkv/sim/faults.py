@@ -226,10 +226,10 @@ def broken_disk(cluster: "Cluster", random: Random) -> Undo | None:
 def clock_rate(cluster: "Cluster", random: Random) -> Undo | None:
     """R19, R20: one member's clock runs up to 20 % fast or slow."""
     node = cluster.nodes[random.choice(cluster.members)]
-    node.clock_rate = random.uniform(0.8, 1.2)
+    node.clock.rate = random.uniform(0.8, 1.2)
 
     def undo() -> None:
-        node.clock_rate = 1.0
+        node.clock.rate = 1.0
 
     return undo
 

@@ -14,20 +14,21 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from raftkv.errors import ApiError, DiskFailure
+from raftkv.errors import ApiError, CorruptionError, DiskFailure
 from raftkv.kv import commands
 from raftkv.kv.backend import Backend
 from raftkv.raft.messages import InstallSnapshot, Message
 from raftkv.raft.types import Configuration, Entry
 from raftkv.replica.effects import Effects
 from raftkv.replica.replica import Replica
+from raftkv.sim.clock import NodeClock
 from raftkv.sim.disk import VirtualDisk
 from raftkv.sim.failover import LeaderLink
 from raftkv.sim.invariants import Terms
 from raftkv.sim.operations import Compact, Delete, Get, KeyValue, Operation, Put, Txn
 from raftkv.sim.process import CLUSTER_ID, Home, build_replica, hand_over, key_hash, live_keys
 from raftkv.sim.transfer import MESSAGES, Transfers
-from raftkv.sim.world import MILLISECOND, SECOND, World
+from raftkv.sim.world import MILLISECOND, World
 from raftkv.storage.backend import StateBackend
 from raftkv.wire.peer import decode_messages, encode_messages
 
@@ -60,6 +61,7 @@ class Node:
         self.up = False
         self.paused = False
         self.retired = False
+        self.condemned = False  # it found that it lost what it had acknowledged (R15)
         self._random = self.world.stream(f"node/{member}")
         self.home = Home(member, initial, self.world.stream(f"home/{member}"))
         self.disk = VirtualDisk(self.world, str(member), self._persisted, self._disk_failed)
@@ -71,7 +73,7 @@ class Node:
         self._asked: dict[int, Operation] = {}  # with this process, by identity
         self._woken = False
         self._compacting = False
-        self._clock = (0, 0.0, 1.0)  # (world time us, own seconds then, rate)
+        self.clock = NodeClock(self.world)
         self.leader_link = LeaderLink(self, self._random)
         self._led_term = self._led_commit = 0  # as of the last turn; term 0: did not lead
 
@@ -112,31 +114,11 @@ class Node:
         """One more of something, for the summary."""
         self.cluster.counts[what] += 1
 
-    # --- its clock --------------------------------------------------------------------
-
-    @property
-    def clock_rate(self) -> float:
-        """Own seconds per true second."""
-        return self._clock[2]
-
-    @clock_rate.setter
-    def clock_rate(self, rate: float) -> None:
-        self._clock = (self.world.now_us, self.now(), rate)
-
-    def now(self) -> float:
-        """Its monotonic clock in seconds."""
-        since_us, own, rate = self._clock
-        return own + (self.world.now_us - since_us) / SECOND * rate
-
-    def jump_clock(self, seconds: float) -> None:
-        """Its monotonic clock leaps forward, as if it had slept without knowing (R20)."""
-        self._clock = (self.world.now_us, self.now() + seconds, self.clock_rate)
-
     # --- life -------------------------------------------------------------------------
 
     def start(self) -> None:
         """Begin a process, if there is none."""
-        if self.up or self.retired:
+        if self.up or self.retired or self.condemned:
             return
         self._process += 1
         self.disk.broken = False
@@ -207,8 +189,8 @@ class Node:
         self.disk.slow_us = 0
         self.disk.broken = False
         self.disk.release()
-        if self.clock_rate != 1.0:
-            self.clock_rate = 1.0
+        if self.clock.rate != 1.0:
+            self.clock.rate = 1.0
         self.resume()
         self.start()
 
@@ -229,7 +211,19 @@ class Node:
         if self.paused:
             self._deferred.append((callback, arguments))
         else:
+            self._guarded(callback, arguments)
+
+    def _guarded(self, callback: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+        """A member that lost its directory may find out (R15) and stop; no other may."""
+        try:
             callback(*arguments)
+        except CorruptionError as error:
+            if not self.home.wiped:
+                raise
+            self.world.record("condemned", self.member, str(error))
+            self.count("wiped members that stopped")
+            self.condemned = True
+            self.crash()
 
     # --- facts in ---------------------------------------------------------------------
 
@@ -240,7 +234,7 @@ class Node:
             if self.paused:
                 self._deferred.append((self._frame, (sender, frame)))
             else:
-                self._frame(sender, frame)
+                self._guarded(self._frame, (sender, frame))
 
     def _frame(self, sender: int, frame: bytes) -> None:
         self.world.record("frame", sender, self.member, frame)
@@ -295,7 +289,7 @@ class Node:
         self.wake()
 
     def _tick(self) -> None:
-        tick_us = int(self.cluster.timing.tick_us / self.clock_rate)
+        tick_us = int(self.cluster.timing.tick_us / self.clock.rate)
         self.later(tick_us, self._tick)
         self._tick_once()
 
@@ -324,7 +318,7 @@ class Node:
     def _turn(self) -> None:
         self._woken = False
         replica = self.replica
-        effects = replica.turn(self.now())
+        effects = replica.turn(self.clock.now())
         self._observe(effects)
         self._execute(effects)
         if effects.more:

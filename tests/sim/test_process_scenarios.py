@@ -6,11 +6,17 @@ import pytest
 
 from raftkv.raft.messages import ReadIndexReply
 from raftkv.sim.node import Node
-from raftkv.sim.operations import Found, Get, Put
+from raftkv.sim.operations import Found, Get, Operation, Put
 from raftkv.sim.world import MILLISECOND, SECOND
 from tests.sim.scenario import LOAD, TIMING, Scenario
 
 # --- reads ----------------------------------------------------------------------
+
+
+def value_of(read: Operation) -> bytes:
+    """The value that a read of one key was answered."""
+    assert isinstance(read.response, Found), read
+    return read.response.keys[0].value
 
 
 def stall_all(run: Scenario) -> None:
@@ -41,8 +47,7 @@ def test_new_leader_answers_no_read_before_an_entry_of_its_term_is_committed() -
     run.cluster.heal()
     run.elections(6)
     answer = run.answer(run.leader, Get(b"k/r16"))
-    assert isinstance(answer.response, Found)
-    assert answer.response.keys[0].value == b"new"
+    assert value_of(answer) == b"new"
     run.finish()
 
 
@@ -87,7 +92,7 @@ def test_clock_that_jumps_causes_no_election(seconds: float) -> None:
     run = Scenario()
     leader, term = run.leader, run.leader.term
     for node in run.cluster.nodes.values():
-        node.jump_clock(seconds)
+        node.clock.leap(seconds)
     run.elections(6)
     assert run.leader is leader
     assert leader.term == term
@@ -105,8 +110,7 @@ def test_follower_serves_a_read_only_when_it_has_applied_the_read_index() -> Non
     assert read.response is None
     follower.disk.release()
     run.run_for(200 * MILLISECOND)
-    assert isinstance(read.response, Found)
-    assert read.response.keys[0].value == b"fresh"
+    assert value_of(read) == b"fresh"
     run.finish()
 
 
@@ -156,8 +160,7 @@ def test_single_member_acknowledges_only_what_survives_a_power_cut() -> None:
         node.start()
         run.elections(2.5)
         found = run.answer(node, Get(b"k/r42"))
-        assert isinstance(found.response, Found)
-        assert found.response.keys[0].value == value
+        assert value_of(found) == value
     run.finish()
 
 
