@@ -50,6 +50,14 @@ def _eventually(endpoints: str, *arguments: str) -> str:
                 raise AssertionError((error.args, error.stdout, error.stderr)) from error
 
 
+def _named_member(endpoints: str, name: str) -> Any:
+    """A member, once it has told its name, which is soon after it serves."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while name not in (members := _members(endpoints)):
+        assert time.monotonic() < deadline, members
+    return members[name]
+
+
 def _status(server: Server) -> dict[str, Any]:
     (entry,) = json.loads(_etcdctl(server.endpoint, "endpoint", "status", "-w", "json"))
     status: dict[str, Any] = entry["Status"]
@@ -74,7 +82,8 @@ def test_a_learner_joins_catches_up_is_promoted_and_leaves(
         newcomer.wait_ready()
         held = _etcdctl(newcomer.endpoint, "get", "--prefix", "before/", "--keys-only")
         assert len(held.split()) == 20
-        assert not _members(newcomer.endpoint)["raftkv4"].get("isLearner", False)
+        joined = _named_member(newcomer.endpoint, "raftkv4")
+        assert (f"{joined['ID']:x}", joined.get("isLearner", False)) == (member, False)
         removed = _eventually(ends, "member", "remove", member)
         assert "removed from cluster" in removed
         assert set(_members(ends)) == {"raftkv1", "raftkv2", "raftkv3"}
