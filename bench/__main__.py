@@ -22,7 +22,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--rows", default="", help="names, or starts of names: put,get,failover")
     parser.add_argument("--rounds", type=int, help="rounds per row (3)")
-    parser.add_argument("--seconds", type=float, help="measured seconds per round (4)")
+    parser.add_argument("--seconds", type=float, help="measured seconds per round (3)")
     parser.add_argument("--warmup", type=float, help="seconds of load before each (1)")
     parser.add_argument("--quick", action="store_true", help="short rounds and small special rows")
     parser.add_argument("--systems", default="etcd,raftkv", help="the base first (etcd,raftkv)")
@@ -31,6 +31,9 @@ def _parser() -> argparse.ArgumentParser:
         default="spread",
         choices=("spread", "leader", "followers"),
         help="which nodes the connections go to (spread: all)",
+    )
+    parser.add_argument(
+        "--rate", type=float, default=0.0, help="open loop: operations/s, answered or not"
     )
     parser.add_argument("--keys", type=int, default=10_000, help="keys of the closed-loop rows")
     parser.add_argument("--long-seconds", type=float, help="length of long-put (60)")
@@ -69,9 +72,10 @@ def _settings(given: argparse.Namespace) -> Settings:
     return Settings(
         systems=_labels(given.systems),
         rounds=int(choose(given.rounds, 3, 2)),
-        seconds=choose(given.seconds, 4.0, 2.0),
+        seconds=choose(given.seconds, 3.0, 2.0),
         warmup_seconds=choose(given.warmup, 1.0, 0.5),
         entry=given.entry,
+        rate_per_second=given.rate,
         keys=given.keys,
         long_seconds=choose(given.long_seconds, 60.0, 10.0),
         bulk_keys=int(choose(given.bulk_keys, 1_000_000, 50_000)),

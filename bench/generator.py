@@ -27,6 +27,7 @@ from bench.load import Load, Tally
 MEASURING: Final = "measuring"
 PERCENTILES: Final = (*range(100), 99.5, 99.9, 100)
 MARGIN_SECONDS: Final = 60.0
+FILL_SECONDS: Final = 600.0
 
 
 class LoadFailed(Exception):
@@ -183,10 +184,15 @@ def main() -> None:
 
 
 class Generator:
-    """A running child. A context manager: on leaving, the child is gone."""
+    """A running child. A context manager: on leaving, the child is gone.
+
+    A child that hangs raises LoadFailed in the main thread a minute after its time.
+    """
 
     def __init__(self, run: Run) -> None:
         self._run = run
+        length = FILL_SECONDS if run.fill else run.warmup_seconds + run.seconds
+        self._alarm = _Alarm(length + MARGIN_SECONDS)
         self._process: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> Self:
@@ -200,9 +206,11 @@ class Generator:
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(asdict(self._run)) + "\n")
         self._process.stdin.flush()
+        self._alarm.set()
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self._alarm.clear()
         process = self._process
         assert process is not None
         if process.poll() is None:
@@ -233,12 +241,8 @@ class Generator:
 
 
 def generate(run: Run) -> Measured:
-    """Does one run in a process of its own. Errors: LoadFailed, also for a fill with errors.
-
-    A run that hangs is ended a minute after its time.
-    """
-    patience = 600.0 if run.fill else run.warmup_seconds + run.seconds + MARGIN_SECONDS
-    with Generator(run) as generator, _alarm(patience):
+    """Does one run in a process of its own. Errors: LoadFailed, also for a fill with errors."""
+    with Generator(run) as generator:
         generator.wait_measuring()
         measured = generator.result()
     if run.fill and (measured.failures or measured.successes != run.keys):
@@ -246,17 +250,17 @@ def generate(run: Run) -> Measured:
     return measured
 
 
-class _alarm:  # noqa: N801  (reads as a verb)
-    """Raises LoadFailed in the main thread after `seconds`."""
+class _Alarm:
+    """Raises LoadFailed in the main thread `seconds` after `set`, unless cleared."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
 
-    def __enter__(self) -> None:
+    def set(self) -> None:
         signal.signal(signal.SIGALRM, self._fire)
         signal.setitimer(signal.ITIMER_REAL, self._seconds)
 
-    def __exit__(self, *exception: object) -> None:
+    def clear(self) -> None:
         signal.setitimer(signal.ITIMER_REAL, 0.0)
 
     def _fire(self, number: int, frame: object) -> None:

@@ -24,16 +24,18 @@ SETTLE_SECONDS: Final = 0.3
 class Settings:
     """How much is measured.
 
-    systems: label -> system; at least two. entry: see Cluster.endpoints. directory: where
-    the data of the clusters goes. long_seconds: of the row `long-put`. bulk_keys: of the row
-    `million`. trials: leaders lost per system.
+    systems: label -> system; at least two. entry: see Cluster.endpoints. rate_per_second: if
+    not 0, the closed loops become open ones. directory: where the data of the clusters goes.
+    long_seconds: of the row `long-put`. bulk_keys: of the row `million`. trials: leaders lost
+    per system.
     """
 
     systems: Mapping[str, str]
     rounds: int = 3
-    seconds: float = 4.0
+    seconds: float = 3.0
     warmup_seconds: float = 1.0
     entry: str = "spread"
+    rate_per_second: float = 0.0
     keys: int = 10_000
     value_bytes: int = 256
     long_seconds: float = 60.0
@@ -109,6 +111,7 @@ def load(cluster: Cluster, row: Row, settings: Settings, seconds: float, seed: i
             keys=settings.keys,
             value_bytes=settings.value_bytes,
             outstanding=row.outstanding,
+            rate_per_second=settings.rate_per_second,
             seconds=seconds,
             warmup_seconds=settings.warmup_seconds,
             seed=seed,
@@ -187,7 +190,7 @@ LOAD_ROWS: Final = (
 
 
 def select(rows: Sequence[Row], names: str) -> list[Row]:
-    """The rows whose name starts with one of the comma-separated names; all for "".
+    """The rows of the comma-separated names, or whose name starts so; all for "".
 
     Errors: ValueError for a name that no row has.
     """
@@ -198,4 +201,6 @@ def select(rows: Sequence[Row], names: str) -> list[Row]:
         if not any(row.name.startswith(name) for row in rows):
             known = ", ".join(row.name for row in rows)
             raise ValueError(f"no row {name!r}; there are {known}")
-    return [row for row in rows if any(row.name.startswith(name) for name in wanted)]
+    exact = {row.name for row in rows}.intersection(wanted)
+    starts = [name for name in wanted if name not in exact]
+    return [row for row in rows if row.name in exact or row.name.startswith(tuple(starts))]

@@ -30,7 +30,7 @@ from bench.rows import (
 )
 
 CALM_SECONDS: Final = 1.0
-WATCHED_SECONDS: Final = 8.0
+WATCHED_SECONDS: Final = 6.0
 FAILOVER_RATE: Final = 400.0
 FAILOVER_CONNECTIONS: Final = 6
 FLUSH_SECONDS: Final = 3.0

@@ -145,6 +145,7 @@ def test_a_gap_that_never_ends_counts_up_to_the_end_of_the_watch() -> None:
 
 def test_rows_are_selected_by_the_start_of_their_name() -> None:
     assert [row.name for row in select(ROWS, "get,million")] == ["get-10x10", "million"]
+    assert [row.name for row in select(ROWS, "put-10x1")] == ["put-10x1"]
     assert len(select(ROWS, "")) == len(ROWS)
     with pytest.raises(ValueError, match="no row 'nothing'"):
         select(ROWS, "put,nothing")
