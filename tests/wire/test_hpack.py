@@ -142,9 +142,13 @@ metadata = st.lists(
 )
 
 
-@given(
-    st.lists(st.tuples(metadata, st.sampled_from([None, None, None, 0, 200, 4096])), max_size=25)
+resizes = st.sampled_from([None] * 12 + [0, 200, 4096])
+histories = st.lists(metadata, min_size=2, max_size=3).flatmap(
+    lambda pool: st.lists(st.tuples(st.sampled_from(pool), resizes), min_size=6, max_size=25)
 )
+
+
+@given(histories)
 @settings(max_examples=100, deadline=None, derandomize=True)
 def test_the_cache_of_blocks_never_changes_what_a_block_means(
     history: list[tuple[list[Field], int | None]],
