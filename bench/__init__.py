@@ -7,6 +7,7 @@ same load and prints what came out next to what was asked for.
     load       connections, calls and clocks of one run (asyncio, raftkv's HTTP/2 client)
     generator  a run in a process of its own
     counters   CPU, memory and disk of the servers, from /proc
+    children   processes that end with the benchmark
     clusters   three nodes of a system, started and always ended
     rows       the rows of the table and how one is measured
     special    long writing, a million keys, losing the leader

@@ -7,7 +7,6 @@ Nodes are asked through the same client that generates the load; no grpcio runs 
 """
 
 import asyncio
-import ctypes
 import os
 import shutil
 import signal
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from bench import counters, requests
+from bench.children import die_with_parent
 from bench.requests import Operation
 from raftkv.pb import rpc_pb2
 from raftkv.wire.h2_client import ClientConnection
@@ -32,16 +32,10 @@ START_SECONDS: Final = 60.0
 STOP_SECONDS: Final = 30.0
 POLL_SECONDS: Final = 0.01
 ROOT: Final = Path(__file__).resolve().parent.parent
-_PR_SET_PDEATHSIG: Final = 1
-_LIBC: Final = ctypes.CDLL(None, use_errno=True)
 
 
 class ClusterFailed(Exception):
     """A cluster did not come up, or lost a node that nobody took away."""
-
-
-def _die_with_parent() -> None:
-    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _etcd_program() -> list[str]:
@@ -169,7 +163,7 @@ class Node:
                 stdout=log,
                 stderr=log,
                 cwd=ROOT,
-                preexec_fn=_die_with_parent,  # noqa: PLW1509  (no threads here)
+                preexec_fn=die_with_parent,  # noqa: PLW1509  (no threads here)
             )
 
     def signal(self, number: signal.Signals) -> None:

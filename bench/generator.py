@@ -22,6 +22,7 @@ from typing import Final, Self
 import uvloop
 
 from bench import counters, requests
+from bench.children import die_with_parent
 from bench.load import Load, Tally
 
 MEASURING: Final = "measuring"
@@ -202,6 +203,7 @@ class Generator:
             stdout=subprocess.PIPE,
             text=True,
             cwd=Path(__file__).resolve().parent.parent,
+            preexec_fn=die_with_parent,  # noqa: PLW1509  (no threads here)
         )
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(asdict(self._run)) + "\n")
