@@ -173,10 +173,12 @@ class ClientListener:
         self._timer = self.driver.loop.call_later(0.2, self._tick)
 
     def add(self, connection: ClientProtocol) -> None:
-        """A new connection."""
+        """A new connection. One that was accepted while this member stops is cut unheard: its
+        client repeats, which it would not dare after a GOAWAY in place of SETTINGS.
+        """
         self.connections[connection] = None
         if self._draining:
-            connection.connection.go_away()
+            connection.abort()
 
     def remove(self, connection: ClientProtocol) -> None:
         """A connection is gone."""

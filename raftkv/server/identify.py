@@ -19,7 +19,9 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import cast
 from urllib.parse import urlsplit
 
-from raftkv.errors import ConfigError, CorruptionError
+from google.protobuf.message import DecodeError
+
+from raftkv.errors import ConfigError, CorruptionError, ProtocolError
 from raftkv.pb import peer_pb2
 from raftkv.server.links import IDENTIFY_PATH, link_limits
 from raftkv.wire.h2_client import ClientConnection
@@ -28,6 +30,7 @@ log = logging.getLogger("raftkv.identify")
 
 ASK_SECONDS = 1.0
 RETRY_SECONDS = 0.2
+SAY_ROUNDS = 50
 
 
 class _Call(asyncio.Protocol):
@@ -76,8 +79,8 @@ class _Call(asyncio.Protocol):
 
 async def ask(
     url: str, request: peer_pb2.IdentifyRequest, context: ssl.SSLContext | None
-) -> peer_pb2.IdentifyReply | None:
-    """One member's answer to `request`; None if it cannot be had now."""
+) -> peer_pb2.IdentifyReply | str:
+    """One member's answer to `request`, or why it cannot be had now."""
     parts = urlsplit(url)
     loop = asyncio.get_running_loop()
     transport: asyncio.BaseTransport | None = None
@@ -92,13 +95,14 @@ async def ask(
             ASK_SECONDS,
         )
         answer = await asyncio.wait_for(call.answer, ASK_SECONDS)
-    except (OSError, TimeoutError, ssl.SSLError) as error:
-        log.debug("no identity from %s: %s", url, error)
-        return None
+        return peer_pb2.IdentifyReply.FromString(answer)
+    except TimeoutError:
+        return "no answer"
+    except (OSError, DecodeError, ProtocolError, ValueError) as error:
+        return str(error) or type(error).__name__
     finally:
         if transport is not None:
             transport.abort()  # type: ignore[attr-defined]
-    return peer_pb2.IdentifyReply.FromString(answer)
 
 
 async def join(
@@ -113,10 +117,12 @@ async def join(
     others = [url for url in urls if url not in own_urls]
     if not others:
         raise ConfigError("--initial-cluster-state existing needs other members' peer URLs")
+    waiting = _Waiting("waiting for a member of the existing cluster to answer")
     while True:
         for url in others:
             reply = await ask(url, request, context)
-            if reply is None:
+            if isinstance(reply, str):
+                waiting.because(url, reply)
                 continue
             if not reply.your_id:
                 raise ConfigError(
@@ -126,6 +132,7 @@ async def join(
             if reply.your_incarnation:
                 raise CorruptionError(rejoin_text(reply.your_id))
             return reply
+        waiting.say()
         await asyncio.sleep(RETRY_SECONDS)
 
 
@@ -154,25 +161,50 @@ async def confirm_fresh(
     """
     needed = (len(others) + 1) // 2 + 1
     agreed: dict[int, None] = {}
-    waited = 0.0
+    waiting = _Waiting("waiting for other members to confirm that this data directory is new")
     while len(agreed) < min(needed, len(others)):
         for number, urls in others.items():
             if number in agreed:
                 continue
             for url in urls:
                 reply = await ask(url, request(), context)
-                if reply is None or reply.member_id != number:
+                if isinstance(reply, str):
+                    waiting.because(url, reply)
+                    continue
+                if reply.member_id != number:
+                    waiting.because(
+                        url,
+                        f"it is member {reply.member_id:016x} of cluster {reply.cluster_id:016x}, "
+                        f"not member {number:016x}: compare --initial-cluster and "
+                        "--initial-cluster-token",
+                    )
                     continue
                 if reply.you_were_removed or reply.your_incarnation not in (0, incarnation):
                     raise CorruptionError(rejoin_text(member))
                 agreed[number] = None
                 break
         if len(agreed) < min(needed, len(others)):
-            if waited == 0.0 or waited > 5.0:
-                log.info(
-                    "waiting for other members to confirm that this data directory is new",
-                    extra={"answered": len(agreed), "needed": min(needed, len(others))},
-                )
-                waited = 0.0
-            waited += RETRY_SECONDS
+            waiting.say(answered=len(agreed), needed=min(needed, len(others)))
             await pause(RETRY_SECONDS)
+
+
+class _Waiting:
+    """Says what a start waits for and why, at first, when a reason changes, and now and then."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._reasons: dict[str, str] = {}
+        self._said: dict[str, str] = {}
+        self._rounds = 0
+
+    def because(self, url: str, reason: str) -> None:
+        """Why nothing was learned from `url` in this round."""
+        self._reasons[url] = reason
+
+    def say(self, **fields: int) -> None:
+        """The end of a round."""
+        if self._rounds == 0 or self._reasons != self._said:
+            self._said = dict(self._reasons)
+            log.info(self._text, extra={**fields, "reasons": self._said})
+            self._rounds = SAY_ROUNDS
+        self._rounds -= 1

@@ -95,7 +95,7 @@ class Node:
         self.exit_code = 0
         self.health = HealthService()
         self.machine_settings = MachineSettings(max_txn_ops=config.max_txn_ops)
-        self._servers: list[asyncio.Server] = []
+        self._servers: dict[str, list[asyncio.Server]] = {"client": [], "peer": []}
         self._entrances: list[Entrances] = []
         self._directory: DataDirectory | None = None
         self.driver: Driver | None = None
@@ -285,7 +285,7 @@ class Node:
                 f"cannot listen on {url}: {error.strerror or error}; "
                 "free the port or choose another URL"
             ) from None
-        self._servers.append(server)
+        self._servers[side].append(server)
 
     async def _serve_clients(self, driver: Driver, identity: Identity) -> None:
         config = self.config
@@ -385,11 +385,13 @@ class Node:
             self._compaction.stop()
         if self._timer is not None:
             self._timer.cancel()
+        for server in self._servers["client"]:
+            server.close()  # who comes now finds another member at once
         if self.driver is not None and self.clients is not None:
             await self._hand_over(self.driver.replica)
             self.clients.drain()
             await self._drain(self.clients)
-        for server in self._servers:
+        for server in self._servers["peer"]:
             server.close()
         for entrances in self._entrances:
             entrances.close()
