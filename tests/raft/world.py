@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 from raftkv.raft.core import Core, CoreSettings
 from raftkv.raft.describe import line
-from raftkv.raft.messages import InstallSnapshot, Message
+from raftkv.raft.messages import InstallSnapshot, Message, VoteReply
 from raftkv.raft.ready import Ready
 from raftkv.raft.roles import LEADER, Refusal
 from raftkv.raft.types import Configuration, LogBatch
@@ -46,6 +46,7 @@ class Faults:
     losses: float = 0.04  # a follower is told that its leader is gone
     checkpoints: float = 0.1
     changes: float = 0.0
+    voter_crashes: float = 0.05  # share of votes after which the voter crashes at once
     drop: float = 0.03  # share of messages
     duplicate: float = 0.03
     late: float = 0.05  # share of messages that take up to `late_ticks`
@@ -55,7 +56,7 @@ class Faults:
     turn_ticks: float = 0.1
 
 
-NO_FAULTS = Faults(0.5, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.1, 0.1, 0.02)
+NO_FAULTS = Faults(0.5, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.1, 0.1, 0.02)
 
 
 @dataclass
@@ -67,7 +68,7 @@ class World:
     spare: int = 0  # further members, in no configuration at first
     faults: Faults = field(default_factory=Faults)
     make: Callable[..., Core] = Core
-    timeout_ticks: int = 6
+    timeout_ticks: int = 4
 
     def __post_init__(self) -> None:
         self.random = Random(self.seed)
@@ -169,6 +170,9 @@ class World:
             elif (message.sender, message.snapshot.index) not in self.states:
                 sender.core.snapshot_sent(message.to, False, message.snapshot.index)
                 return
+        voted = isinstance(message, VoteReply) and message.granted and not message.pre
+        if voted and random.random() < faults.voter_crashes:
+            self.at(random.random() * 0.5, self.do_crashes, self.nodes[message.sender])
         copies = 1
         if random.random() < faults.drop:
             copies = 0
@@ -236,7 +240,8 @@ class World:
             self.epochs[node.member] += 1
             self.turning[node.member] = False
             self.reads = {key: at for key, at in self.reads.items() if key[0] != node.member}
-            self.at(self.random.expovariate(1 / 6), self.restart, node)
+            pause = self.random.choice((0.1, 1.0, 6.0))
+            self.at(self.random.expovariate(1 / pause), self.restart, node)
 
     def restart(self, node: Node) -> None:
         """Open the disk of a crashed member again."""
@@ -259,6 +264,8 @@ class World:
                 self.cuts[other.member, node.member] = until
             if other.up and other.core.leader == node.member and self.random.random() < 0.5:
                 other.core.leader_connection(False)
+                delay = self.random.random()
+                self.at(delay, self._try, other, lambda core: core.leader_lost())
 
     # --- clients and operators --------------------------------------------------------
 
