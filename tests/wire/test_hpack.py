@@ -137,14 +137,15 @@ REQUEST: list[Field] = [
 LITERAL_REQUEST = b"".join(hpack.Encoder().add(field, sensitive=True) for field in REQUEST)
 metadata = st.lists(
     st.tuples(st.sampled_from([b"a", b"b", b"token"]), st.sampled_from([b"1", b"2", b"3" * 900])),
+    min_size=1,
     max_size=2,
     unique_by=lambda field: field[0],
 )
 
 
 resizes = st.sampled_from([None] * 12 + [0, 200, 4096])
-histories = st.lists(metadata, min_size=2, max_size=3).flatmap(
-    lambda pool: st.lists(st.tuples(st.sampled_from(pool), resizes), min_size=6, max_size=25)
+histories = st.lists(metadata, min_size=2, max_size=3, unique_by=repr).flatmap(
+    lambda pool: st.lists(st.tuples(st.sampled_from(pool), resizes), min_size=12, max_size=25)
 )
 
 
