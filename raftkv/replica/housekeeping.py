@@ -62,7 +62,8 @@ class Housekeeping:
     def truncated(self, index: int) -> None:
         """The log no longer holds entries up to `index`."""
         self._truncate_running = False
-        self.first_kept = index + 1
+        # A state that was installed meanwhile has moved the log's start further.
+        self.first_kept = max(self.first_kept, index + 1)
 
     def sending(self, member: int, index: int) -> None:
         """A state transfer at `index` to `member` has started."""
