@@ -90,6 +90,11 @@ class WrongDirectory(StorageError):
     exit_code = 14
 
 
+# Exit code of a member that met an error it has no name for: a bug, or a log entry that this
+# version cannot carry out. Going on would let it differ from the others.
+INTERNAL_EXIT_CODE: Final = 15
+
+
 class ProtocolError(RaftkvError):
     """The other end of a connection broke the protocol."""
 

@@ -56,10 +56,12 @@ class ClientProtocol(asyncio.Protocol):
     def pause_writing(self) -> None:
         """The kernel's buffer is full: keep output in the connection, where it is bounded."""
         self._paused = True
+        self.connection.pause_output()
 
     def resume_writing(self) -> None:
         """There is room again."""
         self._paused = False
+        self.connection.resume_output()
         self.driver.mark_dirty(self)
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -6,6 +6,7 @@ first, because they have disk and network latency ahead of them.
 """
 
 import asyncio
+import logging
 import random
 import time
 from collections import deque
@@ -14,7 +15,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Protocol, cast
 
-from raftkv.errors import StorageError
 from raftkv.raft.messages import InstallSnapshot, Message
 from raftkv.raft.types import SnapshotMeta
 from raftkv.replica.effects import Effects
@@ -22,6 +22,8 @@ from raftkv.replica.replica import Replica
 from raftkv.server.disk import Disk
 from raftkv.storage.backend import StateBackend
 from raftkv.storage.recovery import DataDirectory
+
+log = logging.getLogger("raftkv.driver")
 
 
 class PeerSender(Protocol):
@@ -52,7 +54,8 @@ class Flushable(Protocol):
 class Driver:
     """Executes the effects of one replica on an event loop.
 
-    failed: called when the disk failed for good; the process must stop.
+    failed: called when the disk failed for good, or a turn ended in an error: the process
+    must stop and say nothing more.
     """
 
     def __init__(
@@ -61,7 +64,7 @@ class Driver:
         replica: Replica,
         directory: DataDirectory,
         tick_seconds: float,
-        failed: Callable[[StorageError], None],
+        failed: Callable[[Exception], None],
     ) -> None:
         self.loop = loop
         self.replica = replica
@@ -136,7 +139,8 @@ class Driver:
         try:
             effects = self.replica.turn(self.loop.time())
             self._execute(effects)
-        except StorageError as error:
+        except Exception as error:  # noqa: BLE001
+            # Whatever it is, this member's state is no longer known to be the log's.
             self.fail(error)
             return
         if effects.more:
@@ -230,10 +234,9 @@ class Driver:
 
     def _submitted(self, future: Future[object], done: Callable[[object], None]) -> None:
         error = future.exception()
-        if isinstance(error, StorageError):
+        if error is not None:
+            assert isinstance(error, Exception)
             self.fail(error)
-        elif error is not None:
-            raise error
         else:
             done(future.result())
             self.wake()

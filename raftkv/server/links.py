@@ -16,6 +16,8 @@ from collections.abc import Sequence
 from typing import Final, Protocol, cast
 from urllib.parse import urlsplit
 
+from google.protobuf.message import DecodeError
+
 from raftkv import limits
 from raftkv.pb import peer_pb2
 from raftkv.raft.messages import Message
@@ -38,6 +40,7 @@ def link_limits() -> ConnectionLimits:
     """Limits of connections between members: bigger messages, pings that find dead hosts."""
     return ConnectionLimits(
         max_message_bytes=limits.MAX_PEER_MESSAGE_BYTES,
+        max_buffered_bytes=4 * limits.MAX_PEER_MESSAGE_BYTES,
         max_output_bytes=4 * limits.MAX_PEER_MESSAGE_BYTES,
         keepalive_min_time=0.0,
         keepalive_interval=2.0,
@@ -93,6 +96,7 @@ class Link(asyncio.Protocol):
         self._closed = False
         self._attempt = 0
         self._last_reason = ""
+        self._since = 0.0  # when the present connection was made
 
     # --- dialling -----------------------------------------------------------
 
@@ -133,10 +137,11 @@ class Link(asyncio.Protocol):
             delay = min(delay * 2, LAST_RETRY_SECONDS)
 
     async def _connect(self) -> bool:
-        url = urlsplit(self.urls[self._attempt % len(self.urls)])
+        text = self.urls[self._attempt % len(self.urls)]
         self._attempt += 1
         refused = False
         try:
+            url = urlsplit(text)
             await asyncio.wait_for(
                 self._loop.create_connection(
                     lambda: self,
@@ -149,7 +154,7 @@ class Link(asyncio.Protocol):
         except ConnectionRefusedError as error:
             refused = True
             self._explain(str(error))
-        except (OSError, TimeoutError, ssl.SSLError) as error:
+        except (OSError, TimeoutError, ValueError) as error:  # ValueError: no URL at all
             self._explain(str(error) or type(error).__name__)
         else:
             return True
@@ -166,6 +171,7 @@ class Link(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Opens the stream and waits for the greeting."""
         self._transport = cast(asyncio.Transport, transport)
+        self._since = self._loop.time()
         self._transport.set_write_buffer_limits(high=limits.MAX_INFLIGHT_BYTES)
         authority = f"member-{self.member:016x}".encode()
         self.connection = ClientConnection(
@@ -212,7 +218,11 @@ class Link(asyncio.Protocol):
             if future is not None and not future.done():
                 future.set_result(message)
             return
-        packet = peer_pb2.Packet.FromString(message)
+        try:
+            packet = peer_pb2.Packet.FromString(message)
+        except DecodeError as error:
+            self._give_up(f"the member's greeting cannot be decoded: {error}")
+            return
         if not self.ready and packet.HasField("greeting"):
             self.ready = self._worked = True
             self._last_reason = ""
@@ -233,6 +243,11 @@ class Link(asyncio.Protocol):
 
     def writable(self, stream: int) -> None:
         """Queued output has drained: nobody waits for it."""
+
+    def _give_up(self, reason: str) -> None:
+        self._explain(reason)
+        if self._transport is not None:
+            self._transport.abort()
 
     # --- sending ------------------------------------------------------------
 
@@ -262,8 +277,9 @@ class Link(asyncio.Protocol):
             self.connection.tick(now)
             self.flush()
             if self.connection.closing:
-                self._explain(self.connection.close_reason)
-                self._transport.abort()
+                self._give_up(self.connection.close_reason)
+            elif not self.ready and now - self._since > limits.HANDSHAKE_SECONDS:
+                self._give_up(f"no greeting within {limits.HANDSHAKE_SECONDS:g} s")
 
     def queued_bytes(self) -> int:
         """Bytes handed over for sending that the kernel has not taken yet."""

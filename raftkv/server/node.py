@@ -21,7 +21,7 @@ from collections.abc import Callable
 import uvloop
 
 from raftkv.config import ServerConfig, Url, check_bootstrap, member_id
-from raftkv.errors import ConfigError, RaftkvError, StorageError
+from raftkv.errors import INTERNAL_EXIT_CODE, ConfigError, RaftkvError, StorageError
 from raftkv.kv import commands
 from raftkv.kv.backend import Backend
 from raftkv.kv.machine import Bootstrap, MachineSettings, StateMachine
@@ -182,6 +182,22 @@ class Node:
         config = self.config
         identity: Identity | None = DataDirectory.peek(str(config.data_dir))
         if identity is not None:
+            described = config.name in config.initial_cluster
+            if (
+                config.initial_cluster_state == "new"
+                and described
+                and ((identity.cluster, identity.member) != (config.cluster_id, config.member_id))
+            ):
+                log.warning(
+                    "%s belongs to member %016x of cluster %016x and goes on as that; the "
+                    "--initial-cluster flags, which describe member %016x of cluster %016x, "
+                    "are for a first start only",
+                    config.data_dir,
+                    identity.member,
+                    identity.cluster,
+                    config.member_id,
+                    config.cluster_id,
+                )
             return identity.cluster, identity.member, {}
         own_urls = [str(url) for url in config.initial_advertise_peer_urls]
         if config.initial_cluster_state == "existing":
@@ -360,12 +376,17 @@ class Node:
     def _published(self, ticket: object, result: object) -> None:
         self._publishing = False
 
-    def _failed(self, error: StorageError) -> None:
-        """The disk cannot be trusted any more. Nothing is answered or sent from here on."""
-        log.critical("stopping: %s", error)
+    def _failed(self, error: Exception) -> None:
+        """Disk or state cannot be trusted any more. Nothing is answered or sent from here on."""
+        if isinstance(error, StorageError):
+            log.critical("stopping: %s", error)
+            code = error.exit_code
+        else:
+            log.critical("stopping: an error that should not exist", exc_info=error)
+            code = INTERNAL_EXIT_CODE
         for handler in logging.getLogger("raftkv").handlers:
             handler.flush()
-        os._exit(error.exit_code)
+        os._exit(code)
 
     def _removed(self) -> None:
         if not self.stopped.is_set():

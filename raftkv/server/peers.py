@@ -4,12 +4,14 @@ Links are dialled by this member and carry its messages; accepted connections ca
 others'. Who is at the other end is checked when a stream begins, on both sides.
 """
 
+import contextlib
 import logging
 import ssl
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from raftkv.errors import Code, CorruptionError
+from raftkv.config import parse_url
+from raftkv.errors import Code, CorruptionError, ProtocolError
 from raftkv.kv.machine import MachineSettings
 from raftkv.pb import peer_pb2
 from raftkv.raft.messages import InstallSnapshot, Message
@@ -28,6 +30,15 @@ log = logging.getLogger("raftkv.peers")
 
 REFUSAL_QUIET_SECONDS: Final = 60.0
 REMOVED_TEXT: Final = "the member has been permanently removed from the cluster"
+
+
+def _dialable(urls: bytes) -> list[str]:
+    """The peer URLs in a stream's metadata that can be dialled at all."""
+    found = []
+    for text in urls.decode("ascii", "replace").split(","):
+        with contextlib.suppress(ValueError):
+            found.append(str(parse_url(text)))
+    return found
 
 
 class Peers:
@@ -228,7 +239,7 @@ class Peers:
 
     def _learn(self, sender: int, incarnation: int, urls: bytes) -> None:
         self._known.learn_incarnation(sender, incarnation)
-        if self._known.learn_address(sender, urls.decode("ascii", "replace").split(",")):
+        if self._known.learn_address(sender, _dialable(urls)):
             link = self.links.get(sender)
             if link is None:
                 self.update_address(sender)
@@ -258,9 +269,14 @@ class Peers:
     def received(self, sender: int, messages: list[Message]) -> None:
         """Raft messages of a greeted member; a forged sender is dropped (O13)."""
         on_message = self.driver.replica.on_message
-        for message in messages:
-            if message.sender == sender and message.to == self.member:
-                on_message(message)
+        try:
+            for message in messages:
+                if message.sender == sender and message.to == self.member:
+                    on_message(message)
+        except ProtocolError:
+            raise  # the sender's mistake
+        except Exception as error:  # noqa: BLE001
+            self.driver.fail(error)
         self.driver.wake()
 
     def identify(self, request: peer_pb2.IdentifyRequest) -> peer_pb2.IdentifyReply:

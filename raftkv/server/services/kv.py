@@ -22,6 +22,7 @@ from raftkv.server.services.context import Context
 from raftkv.wire.grpc import RequestHead
 
 _CANNOT_DECODE: Final = ApiError(Code.INTERNAL, "grpc: error unmarshalling request")
+_ENVELOPE_BYTES: Final = 18  # etcd counts the request as it stands in its log
 _POLL_SECONDS: Final = 0.005
 _KEY_TAG: Final = 0x0A  # RangeRequest.key
 _SERIALIZABLE: Final = b"\x38\x01"  # RangeRequest.serializable = true
@@ -52,7 +53,7 @@ class KvService:
                 error = validate_put(rpc_pb2.PutRequest.FromString(message))
             except DecodeError:
                 error = _CANNOT_DECODE
-        if error is None and len(message) > context.max_request_bytes:
+        if error is None and len(message) + _ENVELOPE_BYTES > context.max_request_bytes:
             error = REQUEST_TOO_LARGE
         if error is None:
             error = context.propose(commands.PUT, message, (self._answer, client, stream))
@@ -99,7 +100,7 @@ class KvService:
                 error = check(message)
             except DecodeError:
                 error = _CANNOT_DECODE
-        if error is None and len(message) > context.max_request_bytes:
+        if error is None and len(message) + _ENVELOPE_BYTES > context.max_request_bytes:
             error = REQUEST_TOO_LARGE
         if error is None:
             error = context.propose(command, message, (self._answer, client, stream))
@@ -127,8 +128,6 @@ class KvService:
         """KV.Txn; one without writes is a read."""
         context = self._context
         error = context.refusal(head)
-        if error is None and len(message) > context.max_request_bytes:
-            error = REQUEST_TOO_LARGE
         if error is None:
             try:
                 request = rpc_pb2.TxnRequest.FromString(message)
@@ -139,6 +138,8 @@ class KvService:
                 if error is None and is_read_only(request):
                     ticket = (self._serve_txn, client, stream, request)
                     error = context.read(ticket)
+                elif len(message) + _ENVELOPE_BYTES > context.max_request_bytes:
+                    error = error or REQUEST_TOO_LARGE
                 elif error is None:
                     ticket = (self._answer, client, stream)  # type: ignore[assignment]
                     error = context.propose(commands.TXN, message, ticket)
