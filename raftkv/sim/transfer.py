@@ -31,7 +31,7 @@ ANSWER: Final = 2
 _PIECE_HEAD: Final = Struct(">BQIB")
 _ANSWER: Final = Struct(">BQB")
 _GAP_US: Final = 2 * MILLISECOND  # between two pieces
-_PATIENCE_US: Final = 10 * SECOND  # for the answer
+_PATIENCE_US: Final = 2 * SECOND  # for the answer; a broken stream is noticed by then
 _DAMAGED: Final = 0.05  # share of transfers that lose a bit on the way
 
 
