@@ -104,8 +104,10 @@ class ClientProtocol(asyncio.Protocol):
             return
         if self._deadlines:
             self._expire(now)
-        self.connection.tick(now)
-        self.driver.mark_dirty(self)
+        connection = self.connection
+        connection.tick(now)
+        if connection.closing or connection.queued_total():
+            self.driver.mark_dirty(self)
 
     def _expire(self, now: float) -> None:
         is_open = self.connection.is_open

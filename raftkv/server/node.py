@@ -354,6 +354,7 @@ class Node:
                 "leader": f"{replica.leader:x}",
             },
         )
+        self._publish()
 
     def _publish(self) -> None:
         """Tells the cluster this member's name, client URLs and incarnation, until it knows."""
