@@ -6,7 +6,6 @@ first, because they have disk and network latency ahead of them.
 """
 
 import asyncio
-import logging
 import random
 import time
 from collections import deque
@@ -22,8 +21,6 @@ from raftkv.replica.replica import Replica
 from raftkv.server.disk import Disk
 from raftkv.storage.backend import StateBackend
 from raftkv.storage.recovery import DataDirectory
-
-log = logging.getLogger("raftkv.driver")
 
 
 class PeerSender(Protocol):
