@@ -326,11 +326,10 @@ def configuration_survives_truncation(patch: Patch) -> None:
 def quorum_is_half(patch: Patch) -> None:
     """Half of the voters are taken for a majority."""
 
-    def wrong(values: Any) -> int:
-        return sorted(values)[len(values) // 2] if len(values) > 2 else max(values)
-
-    def half(values: Any) -> int:
-        return wrong(values) if len(values) % 2 == 0 else majority_value(values)
+    def half(values: list[int]) -> int:
+        if len(values) % 2 == 0:
+            return sorted(values)[len(values) // 2]
+        return majority_value(values)
 
     patch.setattr(leader, "majority_value", half)
 

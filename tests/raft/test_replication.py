@@ -1,5 +1,7 @@
 """Log replication and commitment: Raft 5.3, 5.4.2, figure 2, figures 7 and 8. One test per rule."""
 
+from typing import Any
+
 import pytest
 
 from raftkv.errors import CorruptionError, ProtocolError
@@ -26,7 +28,7 @@ def append(
     )
 
 
-def leader(terms: list[int] | None = None, **settings: int) -> Stage:
+def leader(terms: list[int] | None = None, **settings: Any) -> Stage:
     """Member 1 of 1, 2, 3 leads a new term; 2 and 3 are probed."""
     stage = Stage(terms=terms or [], **settings)
     term = stage.core.term + 1

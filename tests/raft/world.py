@@ -371,7 +371,7 @@ class World:
             # A leader that is no voter any more steps down in the step that commits so (R30).
             led = core.role is LEADER or self.led[node.member]
             require(led, f"{node.member} committed {core.commit} by itself")
-            self._check_durable(node)
+            self._check_durable(node, before)
         first = max(before, core.log.anchor_index) + 1
         while first <= core.commit:
             entries, _ = core.log.slice(first, core.commit, 1 << 30)
@@ -382,14 +382,14 @@ class World:
             first += len(entries)
         self.commit = max(self.commit, core.commit)
 
-    def _check_durable(self, node: Node) -> None:
+    def _check_durable(self, node: Node, commit_before: int) -> None:
         """A quorum of the leader's configuration must survive with the entry."""
         core = node.core
         index, configuration = core.commit, core.configuration
         before_index, before = self.configurations[node.member]
         if before.joint and core.configuration_index != before_index:
-            # The joint configuration committed and was left in the same step.
-            index, configuration = before_index, before
+            # In this step the joint configuration committed at least this, and was left.
+            index, configuration = max(before_index, commit_before + 1), before
         term = core.log.term_at(index)
         for group in (configuration.voters, configuration.outgoing):
             holders = [m for m in group if self.nodes[m].disk.holds(index, term)]
