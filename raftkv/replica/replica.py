@@ -139,6 +139,7 @@ class Replica:
     def tick(self) -> None:
         """One tick of Raft's clock has passed."""
         self.core.tick()
+        self.writes.tick()
 
     def on_checkpoint(self, index: int) -> None:
         """The checkpoint asked for at `index` has finished."""

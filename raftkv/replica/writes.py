@@ -45,11 +45,18 @@ class Writes:
         self._taken: list[Forward] = []
         self._outbox: list[Message] = []
         self._answers: list[tuple[Ticket, ApiError]] = []
+        # The leader and term that sent a forward back in this tick: it would send the next one
+        # back as well, and the two members would keep each other busy until a leader is known.
+        self._sent_back_by = (NOBODY, 0)
 
     def __len__(self) -> int:
         return len(self.pending) + len(self.proposals)
 
     # --- facts in -----------------------------------------------------------
+
+    def tick(self) -> None:
+        """A tick of Raft's clock: whoever sent forwards back may be asked again."""
+        self._sent_back_by = (NOBODY, 0)
 
     def on_forward(self, message: Forward) -> None:
         """A follower sent its clients' writes."""
@@ -62,6 +69,7 @@ class Writes:
         for number in reply.refused:
             if not reply.code:
                 self.pending.refused(number)
+                self._sent_back_by = (self.core.leader, self.core.term)
                 continue
             write = self.pending.forwarded.pop(number, None)
             if write is not None:
@@ -78,7 +86,7 @@ class Writes:
         if self.pending.waiting and self.core.leader != NOBODY:
             if self.core.is_leader:
                 self._append_waiting()
-            else:
+            elif self._sent_back_by != (self.core.leader, self.core.term):
                 self._forward_waiting()
         if self.changes.queued:
             self._start_changes(machine, effects)
