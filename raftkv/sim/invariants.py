@@ -23,6 +23,7 @@ from typing import Final, NamedTuple, Protocol
 from raftkv.raft.messages import (
     AppendReply,
     Forward,
+    ForwardReply,
     Message,
     ReadIndexRequest,
     VoteReply,
@@ -31,8 +32,9 @@ from raftkv.raft.messages import (
 from raftkv.raft.types import CONFIG, NORMAL, Entry
 from raftkv.sim.etcd import identity_of
 
-# These only ask the leader of a term for something: they promise nothing about the sender.
-_WITHOUT_PROMISE: Final = (Forward, ReadIndexRequest)
+# These ask for commands to be appended, or say that they were not: no promise of the sender
+# depends on the term in them.
+_WITHOUT_PROMISE: Final = (Forward, ForwardReply, ReadIndexRequest)
 
 
 class InvariantBroken(Exception):

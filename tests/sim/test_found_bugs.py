@@ -3,7 +3,13 @@
 Seeds of whole runs are in seeds.txt.
 """
 
+from dataclasses import replace
+from itertools import combinations
+
 from raftkv.replica.housekeeping import Housekeeping
+from raftkv.sim.node import Node
+from raftkv.sim.operations import Get, Outcome, Put
+from tests.sim.scenario import LOAD, Scenario
 
 
 def test_truncation_that_ends_after_an_install_does_not_move_the_log_start_back() -> None:
@@ -13,3 +19,50 @@ def test_truncation_that_ends_after_an_install_does_not_move_the_log_start_back(
     housekeeping.installed(178)
     housekeeping.truncated(135)
     assert housekeeping.truncation_due() == 0
+
+
+def frames_between(run: Scenario, left: Node, right: Node, elections: float) -> int:
+    """How many frames the two exchange in that time."""
+    pair = {left.member, right.member}
+    counted = 0
+    send = run.cluster.network.send
+
+    def counting(sender: int, receiver: int, frame: bytes, *, stream: bool = False) -> None:
+        nonlocal counted
+        counted += {sender, receiver} == pair
+        send(sender, receiver, frame, stream=stream)
+
+    run.cluster.network.send = counting  # type: ignore[method-assign]
+    run.elections(elections)
+    run.cluster.network.send = send  # type: ignore[method-assign]
+    return counted
+
+
+def test_writes_that_the_leader_sends_back_are_not_sent_again_at_once() -> None:
+    """A leader that hands over takes no forwards; the two kept each other busy until it ended."""
+    run = Scenario(load=replace(LOAD, clients=0))
+    leader, (heir, follower) = run.leader, run.followers
+    heir.disk.stall()
+    run.answer(leader, Put(b"k/a", b"1"))
+    leader.transfer(heir.member)
+    writes = [run.ask(follower, Put(b"k/b", b"%d" % number)) for number in range(3)]
+    assert frames_between(run, leader, follower, 0.9) < 100
+    run.elections(3)
+    assert [write.outcome for write in writes] == [Outcome.OK] * 3
+    run.finish()
+
+
+def test_reads_that_a_former_leader_gives_back_are_not_asked_again_at_once() -> None:
+    """It stepped down in the same term, and one follower does not know that yet."""
+    run = Scenario(nodes=5, load=replace(LOAD, clients=0))
+    leader, follower, *others = run.leader, *run.followers
+    run.cut(*[(one, other) for one in (leader, follower) for other in others])
+    run.cut(*combinations(others, 2))
+    run.world.run_while(lambda: leader.leads, run.world.now_us + 3 * run.cluster.election_us)
+    assert follower.replica.leader == leader.member
+    reads = [run.ask(follower, Get(b"k/a")) for _ in range(3)]
+    assert frames_between(run, leader, follower, 0.9) < 100
+    run.cluster.heal()
+    run.elections(4)
+    assert [read.outcome for read in reads] == [Outcome.OK] * 3
+    run.finish()
