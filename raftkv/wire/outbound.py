@@ -190,10 +190,11 @@ class Outbound:
     def _pump(self, state: Stream, quantum_bytes: int) -> int:
         """Moves what the windows allow from a stream's queue to the output; returns its size."""
         room = min(state.window_bytes, self._window_bytes, quantum_bytes)
-        if room <= 0 or self._paused or self.closing:
+        queue = state.queue
+        # Of an empty queue the end is written already.
+        if room <= 0 or self._paused or self.closing or not queue:
             return 0
         sent = 0
-        queue = state.queue
         while queue and sent < room:
             part = queue[0]
             size = min(len(part), room - sent, self._peer_frame_bytes)
