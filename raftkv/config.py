@@ -81,7 +81,7 @@ class ServerConfig:
     initial_cluster_token: str = "etcd-cluster"
     heartbeat_interval_ms: int = 100
     election_timeout_ms: int = 1000
-    snapshot_count: int = 10_000
+    snapshot_count: int = 100_000
     max_request_bytes: int = limits.MAX_REQUEST_BYTES
     max_txn_ops: int = limits.MAX_TXN_OPS
     max_concurrent_streams: int = limits.MAX_CONCURRENT_STREAMS

@@ -60,7 +60,7 @@ FLAGS: Final = (
     Flag("initial-cluster-token", "etcd-cluster", "Keeps clusters with equal URLs apart."),
     Flag("heartbeat-interval", "100", "Milliseconds between heartbeats."),
     Flag("election-timeout", "1000", "Milliseconds without a leader before an election."),
-    Flag("snapshot-count", "10000", "Applied entries between two snapshots."),
+    Flag("snapshot-count", "100000", "Applied entries between two snapshots."),
     Flag("max-request-bytes", str(limits.MAX_REQUEST_BYTES), "Largest client request, in bytes."),
     Flag("max-txn-ops", str(limits.MAX_TXN_OPS), "Most operations in a transaction."),
     Flag(

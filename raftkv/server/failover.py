@@ -10,6 +10,10 @@ A process that dies closes its connections at once, long before an election time
 No route, or no answer, is silence, and silence keeps Raft's election timeout. Members that
 are still connected to the leader refuse such votes, so a majority must have lost it. At most
 one such election per election timeout.
+
+A member that has just started knows no leader. When it has reached a majority and none of
+them follows one either, the cluster is starting: it campaigns after 10-150 ms (random)
+instead of waiting for an election timeout. The pre-vote decides as always.
 """
 
 import asyncio
@@ -28,6 +32,8 @@ class Failover:
 
     MIN_DELAY_SECONDS = 0.02
     MAX_DELAY_SECONDS = 0.08
+    MIN_START_SECONDS = 0.01
+    MAX_START_SECONDS = 0.15
 
     def __init__(
         self,
@@ -41,10 +47,20 @@ class Failover:
         self._suspect = (NOBODY, 0)  # leader and term whose connection closed
         self._timer: asyncio.TimerHandle | None = None
         self._not_before = 0.0
+        self._starting = True  # no leader was known in this process yet
+        self._start_timer: asyncio.TimerHandle | None = None
         self.wake: Callable[[], None] = lambda: None
 
-    def link_up(self, member: int, leader: int, term: int) -> None:
-        """A greeting arrived from `member`, who follows `leader` in `term`."""
+    def link_up(self, member: int, leader: int, term: int, *, majority: bool) -> None:
+        """A greeting arrived from `member`, who follows `leader` in `term`.
+
+        majority: this member is now connected to a majority, itself included.
+        """
+        if leader != NOBODY:
+            self._leader_exists()
+        elif majority and self._starting and self._start_timer is None:
+            delay = random.uniform(self.MIN_START_SECONDS, self.MAX_START_SECONDS)
+            self._start_timer = self._loop.call_later(delay, self._campaign_at_start)
         if member == self._replica.leader:
             self._replica.core.leader_connection(True)
         if member == self._suspect[0] and leader == member and term == self._suspect[1]:
@@ -66,10 +82,22 @@ class Failover:
     def role_changed(self, *, link_ready: bool) -> None:
         """Leader or term changed: an old suspicion says nothing about a new leader."""
         replica = self._replica
+        if replica.leader != NOBODY:
+            self._leader_exists()
         if replica.leader not in (NOBODY, replica.member):
             replica.core.leader_connection(link_ready)
         if self._suspect != (replica.leader, replica.core.term):
             self._cancel()
+
+    def _leader_exists(self) -> None:
+        self._starting = False
+        if self._start_timer is not None:
+            self._start_timer.cancel()
+
+    def _campaign_at_start(self) -> None:
+        if self._starting and self._replica.leader == NOBODY:
+            self._replica.core.campaign()
+            self.wake()
 
     def _gone(self) -> None:
         self._timer = None

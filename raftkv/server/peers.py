@@ -163,7 +163,14 @@ class Peers:
         # A deposed leader may remember entries that were lawfully replaced since.
         if greeting.acknowledged_index and greeting.term >= self.driver.replica.core.term:
             self._check_acknowledged(greeting)
-        self.failover.link_up(link.member, greeting.leader, greeting.term)
+        voters = self.driver.replica.core.configuration.voters
+        reached = [one for one in voters if one in self.links and self.links[one].ready]
+        self.failover.link_up(
+            link.member,
+            greeting.leader,
+            greeting.term,
+            majority=2 * (len(reached) + 1) > len(voters),
+        )
         self.driver.wake()
 
     def _check_acknowledged(self, greeting: peer_pb2.Greeting) -> None:

@@ -21,7 +21,9 @@ import plyvel
 from raftkv.errors import CorruptionError, DirectoryLocked, DiskFailure, StorageError
 from raftkv.storage.backend import LogRows, Row, RowBatch, StateBackend, View
 
-LOG_BUFFER_BYTES: Final = 8 * 1024 * 1024
+# Every full buffer is written once more, as a table. Large ones also keep what is truncated
+# soon out of most compactions.
+LOG_BUFFER_BYTES: Final = 32 * 1024 * 1024
 LOG_CACHE_BYTES: Final = 1024 * 1024
 STATE_CACHE_BYTES: Final = 64 * 1024 * 1024
 OPEN_FILES: Final = 200  # per LevelDB

@@ -51,6 +51,7 @@ from raftkv.storage.records import (
 )
 
 BURIALS_PER_WRITE: Final = 64  # dead rows deleted by a write on top of 2 per entry
+RECLAIM_ROWS: Final = 200_000  # deleted rows that make a compaction of their range worth it
 MARK_BEHIND_SECONDS: Final = 1.0  # longest lag of the mark under load
 MARK_BEHIND_BYTES: Final = 1024 * 1024  # payload bytes after which the mark is due sooner
 
@@ -331,7 +332,8 @@ class RaftLog:
         """Drops every entry up to and including (index, term), behind a finished checkpoint.
 
         The new anchor is durable when it returns; rows are deleted along with later writes, and
-        the range deleted since the last call is compacted here. Tell the core first, or it may
+        once `RECLAIM_ROWS` are, their range is compacted here: that writes the log's newest
+        rows as a table too, so it should be rare. Tell the core first, or it may
         still ask for these entries. Raises DiskFailure: final.
         """
         with self._guard:
@@ -351,7 +353,9 @@ class RaftLog:
             write.batch.put(ANCHOR_KEY, encode_anchor(self.anchor, self._seed))
             write.rows = True
             self._seal(write)
-            emptied, self._emptied = self._emptied, []
+            emptied: list[tuple[int, int, int]] = []
+            if sum(last - first for _, first, last in self._emptied) >= RECLAIM_ROWS:
+                emptied, self._emptied = self._emptied, []
         self.flush()
         for generation, first, last in _joined(emptied):
             self._rows.compact(

@@ -192,7 +192,7 @@ def test_a_file_makes_flags_and_environment_ignored_and_says_which(tmp_path: Pat
     config, notes = load({"config-file": path, "name": "flag"}, {"RAFTKV_SNAPSHOT_COUNT": "5"})
     assert config.name == "file"
     assert config.heartbeat_interval_ms == 30
-    assert config.snapshot_count == 10_000
+    assert config.snapshot_count == 100_000
     (note,) = notes
     assert "--name" in note
     assert "RAFTKV_SNAPSHOT_COUNT" in note

@@ -247,8 +247,12 @@ def test_dead_rows_are_deleted_a_few_with_every_write(place: Place) -> None:
     again.close()
 
 
-def test_truncated_entries_give_their_space_back(real: Place) -> None:
+def test_truncated_entries_give_their_space_back(
+    real: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Both bounds of the compaction are named; without them LevelDB compacts nothing."""
+    monkeypatch.setattr("raftkv.storage.leveldb.LOG_BUFFER_BYTES", 4_000_000)
+    monkeypatch.setattr("raftkv.storage.raftlog.RECLAIM_ROWS", 300)
     directory = real.open()
     log = directory.log
     sizes: list[int] = []
