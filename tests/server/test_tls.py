@@ -17,9 +17,11 @@ import pytest
 from raftkv import limits
 from raftkv.config import ServerConfig, TlsFiles, parse_url
 from raftkv.pb import rpc_pb2
+from raftkv.server.logs import JsonFormatter
 from raftkv.server.node import Node
 from tests.server.certificates import Authority
 from tests.server.harness import configs, replica_of, running, until
+from tests.server.logged import Lines
 
 
 @pytest.fixture(scope="module")
@@ -30,36 +32,6 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 @pytest.fixture(scope="module")
 def stranger(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     return Authority(tmp_path_factory.mktemp("certificates") / "strangers")
-
-
-class Lines(logging.Handler):
-    """What raftkv and the event loop logged."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.INFO)
-        self.records: list[logging.LogRecord] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.records.append(record)
-
-    def rejected(self) -> list[str]:
-        """The reasons of rejected connections."""
-        return [str(vars(one)["error"]) for one in self.records if "rejected" in one.getMessage()]
-
-    def broken(self) -> list[str]:
-        """What nobody handled."""
-        return [one.getMessage() for one in self.records if one.exc_info or one.levelno >= 40]
-
-
-@pytest.fixture
-def lines() -> Any:
-    handler = Lines()
-    for name in ("raftkv", "asyncio"):
-        logging.getLogger(name).addHandler(handler)
-    logging.getLogger("raftkv").setLevel(logging.INFO)
-    yield handler
-    for name in ("raftkv", "asyncio"):
-        logging.getLogger(name).removeHandler(handler)
 
 
 def secured(config: ServerConfig, client: TlsFiles | None, peer: TlsFiles | None) -> ServerConfig:
@@ -344,10 +316,9 @@ def test_a_peer_with_a_certificate_of_another_ca_is_refused_on_both_sides_withou
     assert not lines.broken()
 
 
-def test_fields_of_a_rejection_are_one_line_of_json(lines: Lines) -> None:
-    from raftkv.server.logs import JsonFormatter
-
-    record = logging.makeLogRecord({"msg": "rejected", "error": "two\nlines", "levelname": "INFO"})
+def test_fields_of_a_rejection_are_one_line_of_json() -> None:
+    fields = {"name": "raftkv.tls", "module": "tls", "msg": "rejected", "error": "two\nlines"}
+    record = logging.makeLogRecord(fields)
     text = JsonFormatter().format(record)
     assert "\n" not in text
     assert json.loads(text)["error"] == "two\nlines"

@@ -1,0 +1,453 @@
+"""What comes in at the ports without belonging there, and directories that do not fit."""
+
+import asyncio
+import stat
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from raftkv import limits
+from raftkv.errors import Code, DirectoryLocked, StorageError
+from raftkv.pb import rpc_pb2
+from raftkv.raft.messages import AppendEntries, AppendReply, Heartbeat, VoteRequest
+from raftkv.raft.types import Entry
+from raftkv.server import clients
+from raftkv.server.links import STATE_PATH, STREAM_PATH
+from raftkv.server.node import Node
+from raftkv.storage.recovery import DataDirectory
+from raftkv.wire import peer
+from tests.server.harness import Client, configs, replica_of, running, until
+from tests.server.impostor import Impostor, metadata
+from tests.server.logged import Lines
+
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+SETTINGS = b"\0\0\0\x04\0\0\0\0\0"
+STRANGER = 0xBAD
+
+
+async def throw(port: int, data: bytes) -> bytes:
+    """Sends bytes and returns what comes back until the server closes."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    answer = b""
+    async with asyncio.timeout(5):
+        try:
+            writer.write(data)
+            while piece := await reader.read(65536):
+                answer += piece
+        except OSError:
+            pass
+        finally:
+            writer.transport.abort()
+    return answer
+
+
+def ports(node: Node) -> list[int]:
+    """The client port and the peer port."""
+    return [node.config.listen_client_urls[0].port, node.config.listen_peer_urls[0].port]
+
+
+async def alive(node: Node) -> None:
+    """A put succeeds."""
+    client = await Client.connect(node)
+    await client.put(b"alive", b"yes")
+    client.close()
+
+
+def leader_of(nodes: list[Node]) -> Node:
+    """The member that leads."""
+    return next(node for node in nodes if replica_of(node).is_leader)
+
+
+BAD = {
+    "zeros": (b"\0" * 100, "not HTTP/2"),
+    "http1": (b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n", "an HTTP/1 request on a gRPC port"),
+    "no-settings": (PREFACE + b"\0\0\x08\x06\0\0\0\0\0" + b"x" * 8, ""),
+    "huge-frame": (PREFACE + SETTINGS + b"\xff\xff\xff\0\0\0\0\0\x01", ""),
+    "data-on-nothing": (PREFACE + SETTINGS + b"\0\0\1\0\1\0\0\0\1x", ""),
+}
+
+
+@pytest.mark.parametrize("port", [0, 1], ids=["client", "peer"])
+def test_what_is_no_grpc_is_closed_with_one_line_each(
+    tmp_path: Path, lines: Lines, port: int
+) -> None:
+    """O12."""
+
+    async def scenario() -> None:
+        async with running(configs(1, tmp_path)) as nodes:
+            for data, reason in BAD.values():
+                lines.records.clear()
+                answer = await throw(ports(nodes[0])[port], data)
+                assert answer.startswith(b"HTTP/1.1 400") == data.startswith(b"GET")
+                closed = [one for one in lines.records if "remote-addr" in vars(one)]
+                assert len(closed) == 1
+                assert reason in str(vars(closed[0])["error"])
+            await alive(nodes[0])
+
+    asyncio.run(scenario())
+    assert not lines.broken()
+
+
+@pytest.mark.parametrize("port", [0, 1], ids=["client", "peer"])
+def test_a_connection_that_says_nothing_ends_at_the_deadline(
+    tmp_path: Path, lines: Lines, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """O04, O05: no byte, or the preface and half a frame."""
+    from raftkv.wire import policy
+
+    defaults = list(policy.ConnectionLimits.__init__.__defaults__ or ())
+    place = defaults.index(limits.HANDSHAKE_SECONDS)
+    defaults[place] = 0.4
+    monkeypatch.setattr(policy.ConnectionLimits.__init__, "__defaults__", tuple(defaults))
+
+    async def scenario() -> None:
+        async with running(configs(1, tmp_path)) as nodes:
+            number = ports(nodes[0])[port]
+            await asyncio.gather(
+                *(throw(number, b"") for _ in range(30)), throw(number, PREFACE + SETTINGS[:5])
+            )
+            await alive(nodes[0])
+
+    asyncio.run(scenario())
+    assert lines.rejected() == ["no HTTP/2 handshake within 0.4 s"] * len(lines.rejected())
+    assert 1 <= len(lines.rejected()) <= 2
+    assert not lines.broken()
+
+
+def test_a_client_that_never_reads_why_it_is_closed_is_cut(
+    tmp_path: Path, lines: Lines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """O11: closing politely must not last for ever, nor be logged again and again."""
+    monkeypatch.setattr(clients, "LINGER_SECONDS", 0.5)
+
+    async def scenario() -> None:
+        async with running(configs(1, tmp_path)) as nodes:
+            writer_client = await Client.connect(nodes[0])
+            await writer_client.put(b"big", b"x" * 1_000_000)
+            reader = await Client.connect(nodes[0])
+            transport = reader._transport
+            assert transport is not None
+            transport.pause_reading()
+            answers = [
+                reader.start("/etcdserverpb.KV/Range", rpc_pb2.RangeRequest(key=b"big"))
+                for _ in range(12)
+            ]
+            reader.flush()
+            assert nodes[0].clients is not None
+            left = nodes[0].clients.connections
+            await until(lambda: any(one._paused for one in left))
+            transport.write(b"\0\0\1\0\1\0\0\0\0x")  # DATA on stream 0: an error
+            await until(lambda: len(left) == 1, 10)
+            for answer in answers:
+                answer.cancel()
+            transport.abort()
+            writer_client.close()
+
+    asyncio.run(scenario())
+    closed = [str(vars(one).get("error")) for one in lines.records]
+    assert len([reason for reason in closed if "stream 0" in reason]) == 1
+    assert not lines.broken()
+
+
+def test_a_forged_sender_changes_nothing(tmp_path: Path, lines: Lines) -> None:
+    """O13: messages that name another sender or receiver than the stream's are dropped."""
+
+    async def scenario() -> None:
+        async with running(configs(3, tmp_path)) as nodes:
+            leader = leader_of(nodes)
+            follower = next(node for node in nodes if node is not leader)
+            me, boss = replica_of(follower).member, replica_of(leader).member
+            core = replica_of(follower).core
+            term, commit = core.term, core.commit
+            impostor = await Impostor.connect(follower)
+            await impostor.open(metadata(follower, STRANGER))
+            assert impostor.greeting is not None
+            impostor.send(
+                [
+                    Heartbeat(me, boss, term + 1000, commit + 1000),
+                    VoteRequest(me, boss, term + 1000, 10**9, term + 999, force=True),
+                    AppendReply(me, boss, term + 1000, True, 10**9),
+                    AppendEntries(me, boss, term, commit, term, [], commit + 1000),
+                    Heartbeat(boss, STRANGER, term + 1000, commit),
+                ]
+            )
+            await alive(follower)
+            assert core.term == term
+            assert core.leader == boss
+            assert not replica_of(follower).core.is_leader
+            impostor.close()
+
+    asyncio.run(scenario())
+    assert not lines.broken()
+
+
+@pytest.mark.parametrize(
+    ("changed", "text"),
+    [
+        ({b"raftkv-cluster": b"%016x" % 1}, "cluster ID mismatch"),
+        ({b"raftkv-to": b"%016x" % 1}, "member ID mismatch"),
+        ({b"raftkv-cluster": b"zzz"}, "names no raftkv member"),
+        ({b"raftkv-member": b""}, "names no raftkv member"),
+    ],
+    ids=["cluster", "member", "garbage", "empty"],
+)
+def test_a_stranger_is_refused_with_one_line(
+    tmp_path: Path, lines: Lines, changed: dict[bytes, bytes], text: str
+) -> None:
+    async def scenario() -> None:
+        async with running(configs(1, tmp_path)) as nodes:
+            for _ in range(20):
+                impostor = await Impostor.connect(nodes[0])
+                await impostor.open({**metadata(nodes[0], STRANGER), **changed})
+                code, told = await impostor.refusal()
+                assert code in (Code.FAILED_PRECONDITION, Code.INVALID_ARGUMENT)
+                assert text in told
+                impostor.close()
+
+    asyncio.run(scenario())
+    refused = [one.getMessage() for one in lines.records if "refused member" in one.getMessage()]
+    assert len(refused) == 1
+    assert text in refused[0]
+    assert not lines.broken()
+
+
+def test_a_member_that_came_back_with_another_directory_is_refused(tmp_path: Path) -> None:
+    """R33 at the stream: the incarnation that the cluster knows is another one."""
+
+    async def scenario() -> None:
+        async with running(configs(2, tmp_path)) as nodes:
+            other = replica_of(nodes[1]).member
+            impostor = await Impostor.connect(nodes[0])
+            await impostor.open(metadata(nodes[0], other))
+            code, text = await impostor.refusal()
+            assert code == Code.FAILED_PRECONDITION
+            assert "another data directory" in text
+            impostor.close()
+
+    asyncio.run(scenario())
+
+
+def test_urls_that_cannot_be_dialled_are_not_believed(tmp_path: Path, lines: Lines) -> None:
+    async def scenario() -> None:
+        async with running(configs(1, tmp_path)) as nodes:
+            for urls in (b"\xff\xfe", b"http://[::1", b"http://x:99999", b"gopher://x:1", b",,,"):
+                impostor = await Impostor.connect(nodes[0])
+                await impostor.open(metadata(nodes[0], STRANGER, urls=urls))
+                assert impostor.greeting is not None
+                impostor.close()
+            await alive(nodes[0])
+
+    asyncio.run(scenario())
+    assert not lines.broken()
+
+
+def _appends_with_a_hole() -> bytes:
+    entries = [Entry(5, 1, 0, b"x"), Entry(7, 1, 0, b"x")]
+    return peer.pack(peer.encode_messages([AppendEntries(1, STRANGER, 1, 4, 1, entries, 0)]))
+
+
+@pytest.mark.parametrize(
+    "packet",
+    [
+        b"\xff" * 50,
+        b"\x0a\xff\xff\xff\xff\xff\x01",
+        b"\x0a\x05hello",
+        peer.pack(b"\x63\0\0\0\0"),
+        peer.pack(b"\1\0\0\0\x02ab"),
+        peer.pack(b"\1\xff\xff\xff\xff"),
+        _appends_with_a_hole(),
+    ],
+    ids=["noise", "length", "short", "kind", "cut", "size", "hole"],
+)
+def test_a_malformed_packet_ends_its_stream_and_nothing_else(
+    tmp_path: Path, lines: Lines, packet: bytes
+) -> None:
+    """O12, R41."""
+
+    async def scenario() -> None:
+        async with running(configs(1, tmp_path)) as nodes:
+            for path in (STREAM_PATH, STATE_PATH):
+                impostor = await Impostor.connect(nodes[0])
+                await impostor.open(metadata(nodes[0], STRANGER), path)
+                impostor.send_raw(packet)
+                code, text = await impostor.refusal()
+                assert code == Code.INVALID_ARGUMENT or path == STATE_PATH
+                assert text or path == STATE_PATH
+                impostor.close()
+            await alive(nodes[0])
+
+    asyncio.run(scenario())
+    assert not lines.broken()
+
+
+def test_an_oversized_message_is_refused_before_it_is_read(tmp_path: Path, lines: Lines) -> None:
+    """O13: the length alone is enough; the member does not wait for 64 MiB."""
+
+    async def scenario() -> None:
+        async with running(configs(1, tmp_path)) as nodes:
+            impostor = await Impostor.connect(nodes[0])
+            await impostor.open(metadata(nodes[0], STRANGER))
+            size = limits.MAX_PEER_MESSAGE_BYTES + 1
+            head = b"\0" + size.to_bytes(4, "big")
+            frame = (len(head) + 100).to_bytes(3, "big") + b"\0\0"
+            impostor.write(frame + impostor.stream.to_bytes(4, "big") + head + b"x" * 100)
+            code, text = await impostor.refusal()
+            assert code == Code.RESOURCE_EXHAUSTED
+            assert str(size) in text
+            impostor.close()
+            await alive(nodes[0])
+
+    asyncio.run(scenario())
+    assert not lines.broken()
+
+
+def test_members_of_another_cluster_are_refused_on_both_sides_without_a_flood(
+    tmp_path: Path, lines: Lines
+) -> None:
+    """D22: a new cluster was started at an address that a member of the old one had."""
+
+    async def scenario() -> None:
+        old = configs(3, tmp_path / "old")
+        async with running(old) as nodes:
+            gone = nodes[2]
+            await gone.stop()
+            await until(lambda: any(replica_of(node).is_leader for node in nodes[:2]))
+            url = old[2].listen_peer_urls
+            lone = replace(
+                configs(1, tmp_path / "new")[0],
+                listen_peer_urls=url,
+                initial_advertise_peer_urls=url,
+                initial_cluster={"m0": (str(url[0]),)},
+                initial_cluster_token="another",
+            )
+            lines.records.clear()
+            async with running([lone]) as strangers:
+                await asyncio.sleep(1.2)
+                await alive(strangers[0])
+                await alive(nodes[0])
+                assert len(replica_of(strangers[0]).machine.members) == 1
+
+    asyncio.run(scenario())
+    texts = [one.getMessage() for one in lines.records if "cluster ID mismatch" in one.getMessage()]
+    refused = [text for text in texts if text.startswith("refused member")]
+    noticed = [text for text in texts if text.startswith("no connection to member")]
+    assert len(refused) == 2  # one per member that dials
+    assert len(noticed) == 2
+    assert not lines.broken()
+
+
+def test_a_directory_of_another_cluster_never_joins(tmp_path: Path, lines: Lines) -> None:
+    """D22: it goes on as what it is, is refused by everyone, and says so."""
+
+    async def scenario() -> None:
+        foreign = configs(3, tmp_path / "foreign", initial_cluster_token="foreign")
+        async with running(foreign):
+            pass
+        ours = configs(3, tmp_path / "ours")
+        async with running(ours) as nodes:
+            await nodes[2].stop()
+            lines.records.clear()
+            wrong = Node(replace(ours[2], data_dir=foreign[2].data_dir))
+            await wrong.start()
+            await asyncio.sleep(0.8)
+            assert not replica_of(wrong).leader
+            assert replica_of(nodes[0]).machine.cluster != replica_of(wrong).machine.cluster
+            await wrong.stop()
+
+    asyncio.run(scenario())
+    texts = [one.getMessage() for one in lines.records]
+    assert any("are for a first start only" in text for text in texts)
+    assert any("cluster ID mismatch" in text for text in texts)
+    assert not lines.broken()
+
+
+@pytest.mark.parametrize("running_then", [True, False], ids=["running", "stopped"])
+def test_a_removed_member_is_told_and_stops(
+    tmp_path: Path, lines: Lines, running_then: bool
+) -> None:
+    """R31: whether it was there to hear it or comes back later."""
+
+    async def scenario() -> None:
+        config = configs(3, tmp_path)
+        async with running(config) as nodes:
+            leader = leader_of(nodes)
+            victim = next(node for node in nodes if node is not leader)
+            number = replica_of(victim).member
+            if not running_then:
+                await victim.stop()
+            client = await Client.connect(leader)
+            request = rpc_pb2.MemberRemoveRequest(ID=number)
+            await client.call("/etcdserverpb.Cluster/MemberRemove", request)
+            if not running_then:
+                victim = Node(victim.config)
+                await victim.start()
+            async with asyncio.timeout(10):
+                await victim.stopped.wait()
+            assert victim.exit_code == 1
+            await victim.stop()
+            await client.put(b"without", b"it")
+            client.close()
+
+    asyncio.run(scenario())
+    assert [text for text in lines.broken() if "has been removed from the cluster" in text]
+
+
+def test_a_directory_that_is_open_is_not_opened_again(tmp_path: Path) -> None:
+    """D23."""
+
+    async def scenario() -> None:
+        config = configs(1, tmp_path)
+        async with running(config):
+            other = replace(configs(1, tmp_path / "x")[0], data_dir=config[0].data_dir)
+            node = Node(other)
+            with pytest.raises(DirectoryLocked, match="m0"):
+                await node.start()
+            await node.stop()
+
+    asyncio.run(scenario())
+
+
+def test_a_directory_open_to_everyone_is_closed_to_them(tmp_path: Path) -> None:
+    """D24."""
+
+    async def scenario() -> None:
+        config = configs(1, tmp_path)[0]
+        config.data_dir.mkdir()
+        config.data_dir.chmod(0o777)
+        async with running([config]) as nodes:
+            await alive(nodes[0])
+        assert stat.S_IMODE(config.data_dir.stat().st_mode) == 0o700
+
+    asyncio.run(scenario())
+
+
+def test_a_directory_behind_a_symbolic_link_is_refused(tmp_path: Path) -> None:
+    """D24."""
+
+    async def scenario() -> None:
+        config = configs(1, tmp_path)[0]
+        (tmp_path / "real").mkdir()
+        config.data_dir.symlink_to(tmp_path / "real")
+        node = Node(config)
+        with pytest.raises(StorageError, match="is a symbolic link"):
+            await node.start()
+        await node.stop()
+        assert not list((tmp_path / "real").iterdir())
+
+    asyncio.run(scenario())
+
+
+def test_a_directory_with_other_things_in_it_is_left_alone(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        config = configs(1, tmp_path)[0]
+        config.data_dir.mkdir()
+        (config.data_dir / "thesis.txt").write_text("precious")
+        node = Node(config)
+        with pytest.raises(StorageError, match=r"it holds thesis\.txt"):
+            await node.start()
+        await node.stop()
+        assert (config.data_dir / "thesis.txt").read_text() == "precious"
+        assert DataDirectory.peek(str(config.data_dir)) is None
+
+    asyncio.run(scenario())
