@@ -37,6 +37,7 @@ from raftkv.replica.effects import Effects, Ticket
 from raftkv.replica.housekeeping import Housekeeping
 from raftkv.replica.pending import TICKET, Write
 from raftkv.replica.reading import Reading
+from raftkv.replica.watchdog import DiskWatchdog
 from raftkv.replica.writes import Writes
 
 
@@ -80,6 +81,7 @@ class Replica:
         self.core.snapshot_point(self._point())
         self.writes = Writes(self.core, boot, settings.request_timeout_seconds)
         self.reading = Reading()
+        self._watchdog = DiskWatchdog(self.core)
         self.housekeeping = Housekeeping(
             settings.snapshot_count,
             settings.catch_up_entries,
@@ -140,6 +142,8 @@ class Replica:
         """One tick of Raft's clock has passed."""
         self.core.tick()
         self.writes.tick()
+        if self.core.is_leader and self._watchdog.behind():
+            self._watchdog.hand_over(self.transfer_target())
 
     def on_checkpoint(self, index: int) -> None:
         """The checkpoint asked for at `index` has finished."""
