@@ -35,6 +35,7 @@ MEMBERS: Final = 3
 CLIENTS: Final = 8
 HEARTBEAT_MS: Final = 50
 ELECTION_MS: Final = 500
+SNAPSHOT_COUNT: Final = 60  # so small that members which were away need the whole state
 RESUME_SECONDS: Final = 3.0
 PAUSE_SECONDS: Final = 3 * ELECTION_MS / 1000
 
@@ -50,6 +51,7 @@ class Report:
     resumed: list[tuple[str, float]] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     revisions: int = 0
+    transfers: int = 0  # whole states that were sent to members that fell behind
 
     def lines(self) -> str:
         """For a person."""
@@ -57,7 +59,8 @@ class Report:
         return "\n".join(
             [
                 f"seed {self.seed}: {self.revisions} revisions, outcomes {dict(self.outcomes)}",
-                f"  faults {dict(self.faults)}; slowest resumption {slowest:.2f} s",
+                f"  faults {dict(self.faults)}; slowest resumption {slowest:.2f} s; "
+                f"{self.transfers} states transferred",
                 f"  errors {dict(self.errors)}",
                 *(f"  PROBLEM {problem}" for problem in self.problems),
             ]
@@ -233,13 +236,14 @@ def run(directory: Path, seed: int, seconds: float) -> Report:
     """One cluster, one seed; the members are gone when this returns."""
     report = Report(seed)
     timing = (f"--heartbeat-interval={HEARTBEAT_MS}", f"--election-timeout={ELECTION_MS}")
-    with raftkv(directory, MEMBERS, *timing, "--snapshot-count=500") as cluster:
+    with raftkv(directory, MEMBERS, *timing, f"--snapshot-count={SNAPSHOT_COUNT}") as cluster:
         try:
             asyncio.run(_scenario(cluster, seed, seconds, report))
         except Exception as error:  # noqa: BLE001  a run that breaks is a finding
             report.problems.append(f"{type(error).__name__}: {error}")
         for server in cluster.servers:
             log = server.log_end(100_000)
+            report.transfers += log.count("sent the state at index")
             if "Traceback" in log or '"level": "critical"' in log:
                 report.problems.append(f"{server.name} logged a traceback or a critical line")
     return report

@@ -166,7 +166,7 @@ class Clients:
                     continue
             if not await self._operate(client, member, wire, random, seen):
                 wire.close()
-            await asyncio.sleep(random.random() * 0.02)
+            await asyncio.sleep(random.random() * 0.01)
         if wire is not None:
             wire.close()
 
