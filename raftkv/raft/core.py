@@ -13,9 +13,7 @@ a leader's appends and heartbeats leave at once (dissertation 10.2.1): its term 
 because votes were asked for only then, and its own entries count only when `persisted`.
 
 Committed entries are handed out only once they are durable here too, so the state machine
-never holds what the own log could lose.
-
-The role's own rules live in follower.py, voting.py, candidate.py and leader.py.
+never holds what the own log could lose. Each role's own rules are in its own module.
 """
 
 from random import Random
@@ -94,7 +92,6 @@ class Core:
         self.reads = Reads(random)
         self.state: Follower | Candidate | Leader = Follower(self)
         self.draw_timeout()
-
         self.messages: list[Message] = []
         self.after: list[Message] = []
         self.regressed_now: list[int] = []
@@ -105,6 +102,8 @@ class Core:
         self._saved_number = 0  # the batch that carried it
         self._installed: SnapshotMeta | None = None
         self._shown = (NOBODY, self.term, self.role)
+        self.defers_news = False  # see `tell_news`
+        self.news_due = False  # followers are told the commit index in the next Ready
         self.dirty = False  # ready() may have something to say
 
     # --- facts out --------------------------------------------------------------
@@ -164,14 +163,16 @@ class Core:
 
     def match_index(self, member: int) -> int:
         """On a leader: the index up to which `member` is known to have the log; else 0."""
-        if not isinstance(self.state, Leader):
-            return 0
-        known = self.state.progress.get(member)
+        known = self.state.progress.get(member) if isinstance(self.state, Leader) else None
         return known.match if known is not None else 0
 
     def progress(self) -> dict[int, describe.FollowerView]:
         """On a leader: what it knows about every other member; else empty."""
         return describe.followers(self)
+
+    def has_news(self) -> bool:
+        """True on a leader that has not told a follower the newest commit index it may know."""
+        return isinstance(self.state, Leader) and self.state.has_news()
 
     # --- facts in ---------------------------------------------------------------
 
@@ -244,7 +245,7 @@ class Core:
         Starts a pre-vote that others grant if they lost the leader too; at most one per
         election timeout.
         """
-        if self.is_leader or self.leader == NOBODY:
+        if self.leader in (NOBODY, self.member):
             return
         self.leader_is_gone = True
         if self.now - self.gone_campaign_at < self.settings.election_timeout_ticks:
@@ -286,6 +287,19 @@ class Core:
         """Entries up to `index` were dropped from the disk log, behind a checkpoint."""
         assert index <= self.applied, "compacted beyond the applied state"
         self.log.compact(index, term)
+
+    def tell_news(self) -> None:
+        """Tell followers the commit index in the next Ready, without an append to carry it.
+
+        With `defers_news` set, others than those where somebody waits learn it only so.
+        """
+        if self.has_news():
+            self.news_due = self.dirty = True
+
+    def want_commit(self, member: int, index: int) -> None:
+        """On a leader: somebody at `member` waits for the commit of entry `index`."""
+        if isinstance(self.state, Leader):
+            self.state.want_commit(member, index)
 
     def snapshot_point(self, meta: SnapshotMeta) -> None:
         """The state that can be sent to followers from now on."""

@@ -219,7 +219,19 @@ class Leader:
             core.dirty = True
             core.reads.answer(done.upto, done.index)
             for member, number in done.requests:
+                self.want_commit(member, done.index)
                 core.send(ReadIndexReply(member, core.member, core.term, number, done.index))
+
+    def want_commit(self, member: int, index: int) -> None:
+        """Somebody at `member` waits for entry `index`: tell it there at once when committed."""
+        known = self.progress.get(member)
+        if known is not None and index > known.urgent:
+            known.urgent = index
+            self.core.dirty = True
+
+    def has_news(self) -> bool:
+        """See `Core.has_news`."""
+        return self.replication.has_news(self.others)
 
     def _acked_round(self) -> int:
         """The newest round that a quorum, ourselves included, has answered."""

@@ -42,6 +42,7 @@ class Progress:
         "regressed",
         "snapshot_index",
         "state",
+        "urgent",
         "verify",
         "voter",
     )
@@ -59,6 +60,7 @@ class Progress:
         self.match_round = 0
         self.match_at_beat = -1  # match at the last heartbeat: nothing moved since?
         self.commit_sent = 0  # commit index that the member can know
+        self.urgent = 0  # somebody waits there for the commit of this index
         self.snapshot_index = 0  # SNAPSHOT: index of the state on its way
         self.verify = False  # send one empty append at `match` (see module docstring)
         self.regressed = False

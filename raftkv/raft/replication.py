@@ -36,11 +36,24 @@ class Replication:
                 continue
             commit = min(core.commit, known.acknowledged)
             asked = beat or (round_started and known.voter)
-            if asked or commit > known.commit_sent:
+            if asked or (commit > known.commit_sent and self._tells_news(known)):
                 known.commit_sent = commit
                 number = self._rounds.newest if asked else 0  # mere news needs no answer
                 core.send(Heartbeat(known.member, core.member, core.term, commit, number))
         self._cut.clear()
+        core.news_due = False
+
+    def _tells_news(self, known: Progress) -> bool:
+        """Send mere news of the commit index now, or let the next append carry it?"""
+        core = self._core
+        if not core.defers_news or core.news_due:
+            return True
+        return known.commit_sent < known.urgent <= core.commit
+
+    def has_news(self, followers: list[Progress]) -> bool:
+        """True if a follower could know of a higher commit index than it was told."""
+        commit = self._core.commit
+        return any(min(commit, known.acknowledged) > known.commit_sent for known in followers)
 
     def _appends(self, known: Progress) -> bool:
         """Send the appends that the follower's window admits. Returns True if any was sent."""

@@ -79,6 +79,7 @@ class Replica:
         self.boot = boot
         self.core = Core(settings.core, recovered, reader, self._point(), source)
         self.core.snapshot_point(self._point())
+        self.core.defers_news = True
         self.writes = Writes(self.core, boot, settings.request_timeout_seconds)
         self.reading = Reading()
         self._watchdog = DiskWatchdog(self.core)
@@ -144,6 +145,10 @@ class Replica:
         self.writes.tick()
         if self.core.is_leader and self._watchdog.behind():
             self._watchdog.hand_over(self.transfer_target())
+
+    def tell_news(self) -> None:
+        """See `Effects.news`."""
+        self.core.tell_news()
 
     def on_checkpoint(self, index: int) -> None:
         """The checkpoint asked for at `index` has finished."""
@@ -226,6 +231,7 @@ class Replica:
         if now >= self._next_sweep:
             self._sweep(now, effects)
         self._housekeep(effects)
+        effects.news = self.core.is_leader and self.core.has_news()
         effects.more = self.core.has_ready()
         return effects
 

@@ -189,7 +189,8 @@ class Writes:
                 fresh = writes
             try:
                 if fresh:
-                    self.core.propose([payload for _, payload in fresh])
+                    index = self.core.propose([payload for _, payload in fresh])
+                    self.core.want_commit(forward.sender, index + len(fresh) - 1)
                 return
             except UncommittedFull:
                 code, text = TOO_MANY_REQUESTS.code, TOO_MANY_REQUESTS.text

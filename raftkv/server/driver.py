@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from typing import Protocol, cast
+from typing import Final, Protocol, cast
 
 from raftkv.raft.messages import InstallSnapshot, Message
 from raftkv.raft.types import SnapshotMeta
@@ -21,6 +21,9 @@ from raftkv.replica.replica import Replica
 from raftkv.server.disk import Disk
 from raftkv.storage.backend import StateBackend
 from raftkv.storage.recovery import DataDirectory
+
+# How long a follower may not know of a commit while nothing else is sent to it.
+NEWS_SECONDS: Final = 0.002
 
 
 class PeerSender(Protocol):
@@ -80,6 +83,7 @@ class Driver:
         self._stopped = False
         self._old_states = False  # replaced states wait to be removed
         self._tasks: dict[asyncio.Task[None], None] = {}
+        self._news: asyncio.TimerHandle | None = None
         self._timer: asyncio.TimerHandle | None = None
         self.role_listeners: list[Callable[[], None]] = []
 
@@ -166,6 +170,8 @@ class Driver:
             ticket[0](ticket, None)  # type: ignore[index]
         if effects.members_changed or effects.installed is not None:
             peers.members_changed()
+        if effects.news and self._news is None:
+            self._news = self.loop.call_later(NEWS_SECONDS, self._tell_news)
         if effects.role_changed:
             peers.role_changed()
             for listener in self.role_listeners:
@@ -173,6 +179,12 @@ class Driver:
         for message in effects.snapshots:
             peers.send_state(message)
         self._housekeep(effects)
+
+    def _tell_news(self) -> None:
+        self._news = None
+        self.replica.tell_news()
+        if self.replica.core.has_ready():
+            self.wake()
 
     def _flush(self) -> None:
         dirty, self._dirty = self._dirty, []
