@@ -12,7 +12,7 @@ failure as well: a test that does nothing is green.
 import traceback
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Final
 
@@ -76,6 +76,14 @@ def draw_profile(seed: int, nodes: int = 0, seconds: float = 20.0) -> Profile:
         tick_us=random.choice((20, 50, 100)) * MILLISECOND,
         snapshot_count=random.choice((20, 60, 200, 1000)),
         catch_up_entries=random.choice((5, 20, 100)),
+    )
+    tight = Random(f"{seed}/limits")  # small windows and caches: other ways through the code
+    timing = replace(
+        timing,
+        max_append_bytes=tight.choice((300, 5_000, 1_000_000)),
+        max_inflight_messages=tight.choice((1, 4, 512)),
+        max_log_cache_bytes=tight.choice((1_000, 20_000, 1_000_000)),
+        max_uncommitted_bytes=tight.choice((20_000, 1_000_000)),
     )
     load = Load(
         clients=random.randint(4, 12),

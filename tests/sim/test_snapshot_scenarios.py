@@ -10,7 +10,7 @@ from raftkv.sim.world import MILLISECOND, SECOND
 from tests.sim.scenario import LOAD, TIMING, Scenario
 
 SMALL = replace(TIMING, tick_us=20 * MILLISECOND, snapshot_count=20, catch_up_entries=5)
-BUSY = replace(LOAD, put=60, clients=8, think_us=20 * MILLISECOND)
+BUSY = replace(LOAD, put=60, clients=8, think_us=20 * MILLISECOND, timeout_us=300 * MILLISECOND)
 
 
 def behind_the_log(seed: int = 1) -> tuple[Scenario, Node]:
