@@ -451,3 +451,25 @@ def test_a_directory_with_other_things_in_it_is_left_alone(tmp_path: Path) -> No
         assert DataDirectory.peek(str(config.data_dir)) is None
 
     asyncio.run(scenario())
+
+
+def test_a_client_that_pings_too_often_is_told_to_calm_down(tmp_path: Path, lines: Lines) -> None:
+    """O10: as grpc-go enforces it: the third ping too many ends the connection."""
+    ping = b"\0\0\x08\x06\0\0\0\0\0" + b"12345678"
+
+    async def scenario() -> None:
+        async with running(configs(1, tmp_path, grpc_keepalive_min_time_seconds=60.0)) as nodes:
+            reader, writer = await asyncio.open_connection("127.0.0.1", ports(nodes[0])[0])
+            writer.write(PREFACE + SETTINGS)
+            answer = b""
+            async with asyncio.timeout(5):
+                writer.write(ping * 4)
+                while piece := await reader.read(65536):
+                    answer += piece
+            enhance_your_calm = (11).to_bytes(4, "big")
+            assert enhance_your_calm + b"too_many_pings" in answer
+            writer.transport.abort()
+            await alive(nodes[0])
+
+    asyncio.run(scenario())
+    assert not lines.broken()
