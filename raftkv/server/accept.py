@@ -125,7 +125,11 @@ class PeerProtocol(asyncio.Protocol):
 
     def opened(self, stream: int, head: RequestHead) -> None:
         """A stream of messages or a state transfer begins."""
-        refusal = self.peers.check_sender(head.metadata)
+        try:
+            refusal = self.peers.check_sender(head.metadata)
+        except StorageError as error:  # it could not be noted who was met
+            self.peers.driver.fail(error)
+            return
         if refusal is not None:
             code, text = refusal
             self.connection.finish(stream, code, text)

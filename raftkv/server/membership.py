@@ -9,9 +9,16 @@ incarnation they met under which member id. A directory that comes up empty unde
 has lost votes and acknowledgements; it may take part only after a majority of all members,
 not counting itself, has said that it knows no other incarnation (dissertation 3.8: a server
 must not forget its vote).
+
+A life is one start of a directory: how many there were (upper 32 bits), and a random number.
+Whoever was restored from a copy counts from where the copy was made, so it comes with a life
+that is not newer than the one its peers have met, and is refused (R34).
+
+File: {"member id": "incarnation:life", ...}, all in hex; one entry is this member's own.
 """
 
 import json
+import random
 from collections.abc import Iterable, Mapping
 from typing import Final
 
@@ -19,6 +26,7 @@ from raftkv.storage.files import REAL, read_file, replace_file
 
 PEERS_FILE: Final = "peers"
 _MAGIC: Final = b"RKP1"
+_NUMBER_SHIFT: Final = 32
 
 
 class KnownMembers:
@@ -27,8 +35,12 @@ class KnownMembers:
     def __init__(self, path: str) -> None:
         self._path = path
         self._addresses: dict[int, tuple[str, ...]] = {}
+        self.life = 0  # of this member; `begin_life` sets it
+        self._met: dict[int, tuple[int, int]] = {}  # incarnation and life by member id
         pairs = json.loads(read_file(REAL, path, _MAGIC)) if REAL.exists(path) else {}
-        self._incarnations = {int(member, 16): int(number, 16) for member, number in pairs.items()}
+        for member, text in pairs.items():
+            incarnation, _, life = text.partition(":")
+            self._met[int(member, 16)] = (int(incarnation, 16), int(life or "0", 16))
 
     def addresses(self, member: int) -> tuple[str, ...]:
         """The peer URLs of a member, () if unknown."""
@@ -49,14 +61,25 @@ class KnownMembers:
 
     def incarnation(self, member: int) -> int:
         """The incarnation met under this id; 0: none."""
-        return self._incarnations.get(member, 0)
+        return self._met.get(member, (0, 0))[0]
 
-    def learn_incarnation(self, member: int, incarnation: int) -> None:
-        """Remembers, durably, the incarnation met under this id."""
-        if self._incarnations.get(member) == incarnation:
+    def begin_life(self, member: int, incarnation: int) -> None:
+        """This member starts: counts that, durably, before anyone hears of it."""
+        number = (self._met.get(member, (0, 0))[1] >> _NUMBER_SHIFT) + 1
+        self.life = number << _NUMBER_SHIFT | random.SystemRandom().getrandbits(_NUMBER_SHIFT)
+        self.meet(member, incarnation, self.life)
+
+    def is_older_life(self, member: int, life: int) -> bool:
+        """True if `life` is neither the newest that was met under this id nor a later one."""
+        met = self._met.get(member, (0, 0))[1]
+        return life != met and life >> _NUMBER_SHIFT <= met >> _NUMBER_SHIFT
+
+    def meet(self, member: int, incarnation: int, life: int) -> None:
+        """Remembers, durably, the incarnation and the life met under this id."""
+        if self._met.get(member) == (incarnation, life):
             return
-        self._incarnations[member] = incarnation
-        pairs = {f"{key:016x}": f"{value:016x}" for key, value in self._incarnations.items()}
+        self._met[member] = (incarnation, life)
+        pairs = {f"{key:016x}": f"{one:016x}:{two:016x}" for key, (one, two) in self._met.items()}
         replace_file(REAL, self._path, _MAGIC, json.dumps(pairs, sort_keys=True).encode())
 
     def forget(self, member: int) -> None:

@@ -132,6 +132,7 @@ class Node:
         driver = Driver(self.loop, replica, directory, tick_seconds, self._failed)
         self.driver = driver
         known = KnownMembers(os.path.join(config.data_dir, PEERS_FILE))
+        known.begin_life(member, directory.identity.incarnation)
         known.learn_addresses(addresses)
         own_urls = tuple(str(url) for url in config.initial_advertise_peer_urls)
         peers = Peers(

@@ -29,6 +29,7 @@ from raftkv.storage.rejoin import refusal
 log = logging.getLogger("raftkv.peers")
 
 REFUSAL_QUIET_SECONDS: Final = 60.0
+OLD_COPY_TEXT: Final = "the member came back with an old copy of its data directory"
 REMOVED_TEXT: Final = "the member has been permanently removed from the cluster"
 
 
@@ -153,6 +154,7 @@ class Peers:
             (b"raftkv-member", b"%016x" % self.member),
             (b"raftkv-to", b"%016x" % to),
             (b"raftkv-incarnation", b"%016x" % self._identity.incarnation),
+            (b"raftkv-life", b"%016x" % self._known.life),
             (b"raftkv-urls", ",".join(self._own_urls).encode()),
         ]
 
@@ -191,8 +193,13 @@ class Peers:
 
     def rejected(self, link: Link, code: int, text: str) -> None:
         """Another member refused this one by an answer."""
-        if code == Code.FAILED_PRECONDITION and text == REMOVED_TEXT:
+        if code != Code.FAILED_PRECONDITION:
+            return
+        if text == REMOVED_TEXT:
             self.removed()
+        elif text == OLD_COPY_TEXT:
+            problem = f"member {link.member:016x} has met a later start of it: it is an old copy"
+            self.driver.fail(refusal(str(self.driver.directory.path), self.member, problem))
 
     # --- accepted connections ---------------------------------------------------
 
@@ -217,6 +224,7 @@ class Peers:
             sender = int(metadata[b"raftkv-member"], 16)
             to = int(metadata[b"raftkv-to"], 16)
             incarnation = int(metadata[b"raftkv-incarnation"], 16)
+            life = int(metadata.get(b"raftkv-life", b"0"), 16)
         except (KeyError, ValueError):
             return Code.INVALID_ARGUMENT, "the metadata names no raftkv member"
         if cluster != self.cluster:
@@ -241,11 +249,13 @@ class Peers:
                 f"member {sender:016x} came back with another data directory; "
                 "remove it and add it again as a new member",
             )
-        self._learn(sender, incarnation, metadata.get(b"raftkv-urls", b""))
+        if self._known.is_older_life(sender, life):
+            return Code.FAILED_PRECONDITION, OLD_COPY_TEXT
+        self._known.meet(sender, incarnation, life)
+        self._learn(sender, metadata.get(b"raftkv-urls", b""))
         return None
 
-    def _learn(self, sender: int, incarnation: int, urls: bytes) -> None:
-        self._known.learn_incarnation(sender, incarnation)
+    def _learn(self, sender: int, urls: bytes) -> None:
         if self._known.learn_address(sender, _dialable(urls)):
             link = self.links.get(sender)
             if link is None:

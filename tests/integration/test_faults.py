@@ -211,10 +211,13 @@ def _python_start_seconds() -> float:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("leader_changed", [False, True], ids=["same-leader", "new-leader"])
 def test_a_member_with_an_old_copy_of_its_directory_refuses_and_can_rejoin(
-    trio: Cluster, tmp_path: Path
+    trio: Cluster, tmp_path: Path, leader_changed: bool
 ) -> None:
-    """R34: what it acknowledged since the copy is gone, and the leader knows that."""
+    """R34: the leader knows what the member acknowledged since, and every member which of its
+    starts was the last.
+    """
     leader, others = leader_and_others(trio)
     member, witness = others
     put(leader, "old")
@@ -228,6 +231,10 @@ def test_a_member_with_an_old_copy_of_its_directory_refuses_and_can_rejoin(
     member.kill()
     shutil.rmtree(data)
     copy.rename(data)
+    if leader_changed:
+        leader.kill()
+        leader.start()
+        leader.wait_ready()
     member.start()
     wait_for(lambda: not member.running())
     assert member.stop() == CorruptionError.exit_code
