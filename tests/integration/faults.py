@@ -109,6 +109,7 @@ class Nemesis:
                     self.pause_leader,
                     self.pause_leader,
                     self.pause_one,
+                    self.wake_into_a_vacuum,
                     self.kill_two,
                     self.kill_all,
                     self.stop_politely,
@@ -143,6 +144,22 @@ class Nemesis:
     async def pause_leader(self) -> None:
         """R18: the leader stands still and wakes up believing that it leads."""
         await self._pause(await self._leader(), "pause leader")
+
+    async def wake_into_a_vacuum(self) -> None:
+        """R18: an old leader wakes up at the moment when its successor dies."""
+        old = await self._leader()
+        os.kill(old.pid, signal.SIGSTOP)
+        try:
+            await asyncio.sleep(PAUSE_SECONDS)
+            new = await leader_of([one for one in self._servers if one is not old])
+        finally:
+            os.kill(old.pid, signal.SIGCONT)
+        if new is None:
+            return
+        new.kill()
+        await self._resumed("wake into a vacuum", now_us(), new)
+        new.start()
+        await self._ready(new)
 
     async def pause_one(self) -> None:
         """A random member stands still."""

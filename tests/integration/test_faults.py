@@ -86,13 +86,13 @@ def log_with(server: Server, words: str) -> str:
 @pytest.mark.parametrize("seed", [1, 2])
 def test_no_fault_of_processes_breaks_a_promise(tmp_path: Path, seed: int) -> None:
     """R18, R33, R42, D01: kills and pauses under load; the history is strictly serializable."""
-    report = faults.run(tmp_path, seed, 15.0)
+    report = faults.run(tmp_path, seed, 10.0)
     assert not report.problems, report.lines()
     # A run that did nothing proves nothing.
-    assert report.faults.total() >= 3, report.lines()
+    assert report.faults.total() >= 2, report.lines()
     assert report.outcomes["ok"] >= 300, report.lines()
     assert report.revisions >= 100, report.lines()
-    assert len(report.resumed) >= 3, report.lines()
+    assert len(report.resumed) >= 2, report.lines()
 
 
 # --- disks ------------------------------------------------------------------------------
