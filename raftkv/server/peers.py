@@ -14,7 +14,7 @@ from raftkv.config import parse_url
 from raftkv.errors import Code, CorruptionError, ProtocolError
 from raftkv.kv.machine import MachineSettings
 from raftkv.pb import peer_pb2
-from raftkv.raft.messages import InstallSnapshot, Message
+from raftkv.raft.messages import AppendEntries, InstallSnapshot, Message
 from raftkv.raft.types import NOBODY
 from raftkv.server.accept import PeerProtocol
 from raftkv.server.driver import Driver
@@ -40,6 +40,14 @@ def _dialable(urls: bytes) -> list[str]:
         with contextlib.suppress(ValueError):
             found.append(str(parse_url(text)))
     return found
+
+
+def _check_order(message: AppendEntries) -> None:
+    """Entries must follow the one they name. Within a turn it would be too late to refuse them."""
+    first, last = message.entries[0].index, message.entries[-1].index
+    before = message.previous_index
+    if first != before + 1 or last != before + len(message.entries):
+        raise ProtocolError(f"entries {first} to {last} do not follow entry {before}")
 
 
 class Peers:
@@ -289,6 +297,8 @@ class Peers:
         try:
             for message in messages:
                 if message.sender == sender and message.to == self.member:
+                    if type(message) is AppendEntries and message.entries:
+                        _check_order(message)
                     on_message(message)
         except ProtocolError:
             raise  # the sender's mistake

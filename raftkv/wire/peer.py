@@ -250,8 +250,6 @@ def _decode_append(data: bytes, pos: int, end: int) -> Message:
             raise ProtocolError(f"log entry {entry_index} has the unknown kind {kind}")
         entries.append(Entry(entry_index, entry_term, kind, data[start:pos]))
     _at_end(pos, end)
-    if entries and (entries[0].index != index + 1 or entries[-1].index != index + count):
-        raise ProtocolError(f"AppendEntries behind {index} starts at {entries[0].index}")
     return AppendEntries(to, sender, term, index, previous_term, entries, commit, read_round)
 
 
