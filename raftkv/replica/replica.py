@@ -169,6 +169,11 @@ class Replica:
         It comes back in `Effects.installed` (by its index) or in `Effects.discarded`.
         """
         assert machine.applied_index == message.snapshot.index
+        if self.core.installing:
+            # The disk can have one state under way: a crash between two would leave the log
+            # of the first with the state from before it (R36). The leader sends it again.
+            self._discarded.append(machine)
+            return
         if self._received is not None:
             self._discarded.append(self._received)
         self._received = machine
