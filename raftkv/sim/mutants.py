@@ -16,8 +16,9 @@ from typing import Any, Final
 
 import click
 
-from raftkv.errors import DiskFailure
-from raftkv.kv.machine import StateMachine
+from raftkv.errors import NO_LEADER, DiskFailure
+from raftkv.kv import commands
+from raftkv.kv.machine import Result, StateMachine
 from raftkv.raft import follower, leader, voting
 from raftkv.raft.core import Core
 from raftkv.raft.leader import Leader
@@ -26,13 +27,15 @@ from raftkv.raft.messages import AppendEntries, VoteReply, VoteRequest
 from raftkv.raft.quorum import majority_value
 from raftkv.raft.reads import Rounds
 from raftkv.raft.types import NOBODY, HardState, LogBatch
+from raftkv.replica.effects import Effects
 from raftkv.replica.housekeeping import Housekeeping
 from raftkv.replica.reading import Reading
 from raftkv.replica.writes import Writes
+from raftkv.sim.process import Home
 from raftkv.sim.run import Profile, Run, Summary, draw_profile
 from raftkv.sim.world import MILLISECOND, SECOND
 from raftkv.storage.mark import Mark
-from raftkv.storage.memory import MemoryLogRows
+from raftkv.storage.memory import MemoryBackend, MemoryLogRows
 from raftkv.storage.snapshots import StateSender
 
 DEFAULT_SEEDS: Final = 60
@@ -55,6 +58,7 @@ class Mutant:
     nodes: int = 3
     snapshot_count: int = 0  # 0: as drawn
     reads: bool = False  # mostly reads, asked often
+    impatient: bool = False  # members give requests up early
 
 
 @contextmanager
@@ -274,6 +278,28 @@ def _repeat_undecided(self: Writes) -> None:
     _forward_waiting(self)
 
 
+_place = Writes.place
+
+
+def _answer_at_once(self: Writes, now: float, machine: StateMachine, effects: Effects) -> None:
+    """A leader answers puts when it has appended them, with the revision they will get."""
+    proposals = list(self.proposals)
+    _place(self, now, machine, effects)
+    if self.core.is_leader:
+        for place, (_, command, ticket, _) in enumerate(proposals):
+            if command == commands.PUT:
+                effects.replies.append((ticket, Result(machine.revision + 1 + place, b"")))
+
+
+def _expire_definitely(self: Writes, now: float, effects: Effects) -> None:
+    """Tells the clients of writes that took too long that nothing was done."""
+    effects.replies.extend((ticket, NO_LEADER) for ticket in self.pending.expired(now))
+
+
+def _sync_nothing(self: MemoryBackend) -> None:
+    """A checkpoint that forces nothing out."""
+
+
 _next_rows = StateSender._next_rows
 
 
@@ -362,7 +388,26 @@ MUTANTS: Final = (
         ("bad weather", "transfer"),
     ),
     Mutant("repeat undecided writes", ((Writes, "_forward_waiting", _repeat_undecided),), _NETWORK),
-    # snapshots
+    Mutant("answer before commit", ((Writes, "place", _answer_at_once),), _MIXED),
+    Mutant(
+        "call a late write undone",
+        ((Writes, "expire", _expire_definitely),),
+        ("isolate leader", "partition", "mute leader", "stalled disk"),
+        impatient=True,
+    ),
+    # snapshots and members
+    Mutant(
+        "a checkpoint that syncs nothing",
+        ((MemoryBackend, "sync", _sync_nothing),),
+        _CRASHES,
+        snapshot_count=20,
+    ),
+    Mutant(
+        "listen to a wiped member",
+        ((Home, "meets", _always),),
+        ("wipe member", "crash leader", "isolate one", "slow disk"),
+        200,
+    ),
     Mutant(
         "a state without one row",
         ((StateSender, "_next_rows", _lose_a_row),),
@@ -378,6 +423,8 @@ def profile_of(mutant: Mutant, seed: int) -> Profile:
     timing = replace(drawn.timing, tick_us=20 * MILLISECOND)
     if mutant.snapshot_count:
         timing = replace(timing, snapshot_count=mutant.snapshot_count, catch_up_entries=5)
+    if mutant.impatient:
+        timing = replace(timing, request_timeout_seconds=0.3)
     load = drawn.load
     if mutant.reads:
         load = replace(load, clients=12, think_us=20 * MILLISECOND, get=90, timeout_us=SECOND)

@@ -122,3 +122,16 @@ def test_leader_that_is_removed_hands_over_within_two_elections() -> None:
     run.must_settle()
     assert run.leader is not leader
     run.finish()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_second_state_waits_until_the_first_one_is_durable(seed: int) -> None:
+    """R36: on a slow disk, the leader sends another state before the first is acknowledged."""
+    run, away = behind_the_log(seed)
+    away.disk.slow_us = 700 * MILLISECOND
+    run.cluster.network.heal()
+    for _ in range(8):
+        run.run_for(1100 * MILLISECOND)
+        away.crash()
+        away.start()
+    run.finish()
