@@ -29,6 +29,7 @@ from raftkv.storage.rejoin import refusal
 log = logging.getLogger("raftkv.peers")
 
 REFUSAL_QUIET_SECONDS: Final = 60.0
+MAX_TERM_JUMP: Final = 2**32  # a term beyond is forged: elections for ever could not get there
 OLD_COPY_TEXT: Final = "the member came back with an old copy of its data directory"
 REMOVED_TEXT: Final = "the member has been permanently removed from the cluster"
 
@@ -294,9 +295,12 @@ class Peers:
     def received(self, sender: int, messages: list[Message]) -> None:
         """Raft messages of a greeted member; a forged sender is dropped (O13)."""
         on_message = self.driver.replica.on_message
+        highest = self.driver.replica.core.term + MAX_TERM_JUMP
         try:
             for message in messages:
                 if message.sender == sender and message.to == self.member:
+                    if message.term > highest:
+                        raise ProtocolError(f"term {message.term} is no term of this cluster")
                     if type(message) is AppendEntries and message.entries:
                         _check_order(message)
                     on_message(message)
