@@ -83,7 +83,9 @@ def _report_failure(summary: Summary, nodes: str, seconds: float) -> None:
 
 
 def _run_all(
-    seeds: Iterable[int], job: Callable[[int], Summary], processes: int
+    seeds: Iterable[tuple[int, float]],
+    job: Callable[[tuple[int, float]], Summary],
+    processes: int,
 ) -> Iterable[Summary]:
     if processes <= 1:
         yield from map(job, seeds)
@@ -125,13 +127,13 @@ def main(
         from raftkv.sim.mutants import print_kill_list
 
         sys.exit(0 if print_kill_list(processes) else 1)
-    chosen: Iterable[int] = range(start, start + seeds)
+    chosen = [(number, seconds) for number in range(start, start + seeds)]
     if seeds_file is not None:
         chosen = read_seeds(seeds_file)
     if seed is not None:
-        chosen, processes = [seed], 1
+        chosen, processes = [(seed, seconds)], 1
     echo = click.echo if verbose and seed is not None else None
-    job = partial(run_seed, nodes=_NODES[nodes], seconds=seconds, echo=echo)
+    job = partial(_run_one, nodes=_NODES[nodes], echo=echo)
     totals, began = Totals(), time.monotonic()
     for summary in _run_all(chosen, job, processes):
         totals.add(summary)
@@ -147,10 +149,16 @@ def main(
     sys.exit(1 if totals.failed else 0)
 
 
-def read_seeds(path: Path) -> list[int]:
-    """The seeds of a file: one a line, `#` begins a comment."""
-    lines = (line.partition("#")[0].strip() for line in path.read_text().splitlines())
-    return [int(line) for line in lines if line]
+def _run_one(
+    chosen: tuple[int, float], *, nodes: int, echo: Callable[[str], None] | None
+) -> Summary:
+    return run_seed(chosen[0], nodes=nodes, seconds=chosen[1], echo=echo)
+
+
+def read_seeds(path: Path) -> list[tuple[int, float]]:
+    """The (seed, virtual seconds of faults) of a file: one a line, `#` begins a comment."""
+    lines = (line.partition("#")[0].split() for line in path.read_text().splitlines())
+    return [(int(words[0]), float(words[1])) for words in lines if words]
 
 
 if __name__ == "__main__":

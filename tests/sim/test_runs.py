@@ -56,10 +56,10 @@ def test_profile_of_a_seed_is_fixed() -> None:
     assert {kind for seed in range(60) for kind in draw_profile(seed).kinds} == set(KINDS)
 
 
-@pytest.mark.parametrize("seed", read_seeds(SEEDS_FILE))
+@pytest.mark.parametrize(("seed", "seconds"), read_seeds(SEEDS_FILE))
 @pytest.mark.slow
-def test_pinned_seed_stays_green(seed: int) -> None:
-    must_pass(run_seed(seed))
+def test_pinned_seed_stays_green(seed: int, seconds: float) -> None:
+    must_pass(run_seed(seed, seconds=seconds))
 
 
 @pytest.mark.slow
