@@ -134,11 +134,6 @@ class Core:
         return self.history.index
 
     @property
-    def installing(self) -> bool:
-        """True from the installation of a received state until the log's reset is durable."""
-        return self.log.stable_index < self.log.anchor_index
-
-    @property
     def own_term_committed(self) -> bool:
         """True if this is a leader that committed an entry of its own term (Raft 5.4.2)."""
         return isinstance(self.state, Leader) and self.state.own_term_committed

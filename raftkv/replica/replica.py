@@ -169,9 +169,10 @@ class Replica:
         It comes back in `Effects.installed` (by its index) or in `Effects.discarded`.
         """
         assert machine.applied_index == message.snapshot.index
-        if self.core.installing:
-            # The disk can have one state under way: a crash between two would leave the log
-            # of the first with the state from before it (R36). The leader sends it again.
+        if self.core.log.stable_index < self.core.log.anchor_index:
+            # The log's reset to an earlier state is not durable yet, and the disk can have one
+            # state under way: a crash between two would leave the log of the first with the
+            # state from before it (R36). The leader sends this one again.
             self._discarded.append(machine)
             return
         if self._received is not None:
