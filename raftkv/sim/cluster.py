@@ -135,13 +135,14 @@ class Cluster:
         return [member for member in members if self.nodes[member].applied_index < target]
 
     def settled(self) -> bool:
-        """True if the leader's configuration is the goal."""
+        """True if the goal is the leader's configuration, and committed."""
         leader = self.leader()
         if leader is None:
             return False
         configuration = leader.configuration
         return (
-            not configuration.joint
+            configuration == leader.replica.machine.configuration
+            and not configuration.joint
             and not configuration.learners
             and sorted(configuration.voters) == sorted(self.goal)
         )
