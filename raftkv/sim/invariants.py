@@ -17,7 +17,7 @@ The checks keep one record per applied index, the union of what all members appl
 It is at the same time the committed log that the history is checked against.
 """
 
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import Final, NamedTuple, Protocol
 
 from raftkv.raft.messages import (
@@ -192,22 +192,19 @@ class Invariants:
                 "commit is durable", f"entry {entry.index} is on {count} disks of {voters}"
             )
 
-    def sends(self, messages: list[Message], promised: Promised) -> None:
+    def sends(self, messages: list[Message], disk: Callable[[], Promised]) -> None:
         """What leaves a member is durable there and does not contradict what it said before."""
         for message in messages:
             if not (isinstance(message, _WITHOUT_PROMISE) or getattr(message, "pre", False)):
                 self._speaks_for(message.sender, message.term)
             if isinstance(message, VoteReply) and message.granted and not message.pre:
-                self._votes_durably(message.sender, message.term, message.to, promised)
+                self._votes_durably(message.sender, message.term, message.to, disk())
             elif isinstance(message, VoteRequest) and not message.pre:
-                self._votes_durably(message.sender, message.term, message.sender, promised)
-            elif (
-                isinstance(message, AppendReply)
-                and message.success
-                and message.term == promised.term
-                and message.index > promised.last_index
-            ):
-                raise InvariantBroken("told is durable", f"{message} with {promised}")
+                self._votes_durably(message.sender, message.term, message.sender, disk())
+            elif isinstance(message, AppendReply) and message.success:
+                promised = disk()
+                if message.term == promised.term and message.index > promised.last_index:
+                    raise InvariantBroken("told is durable", f"{message} with {promised}")
 
     def _votes_durably(self, member: int, term: int, candidate: int, promised: Promised) -> None:
         self.votes(member, term, candidate)

@@ -378,9 +378,8 @@ class Node:
         by_member: dict[int, list[Message]] = {}
         for message in messages:
             by_member.setdefault(message.to, []).append(message)
-        promised = self.home.promised()
         for member, group in by_member.items():
-            self.cluster.invariants.sends(group, promised)
+            self.cluster.invariants.sends(group, self.home.promised)
             self.send_frame(member, _HEAD + encode_messages(group))
 
     def send_frame(self, to: int, frame: bytes, *, stream: bool = False) -> None:

@@ -113,7 +113,11 @@ class World:
 
     def record(self, what: str, *facts: Any) -> None:
         """Put an event into the trace. Facts: ints, strings, bytes, tuples of these."""
-        self._hash.update(repr((self.now_us, what, facts)).encode())
+        rest = facts
+        if facts and type(facts[-1]) is bytes:  # frames: not through repr, which is slow
+            rest = (*facts[:-1], len(facts[-1]))
+            self._hash.update(facts[-1])
+        self._hash.update(repr((self.now_us, what, rest)).encode())
         self.ring.append((self.now_us, what, facts))
         if self._echo is not None:
             self._echo(self._describe(self.now_us, what, facts))
