@@ -9,6 +9,7 @@ was sent in: a repeated or late forward appends nothing.
 """
 
 from collections import deque
+from typing import Final
 
 from raftkv import limits
 from raftkv.errors import TIMEOUT, TIMEOUT_LEADER_FAIL, TOO_MANY_REQUESTS, ApiError
@@ -23,6 +24,8 @@ from raftkv.raft.types import CONFIG, NOBODY, Entry
 from raftkv.replica.changes import CHANGE_COMMANDS, Change, Changes, context_of, plan
 from raftkv.replica.effects import Effects, Ticket
 from raftkv.replica.pending import Pending, Write
+
+MAX_PROCESSES: Final = 256  # whose newest forward a leader remembers
 
 
 class Writes:
@@ -41,7 +44,7 @@ class Writes:
         self.changes = Changes()
         self.joining: Member | None = None
         self.proposals: list[tuple[float, int, Ticket, bytes]] = []  # since the last turn
-        self._forwarded_here: dict[int, tuple[int, int]] = {}  # sender -> (boot, newest number)
+        self._forwarded_here: dict[tuple[int, int], int] = {}  # (sender, boot) -> newest number
         self._taken: list[Forward] = []
         self._outbox: list[Message] = []
         self._answers: list[tuple[Ticket, ApiError]] = []
@@ -172,12 +175,15 @@ class Writes:
     def _take_forwards(self, now: float) -> None:
         taken, self._taken = self._taken, []
         for forward in taken:
-            boot, newest = self._forwarded_here.get(forward.sender, (forward.boot, 0))
-            if boot != forward.boot:
-                newest = 0
+            process = (forward.sender, forward.boot)
+            newest = self._forwarded_here.pop(process, 0)
             fresh = [proposal for proposal in forward.proposals if proposal[0] > newest]
+            # The latest last: a process that is no more must be remembered for a while, because
+            # a message of it may still be repeated after its successor has spoken.
+            self._forwarded_here[process] = fresh[-1][0] if fresh else newest
+            if len(self._forwarded_here) > MAX_PROCESSES:
+                del self._forwarded_here[next(iter(self._forwarded_here))]
             if fresh:
-                self._forwarded_here[forward.sender] = (forward.boot, fresh[-1][0])
                 self._append_forward(forward, fresh, now)
 
     def _append_forward(self, forward: Forward, fresh: list[tuple[int, bytes]], now: float) -> None:
