@@ -6,7 +6,10 @@ Seeds of whole runs are in seeds.txt.
 from dataclasses import replace
 from itertools import combinations
 
+from raftkv.kv import commands
+from raftkv.raft.messages import Forward
 from raftkv.replica.housekeeping import Housekeeping
+from raftkv.sim.etcd import encode_message
 from raftkv.sim.node import Node
 from raftkv.sim.operations import Get, Outcome, Put
 from tests.sim.scenario import LOAD, Scenario
@@ -66,3 +69,26 @@ def test_reads_that_a_former_leader_gives_back_are_not_asked_again_at_once() -> 
     run.elections(4)
     assert [read.outcome for read in reads] == [Outcome.OK] * 3
     run.finish()
+
+
+def test_forward_of_an_ended_process_repeated_after_its_successor_spoke_appends_nothing() -> None:
+    """Numbers count within a process, so each process has a newest number of its own."""
+    run = Scenario(load=replace(LOAD, clients=0))
+    leader, follower = run.leader, run.followers[0]
+    last = leader.replica.core.last_index
+
+    def forward(boot: int, number: int) -> int:
+        payload = commands.encode(
+            commands.PUT, encode_message(Put(b"k", b"v")), (follower.member, boot, number)
+        )
+        leader.replica.on_message(
+            Forward(leader.member, follower.member, leader.term, boot, [(number, payload)])
+        )
+        leader.replica.turn(leader.clock.now())
+        return leader.replica.core.last_index - last
+
+    assert forward(boot=11, number=5) == 1
+    assert forward(boot=22, number=1) == 2
+    assert forward(boot=11, number=5) == 2
+    assert forward(boot=11, number=6) == 3
+    assert forward(boot=22, number=1) == 3
