@@ -290,6 +290,11 @@ class StateMachine:
         self.store.hash = crc32(encode_member(member), self.store.hash)
         return b""
 
+    @property
+    def unflushed_rows(self) -> int:
+        """Rows that the backend does not have yet."""
+        return len(self.store.pending) + len(self._rows)
+
     def flush(self) -> None:
         """Hand every pending row and the applied index to the backend, in one write."""
         if self.applied_index != self._flushed_index or self._rows:

@@ -40,6 +40,11 @@ from raftkv.replica.reading import Reading
 from raftkv.replica.watchdog import DiskWatchdog
 from raftkv.replica.writes import Writes
 
+# Rows wait in memory for this many others, or for the next sweep, before the backend gets them
+# in one write: nothing trusts the backend's newest rows anyway before a checkpoint, and even an
+# unsynced write to a file may wait for the sync of another.
+MAX_UNFLUSHED_ROWS = 4_000
+
 
 @dataclass(frozen=True, slots=True)
 class ReplicaSettings:
@@ -276,7 +281,8 @@ class Replica:
             if entry.kind == CONFIG:
                 writes.joining = None
                 effects.members_changed = True
-        self.machine.flush()
+        if self.machine.unflushed_rows > MAX_UNFLUSHED_ROWS:
+            self.machine.flush()
         self.core.applied_to(self.machine.applied_index)
 
     def _done(self) -> Result:
@@ -319,6 +325,7 @@ class Replica:
     def _sweep(self, now: float, effects: Effects) -> None:
         """Answers what has waited too long. Ten times a second is precise enough."""
         self._next_sweep = now + 0.1
+        self.machine.flush()
         self.writes.expire(now, effects)
         for ticket in self.reading.expired(now):
             effects.replies.append((ticket, TIMEOUT))
@@ -326,6 +333,7 @@ class Replica:
     def _housekeep(self, effects: Effects) -> None:
         housekeeping = self.housekeeping
         if housekeeping.checkpoint_due(self.machine.applied_index):
+            self.machine.flush()
             effects.checkpoint = self.machine.applied_index
         index = housekeeping.truncation_due()
         if index:
