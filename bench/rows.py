@@ -93,7 +93,7 @@ def fill(cluster: Cluster, keys: int, value_bytes: int) -> Measured:
         Run(
             cluster.endpoints(20, "spread"),
             cluster.pids,
-            outstanding=15,
+            outstanding=5,  # more, and etcd refuses some for its apply lag
             keys=keys,
             value_bytes=value_bytes,
             fill=True,
