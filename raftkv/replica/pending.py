@@ -16,6 +16,7 @@ covered too, because a leader takes only forwards of its own term. The one case 
 unknown is a jump over entries by an installed snapshot.
 
 Local writes are in log order, so one queue and a look at its head serve every applied entry.
+Index and term must both match: what replaces an uncommitted entry may be of an older term.
 """
 
 from collections import deque

@@ -274,7 +274,7 @@ class Replica:
             if entry.term != self._applied_term:
                 self._applied_term = entry.term
                 writes.pending.take_back(entry.term)
-            if local and local[0][0] == entry.index:
+            if local and local[0][0] == entry.index and local[0][1] == entry.term:
                 replies.append((local.popleft()[TICKET], result or self._done()))
             elif forwarded:
                 writes.answer_forwarded(entry, result or self._done(), effects)
