@@ -65,12 +65,6 @@ class Pending:
         self.forwarded[number] = write
         return number
 
-    def decided(self, term: int) -> bool:
-        """True if an applied entry of `term` decides writes of earlier terms."""
-        return bool(self.local and self.local[0][1] < term) or any(
-            write.term < term for write in self.forwarded.values()
-        )
-
     def take_back(self, term: int) -> None:
         """Every write of a term below `term` that was not applied goes back to waiting."""
         back: list[Write] = []

@@ -15,7 +15,6 @@ from raftkv.errors import Code, CorruptionError, ProtocolError
 from raftkv.kv.machine import MachineSettings
 from raftkv.pb import peer_pb2
 from raftkv.raft.messages import AppendEntries, InstallSnapshot, Message
-from raftkv.raft.types import NOBODY
 from raftkv.server.accept import PeerProtocol
 from raftkv.server.driver import Driver
 from raftkv.server.failover import Failover
@@ -337,10 +336,6 @@ class Peers:
             link.tick(now)
         for accepted in list(self.accepted):
             accepted.tick(now)
-
-    def leader_known(self) -> bool:
-        """True if this member follows or is a leader."""
-        return self.driver.replica.leader != NOBODY
 
     def stop(self) -> None:
         """Closes everything."""

@@ -14,6 +14,7 @@ from raftkv.raft.types import HardState, RecoveredLog
 from raftkv.replica import replica as replica_module
 from raftkv.replica.replica import Replica, ReplicaSettings
 from raftkv.storage.memory import MemoryBackend
+from tests.replica.members import NoDisk
 
 
 class CountingBackend:
@@ -29,13 +30,6 @@ class CountingBackend:
     def write(self, rows: list[Row]) -> None:
         self.writes.append(len(rows))
         self.backend.write(rows)
-
-
-class NoDisk:
-    """A log of which nothing is ever read back."""
-
-    def entries(self, first: int, last: int, max_bytes: int) -> list[Any]:
-        raise AssertionError("everything is in memory")
 
 
 def leading() -> tuple[Replica, CountingBackend]:

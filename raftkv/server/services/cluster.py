@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 from google.protobuf.message import DecodeError
 
 from raftkv.config import member_id
-from raftkv.errors import MEMBER_BAD_URLS, MEMBER_NOT_FOUND, ApiError, Code
+from raftkv.errors import MEMBER_BAD_URLS, MEMBER_NOT_FOUND, ApiError
 from raftkv.kv import commands
 from raftkv.kv.machine import Result
 from raftkv.kv.members import Member, encode_member
@@ -15,10 +15,8 @@ from raftkv.pb import rpc_pb2
 from raftkv.replica.changes import MEMBER_ID
 from raftkv.server.clients import ClientProtocol
 from raftkv.server.routes import Routes
-from raftkv.server.services.context import Context
+from raftkv.server.services.context import CANNOT_DECODE, Context
 from raftkv.wire.grpc import RequestHead
-
-_CANNOT_DECODE = ApiError(Code.INTERNAL, "grpc: error unmarshalling request")
 
 
 class ClusterService:
@@ -44,7 +42,7 @@ class ClusterService:
         try:
             request = rpc_pb2.MemberListRequest.FromString(message)
         except DecodeError:
-            client.fail(stream, _CANNOT_DECODE)
+            client.fail(stream, CANNOT_DECODE)
             return
         ticket = (self._serve_list, client, stream)
         error = self._context.read(ticket) if request.linearizable else None
@@ -85,7 +83,7 @@ class ClusterService:
         try:
             request = rpc_pb2.MemberAddRequest.FromString(message)
         except DecodeError:
-            client.fail(stream, _CANNOT_DECODE)
+            client.fail(stream, CANNOT_DECODE)
             return
         urls = tuple(request.peerURLs)
         if not urls or not all(_is_peer_url(url) for url in urls):
@@ -114,7 +112,7 @@ class ClusterService:
         try:
             number = kind.FromString(message).ID
         except DecodeError:
-            client.fail(stream, _CANNOT_DECODE)
+            client.fail(stream, CANNOT_DECODE)
             return
         if number == 0:
             client.fail(stream, MEMBER_NOT_FOUND)

@@ -1,12 +1,14 @@
 """What every service needs: the replica, the driver, and the header of its answers."""
 
-from collections.abc import Callable
+from typing import Final
 
-from raftkv.errors import NO_LEADER, NOT_FOR_LEARNER, ApiError
+from raftkv.errors import NO_LEADER, NOT_FOR_LEARNER, ApiError, Code
 from raftkv.kv import encoding
 from raftkv.raft.types import NOBODY
 from raftkv.server.driver import Driver
 from raftkv.wire.grpc import RequestHead
+
+CANNOT_DECODE: Final = ApiError(Code.INTERNAL, "grpc: error unmarshalling request")
 
 
 class Context:
@@ -51,6 +53,3 @@ class Context:
         if replica.is_learner:
             return NOT_FOR_LEARNER
         return None
-
-
-Complete = Callable[..., None]

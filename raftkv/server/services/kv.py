@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from google.protobuf.message import DecodeError
 
-from raftkv.errors import NOT_FOR_LEARNER, REQUEST_TOO_LARGE, ApiError, Code
+from raftkv.errors import NOT_FOR_LEARNER, REQUEST_TOO_LARGE, ApiError
 from raftkv.kv import commands
 from raftkv.kv.machine import Result
 from raftkv.kv.txn import validate_delete, validate_put, validate_range, validate_txn
@@ -18,10 +18,9 @@ from raftkv.kv.writes import is_read_only
 from raftkv.pb import rpc_pb2
 from raftkv.server.clients import ClientProtocol
 from raftkv.server.routes import Routes
-from raftkv.server.services.context import Context
+from raftkv.server.services.context import CANNOT_DECODE, Context
 from raftkv.wire.grpc import RequestHead
 
-_CANNOT_DECODE: Final = ApiError(Code.INTERNAL, "grpc: error unmarshalling request")
 _ENVELOPE_BYTES: Final = 18  # etcd counts the request as it stands in its log
 _POLL_SECONDS: Final = 0.005
 _KEY_TAG: Final = 0x0A  # RangeRequest.key
@@ -52,7 +51,7 @@ class KvService:
             try:
                 error = validate_put(rpc_pb2.PutRequest.FromString(message))
             except DecodeError:
-                error = _CANNOT_DECODE
+                error = CANNOT_DECODE
         if error is None and len(message) + _ENVELOPE_BYTES > context.max_request_bytes:
             error = REQUEST_TOO_LARGE
         if error is None:
@@ -73,7 +72,7 @@ class KvService:
         try:
             request = rpc_pb2.CompactionRequest.FromString(message)
         except DecodeError:
-            client.fail(stream, _CANNOT_DECODE)
+            client.fail(stream, CANNOT_DECODE)
             return
         ticket: tuple[Any, ...] = (self._answer, client, stream)
         if request.physical:
@@ -99,7 +98,7 @@ class KvService:
             try:
                 error = check(message)
             except DecodeError:
-                error = _CANNOT_DECODE
+                error = CANNOT_DECODE
         if error is None and len(message) + _ENVELOPE_BYTES > context.max_request_bytes:
             error = REQUEST_TOO_LARGE
         if error is None:
@@ -132,7 +131,7 @@ class KvService:
             try:
                 request = rpc_pb2.TxnRequest.FromString(message)
             except DecodeError:
-                error = _CANNOT_DECODE
+                error = CANNOT_DECODE
             else:
                 error = validate_txn(request, context.max_txn_ops)
                 if error is None and is_read_only(request):
@@ -162,7 +161,7 @@ class KvService:
             try:
                 request = rpc_pb2.RangeRequest.FromString(message)
             except DecodeError:
-                client.fail(stream, _CANNOT_DECODE)
+                client.fail(stream, CANNOT_DECODE)
                 return
             serializable = request.serializable
             error = validate_range(request)

@@ -16,10 +16,9 @@ from raftkv.raft.roles import Refusal
 from raftkv.raft.types import NOBODY
 from raftkv.server.clients import ClientProtocol
 from raftkv.server.routes import Routes
-from raftkv.server.services.context import Context
+from raftkv.server.services.context import CANNOT_DECODE, Context
 from raftkv.wire.grpc import RequestHead
 
-_CANNOT_DECODE = ApiError(Code.INTERNAL, "grpc: error unmarshalling request")
 _POLL_SECONDS = 0.01
 
 
@@ -64,7 +63,7 @@ class MaintenanceService:
         try:
             action = rpc_pb2.AlarmRequest.FromString(message).action
         except DecodeError:
-            client.fail(stream, _CANNOT_DECODE)
+            client.fail(stream, CANNOT_DECODE)
             return
         if action == rpc_pb2.AlarmRequest.GET:
             client.reply(stream, self._context.header_now())
@@ -80,7 +79,7 @@ class MaintenanceService:
         try:
             request = rpc_pb2.HashKVRequest.FromString(message)
         except DecodeError:
-            client.fail(stream, _CANNOT_DECODE)
+            client.fail(stream, CANNOT_DECODE)
             return
         self._step(client, stream, self._context.replica.machine.hash_kv(request.revision))
 
@@ -115,7 +114,7 @@ class MaintenanceService:
         try:
             target = rpc_pb2.MoveLeaderRequest.FromString(message).targetID
         except DecodeError:
-            client.fail(stream, _CANNOT_DECODE)
+            client.fail(stream, CANNOT_DECODE)
             return
         if not replica.is_leader:
             client.fail(stream, NOT_LEADER)

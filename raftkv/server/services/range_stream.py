@@ -17,7 +17,7 @@ from raftkv.kv.txn import validate_range
 from raftkv.pb import rpc_pb2
 from raftkv.server.clients import ClientProtocol
 from raftkv.server.routes import Call, Routes
-from raftkv.server.services.context import Context
+from raftkv.server.services.context import CANNOT_DECODE, Context
 from raftkv.wire.grpc import RequestHead
 
 QUEUED_BYTES: Final = 4 * 1024 * 1024  # not yet taken by the client: wait before more
@@ -64,7 +64,7 @@ class RangeStreamCall:
         try:
             request = rpc_pb2.RangeRequest.FromString(message)
         except DecodeError:
-            self._end(ApiError(Code.INTERNAL, "grpc: error unmarshalling request"))
+            self._end(CANNOT_DECODE)
             return
         error = self._context.refusal(self._head) or validate_range(request)
         if error is None and not request.serializable:
