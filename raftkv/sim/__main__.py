@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
+from typing import Final, NamedTuple
 
 import click
 
@@ -21,13 +22,21 @@ from raftkv.sim.run import Summary, run_seed
 from raftkv.sim.world import SECOND
 
 _NODES = {"mixed": 0, "3": 3, "5": 5}
-_TRACE_LINES = 60
+_TRACE_LINES: Final = 60
 
 
-def _replay_command(summary: Summary, nodes: str, seconds: float) -> str:
-    return (
-        f"python -m raftkv.sim --seed {summary.seed} --nodes {nodes} --seconds {seconds} --verbose"
-    )
+class Pinned(NamedTuple):
+    """What to run. seconds: virtual time of faults. without: kinds of faults left out."""
+
+    seed: int
+    seconds: float
+    without: tuple[str, ...] = ()
+
+    def command(self, nodes: str) -> str:
+        """How to repeat this run and see it."""
+        words = [f"python -m raftkv.sim --seed {self.seed} --nodes {nodes}"]
+        words += [f"--seconds {self.seconds}", *(f"--without '{one}'" for one in self.without)]
+        return " ".join((*words, "--verbose"))
 
 
 class Totals:
@@ -75,16 +84,16 @@ class Totals:
         ]
 
 
-def _report_failure(summary: Summary, nodes: str, seconds: float) -> None:
+def _report_failure(summary: Summary, replay: str) -> None:
     click.echo(f"\nseed {summary.seed} FAILED: {summary.failure}")
     for line in summary.trace[-_TRACE_LINES:]:
         click.echo(f"    {line}")
-    click.echo(f"  replay: {_replay_command(summary, nodes, seconds)}")
+    click.echo(f"  replay: {replay}")
 
 
 def _run_all(
-    seeds: Iterable[tuple[int, float]],
-    job: Callable[[tuple[int, float]], Summary],
+    seeds: Iterable[Pinned],
+    job: Callable[[Pinned], Summary],
     processes: int,
 ) -> Iterable[Summary]:
     if processes <= 1:
@@ -99,6 +108,7 @@ def _run_all(
 @click.option("--seeds", default=100, show_default=True, help="How many seeds to run.")
 @click.option("--start", default=0, show_default=True, help="The first seed.")
 @click.option("--seed", type=int, help="Run this one seed only.")
+@click.option("--without", multiple=True, help="A kind of fault to leave out (with --seed).")
 @click.option(
     "--seeds-file", type=click.Path(exists=True, path_type=Path), help="Run the seeds listed here."
 )
@@ -114,6 +124,7 @@ def main(
     seeds: int,
     start: int,
     seed: int | None,
+    without: tuple[str, ...],
     seeds_file: Path | None,
     nodes: str,
     seconds: float,
@@ -127,20 +138,21 @@ def main(
         from raftkv.sim.mutants import print_kill_list
 
         sys.exit(0 if print_kill_list(processes) else 1)
-    chosen = [(number, seconds) for number in range(start, start + seeds)]
+    chosen = [Pinned(number, seconds) for number in range(start, start + seeds)]
     if seeds_file is not None:
         chosen = read_seeds(seeds_file)
     if seed is not None:
-        chosen, processes = [(seed, seconds)], 1
+        chosen, processes = [Pinned(seed, seconds, without)], 1
     echo = click.echo if verbose and seed is not None else None
     job = partial(_run_one, nodes=_NODES[nodes], echo=echo)
+    commands = {one.seed: one.command(nodes) for one in chosen}
     totals, began = Totals(), time.monotonic()
     for summary in _run_all(chosen, job, processes):
         totals.add(summary)
         if seed is not None:
             click.echo(f"trace hash {summary.trace_hash}")
         if summary.failure:
-            _report_failure(summary, nodes, seconds)
+            _report_failure(summary, commands[summary.seed])
             if not keep_going and len(totals.failed) >= 5:
                 break
     click.echo("\n".join(totals.lines(time.monotonic() - began)))
@@ -149,16 +161,28 @@ def main(
     sys.exit(1 if totals.failed else 0)
 
 
-def _run_one(
-    chosen: tuple[int, float], *, nodes: int, echo: Callable[[str], None] | None
-) -> Summary:
-    return run_seed(chosen[0], nodes=nodes, seconds=chosen[1], echo=echo)
+def _run_one(chosen: Pinned, *, nodes: int, echo: Callable[[str], None] | None) -> Summary:
+    return run_seed(
+        chosen.seed, nodes=nodes, seconds=chosen.seconds, without=chosen.without, echo=echo
+    )
 
 
-def read_seeds(path: Path) -> list[tuple[int, float]]:
-    """The (seed, virtual seconds of faults) of a file: one a line, `#` begins a comment."""
+def read_seeds(path: Path) -> list[Pinned]:
+    """The seeds of a file: one a line, `#` begins a comment.
+
+    A line is the seed, the virtual seconds of faults, and `-kind` for each kind of fault that
+    is left out because it did not exist when the seed was found (with _ for spaces).
+    """
     lines = (line.partition("#")[0].split() for line in path.read_text().splitlines())
-    return [(int(words[0]), float(words[1])) for words in lines if words]
+    return [
+        Pinned(
+            int(words[0]),
+            float(words[1]),
+            tuple(word.removeprefix("-").replace("_", " ") for word in words[2:]),
+        )
+        for words in lines
+        if words
+    ]
 
 
 if __name__ == "__main__":

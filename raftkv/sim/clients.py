@@ -36,6 +36,7 @@ from raftkv.sim.operations import Txn as Transaction
 from raftkv.sim.world import MILLISECOND, SECOND, Timer, World
 
 LIVE_KEYS: Final = 4  # of each kind
+PASSER_BY: Final = 2_000_000  # client number of those that ask once only
 ROTATION: Final = 250  # operations on "k" keys before they are exchanged
 
 
@@ -130,6 +131,12 @@ class Clients:
         self.waiting[identity] = (operation, timer)
         world.after(self._travel_us(), self._server(member).request, operation, data)
         return operation
+
+    def rush(self, member: int, count: int) -> None:
+        """`count` clients that come once ask `member` for a change each, all at the same time."""
+        for _ in range(count):
+            key = b"m%d" % self._random.randrange(LIVE_KEYS)
+            self.ask(PASSER_BY, member, Put(key, b"%d" % (len(self.history) + 1)))
 
     def _travel_us(self) -> int:
         return 100 + int(self._random.expovariate(1.0) * 200)

@@ -8,6 +8,7 @@ would. A member that is out of the goal keeps running for a while after it was r
 """
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING, Final
@@ -61,6 +62,7 @@ class Cluster:
         self.nodes: dict[int, Node] = {}
         self.goal = list(range(1, nodes + 1))
         self.clients: Clients | None = None
+        self.election_watchers: list[Callable[[int], None]] = []  # told of every new leader
         self._next_member = nodes + 1
         self._random: Random = world.stream("cluster")
         for member in self.goal:
@@ -79,6 +81,11 @@ class Cluster:
     def _add(self, member: int, initial: tuple[int, ...]) -> Node:
         node = Node(self, member, initial)
         self.network.add(member, self.nodes)
+        for other in self.nodes.values():
+            # A new directory takes part only when a majority of the others, counted without
+            # it, has noted it (`raftkv.server.identify`); here all of them have.
+            other.home.meets(member, node.home.incarnation)
+            node.home.meets(other.member, other.home.incarnation)
         self.nodes[member] = node
         return node
 
@@ -94,6 +101,11 @@ class Cluster:
             return  # it may have been committed by other voters than these
         have = [member for member, node in self.nodes.items() if node.home.may_have(entry)]
         self.invariants.on_disks(entry, configuration.voters, have)
+
+    def elected(self, member: int) -> None:
+        """`member` leads a new term; nothing that it says as leader has left it yet."""
+        for watcher in list(self.election_watchers):
+            watcher(member)
 
     # --- who is there -----------------------------------------------------------
 

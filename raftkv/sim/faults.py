@@ -124,6 +124,73 @@ def flap(cluster: "Cluster", random: Random) -> Undo | None:
     return end
 
 
+class Usurpation:
+    """Leaders fall one after the other, and an earlier one comes back.
+
+    A leader that falls is cut off, at first mostly in both directions: it goes on appending
+    what its clients ask. Its successor falls at its election, mostly before its first message
+    leaves, and appends as well. Then the earlier one is heard again and may win: its entries
+    are of an older term than those that the successor has at the same indexes.
+    """
+
+    def __init__(self, cluster: "Cluster", random: Random, first: int) -> None:
+        self._cluster = cluster
+        self._random = random
+        self._fallen: dict[int, Undo] = {}  # in the order of falling
+        self._left = random.choice((1, 1, 2, 3))  # successors that will fall
+        self._ended = False
+        cluster.election_watchers.append(self._elected)
+        self._fall(first, both=random.random() < 0.8)
+
+    def _elected(self, member: int) -> None:
+        """A new leader: called before anything that it has to say leaves it."""
+        if not self._left or member in self._fallen:
+            return
+        random, world = self._random, self._cluster.world
+        self._left -= 1
+        earlier = next(iter(self._fallen), None)
+        delay_us = 0 if random.random() < 0.8 else random.randrange(20 * MILLISECOND)
+        both = random.random() < 0.4
+        if delay_us:
+            world.after(delay_us, self._fall, member, both)
+        else:
+            self._fall(member, both)
+        if earlier is not None:
+            pause_us = int(random.uniform(0.1, 1.5) * self._cluster.election_us)
+            world.after(pause_us, self._rise, earlier)
+
+    def _fall(self, member: int, both: bool) -> None:
+        if self._ended or member in self._fallen:
+            return
+        members = self._cluster.members
+        pairs = [(member, other) for other in members]
+        if both:
+            pairs += [(other, member) for other in members]
+        self._fallen[member] = cut_pairs(self._cluster, pairs)
+        if self._cluster.clients is not None:  # so many that their indexes overlap
+            self._cluster.clients.rush(member, self._random.randint(1, 6))
+
+    def _rise(self, member: int) -> None:
+        undo = self._fallen.pop(member, None)
+        if undo is not None:
+            undo()
+
+    def end(self) -> None:
+        """Everyone is heard again."""
+        self._ended = True
+        self._cluster.election_watchers.remove(self._elected)
+        for member in list(self._fallen):
+            self._rise(member)
+
+
+def usurp(cluster: "Cluster", random: Random) -> Undo | None:
+    """R14: quick changes of leaders, of which each has appended what nobody else has."""
+    leader = cluster.leader()
+    if leader is None or cluster.election_watchers:
+        return None
+    return Usurpation(cluster, random, leader.member).end
+
+
 def bad_weather(cluster: "Cluster", random: Random) -> Undo | None:
     """R12: loss, duplicates, reordering and delay spikes on every link."""
     network = cluster.network
@@ -271,6 +338,7 @@ KINDS: Final[Mapping[str, Fault]] = {
     "one way": one_way,
     "bridge": bridge,
     "flap": flap,
+    "usurp": usurp,
     "bad weather": bad_weather,
     "crash one": crash_one,
     "crash leader": crash_leader,
@@ -285,6 +353,10 @@ KINDS: Final[Mapping[str, Fault]] = {
     "replace member": replace_member,
     "wipe member": wipe_member,
 }
+
+
+# Faults that need some elections to unfold last at least that many election timeouts.
+LEAST_ELECTIONS: Final[Mapping[str, int]] = {"usurp": 6}
 
 
 class Nemesis:
@@ -323,6 +395,8 @@ class Nemesis:
             self._next += 1
             self._active[self._next] = (kind, undo)
             lasts_us = int(random.choice((0.1, 0.5, 1.5, 4.0)) * random.random() * SECOND)
+            least_us = LEAST_ELECTIONS.get(kind, 0) * self._cluster.election_us
+            lasts_us = max(lasts_us, least_us)
             world.after(lasts_us + MILLISECOND, self._undo, self._next)
         world.after(int(random.expovariate(1.0) * 700 * MILLISECOND), self._act)
 

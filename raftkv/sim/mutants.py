@@ -26,10 +26,11 @@ from raftkv.raft.log import Log
 from raftkv.raft.messages import AppendEntries, VoteReply, VoteRequest
 from raftkv.raft.quorum import majority_value
 from raftkv.raft.reads import Rounds
-from raftkv.raft.types import NOBODY, HardState, LogBatch
+from raftkv.raft.types import NOBODY, Entry, HardState, LogBatch
 from raftkv.replica.effects import Effects
 from raftkv.replica.housekeeping import Housekeeping
 from raftkv.replica.reading import Reading
+from raftkv.replica.replica import Replica
 from raftkv.replica.writes import Writes
 from raftkv.sim.process import Home
 from raftkv.sim.run import Profile, Run, Summary, draw_profile
@@ -296,6 +297,19 @@ def _expire_definitely(self: Writes, now: float, effects: Effects) -> None:
     effects.replies.extend((ticket, NO_LEADER) for ticket in self.pending.expired(now))
 
 
+_apply = Replica._apply
+
+
+def _own_by_index(self: Replica, entries: list[Entry], effects: Effects) -> None:
+    """Takes an entry at the index of an own one for the own one, whatever its term."""
+    terms = {entry.index: entry.term for entry in entries}
+    local = self.writes.pending.local
+    for place, own in enumerate(local):
+        if terms.get(own[0], own[1]) < own[1]:
+            local[place] = (own[0], terms[own[0]], *own[2:])
+    _apply(self, entries, effects)
+
+
 def _sync_nothing(self: MemoryBackend) -> None:
     """A checkpoint that forces nothing out."""
 
@@ -395,6 +409,7 @@ MUTANTS: Final = (
         ("isolate leader", "partition", "mute leader", "stalled disk"),
         impatient=True,
     ),
+    Mutant("own entries by index", ((Replica, "_apply", _own_by_index),), ("usurp",), 3),
     # snapshots and members
     Mutant(
         "a checkpoint that syncs nothing",

@@ -360,6 +360,7 @@ class Node:
             self.world.record("leads", self.member, core.term)
             first = core.log.anchor_index
             invariants.completes(self.member, first, core.last_index, core)
+            self.cluster.elected(self.member)
         if core.is_leader and self._led_term == core.term:
             invariants.leader_commits(self.member, self._led_commit, core.commit, core, core.term)
         self._led_term, self._led_commit = core.term if core.is_leader else 0, core.commit

@@ -11,7 +11,7 @@ failure as well: a test that does nothing is green.
 
 import traceback
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Final
@@ -68,8 +68,13 @@ class Summary:
     trace: list[str] = field(default_factory=list)
 
 
-def draw_profile(seed: int, nodes: int = 0, seconds: float = 20.0) -> Profile:
-    """The profile of a seed. nodes: 3 or 5, 0: drawn. seconds: virtual time of fault phases."""
+def draw_profile(
+    seed: int, nodes: int = 0, seconds: float = 20.0, without: Collection[str] = ()
+) -> Profile:
+    """The profile of a seed. nodes: 3 or 5, 0: drawn. seconds: virtual time of fault phases.
+
+    without: kinds of faults that are as if they did not exist.
+    """
     random = Random(f"{seed}/profile")
     drawn_nodes = random.choice((3, 3, 5))
     timing = Timing(
@@ -92,20 +97,23 @@ def draw_profile(seed: int, nodes: int = 0, seconds: float = 20.0) -> Profile:
         value_bytes=random.choice((0, 0, 0, 2000)),
         compact=random.choice((0, 1, 4)),
     )
-    kinds = draw_kinds(seed)
+    kinds = draw_kinds(seed, without)
     rounds = max(1, round(seconds / random.uniform(4, 9)))
     return Profile(
         nodes or drawn_nodes, timing, load, kinds, rounds, int(seconds * SECOND / rounds)
     )
 
 
-def draw_kinds(seed: int) -> tuple[str, ...]:
-    """The faults of a seed, two at least. Each kind is drawn by itself: a new one in the
-    table leaves the others of a pinned seed as they were.
+def draw_kinds(seed: int, without: Collection[str] = ()) -> tuple[str, ...]:
+    """The faults of a seed, two at least, from those that are not in `without`.
+
+    Each kind is drawn by itself: a new one in the table leaves the others of a pinned seed
+    as they were.
     """
-    chances = {kind: Random(f"{seed}/kind/{kind}").random() for kind in KINDS}
-    likely = sorted(KINDS, key=lambda kind: chances[kind])
-    return tuple(sorted(kind for kind in KINDS if kind in likely[:2] or chances[kind] < 0.2))
+    kinds = [kind for kind in KINDS if kind not in without]
+    chances = {kind: Random(f"{seed}/kind/{kind}").random() for kind in kinds}
+    likely = sorted(kinds, key=lambda kind: chances[kind])
+    return tuple(sorted(kind for kind in kinds if kind in likely[:2] or chances[kind] < 0.2))
 
 
 class Run:
@@ -314,7 +322,8 @@ def run_seed(
     *,
     nodes: int = 0,
     seconds: float = 20.0,
+    without: Collection[str] = (),
     echo: Callable[[str], None] | None = None,
 ) -> Summary:
-    """Run one seed with its drawn profile."""
-    return Run(seed, draw_profile(seed, nodes, seconds), echo=echo).execute()
+    """Run one seed with its drawn profile (parameters: `draw_profile`)."""
+    return Run(seed, draw_profile(seed, nodes, seconds, without), echo=echo).execute()

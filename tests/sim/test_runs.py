@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from raftkv.sim.__main__ import Totals, read_seeds
+from raftkv.sim.__main__ import Pinned, Totals, read_seeds
 from raftkv.sim.faults import KINDS
 from raftkv.sim.run import Summary, draw_profile, run_seed
 
@@ -56,10 +56,18 @@ def test_profile_of_a_seed_is_fixed() -> None:
     assert {kind for seed in range(60) for kind in draw_profile(seed).kinds} == set(KINDS)
 
 
-@pytest.mark.parametrize(("seed", "seconds"), read_seeds(SEEDS_FILE))
+@pytest.mark.parametrize("pinned", read_seeds(SEEDS_FILE), ids=lambda one: str(one.seed))
 @pytest.mark.slow
-def test_pinned_seed_stays_green(seed: int, seconds: float) -> None:
-    must_pass(run_seed(seed, seconds=seconds))
+def test_pinned_seed_stays_green(pinned: Pinned) -> None:
+    must_pass(run_seed(pinned.seed, seconds=pinned.seconds, without=pinned.without))
+
+
+def test_pinned_seed_keeps_the_faults_that_it_was_found_with() -> None:
+    """Kinds that came later would make another run of it."""
+    pinned = {one.seed: one for one in read_seeds(SEEDS_FILE)}
+    assert pinned[13].without == ("usurp",)
+    assert draw_profile(13, without=pinned[13].without).kinds == ("mute leader", "partition")
+    assert "usurp" in draw_profile(13).kinds
 
 
 @pytest.mark.slow
