@@ -70,7 +70,7 @@ def load_keys(store: Store) -> Iterator[None]:
             current, stale = name, 0
             if mark == DELETION_MARK:
                 continue
-            key = name.replace(b"\0\xff", b"\0") if b"\0" in name else name
+            key = name.replace(b"\0\xff", b"\0") if 0 in name else name
             live[key] = ID_MAX - int.from_bytes(row[-ID_BYTES:], "big")
             if mark:
                 store.attached.setdefault(marked_lease(mark), {})[key] = None

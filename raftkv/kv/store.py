@@ -1,8 +1,12 @@
 """Multi-version storage of keys: every write keeps the version it replaced (etcd MVCC).
 
-In memory: `live` maps each key that exists to the row id of its newest version, `index` keeps the
-same keys in order, and `cache` holds hot keys' newest versions as ready-made records. On disk: one
-revision row and one pointer row per version (`encoding` has the layout).
+In memory: `live` has every key that exists, `index` keeps the same keys in order, and `cache` holds
+hot keys' newest versions as ready-made records. While a key is in the cache its value in `live`
+means nothing, so a put of a hot key changes one dict. Of another key it says what the next put has
+to know: `version << 96 | row id` with the create revision above that, or the row id alone if the
+rest was never seen since the start or there is a lease. Then the row must be read.
+
+On disk: one revision row and one pointer row per version (`encoding` has the layout).
 
 Writes collect in `pending` until `take_pending`; a read of the newest version never needs those
 rows, because a version stays in the cache at least until it is flushed. A read of history does:
@@ -23,7 +27,7 @@ from raftkv.kv.encoding import (
     DELETION_MARK,
     ID_BYTES,
     ID_MAX,
-    NO_ID,
+    REVISION_ROW_TAG,
     ROW_HEAD_BYTES,
     SUB_BITS,
     SUB_MASK,
@@ -44,6 +48,7 @@ from raftkv.kv.index import KeyIndex
 RECORD_OVERHEAD_BYTES: Final = 320  # tuple, numbers, bytes objects and dict slot of one record
 REVISION_ROW_BYTES: Final = 1 + ID_BYTES  # a revision row's key
 _DELETE_KIND: Final = b"\x01"
+_VERSION_MASK: Final = (1 << 32) - 1  # in a value of `live`
 
 # The newest version of a key: framed KeyValue, row id, create revision, version, lease.
 Record = tuple[bytes, int, int, int, int]
@@ -80,40 +85,28 @@ class Store:
         self.attached: dict[int, dict[bytes, None]] = {}  # lease -> its keys
 
     # --- writes --------------------------------------------------------------
-    def put(self, key: bytes, head: bytes, tail: bytes, lease: int = 0) -> Record | None:
-        """Write a version of `key`; the record it replaced, None if the key is new.
+    def put(self, key: bytes, head: bytes, tail: bytes, lease: int = 0) -> None:
+        """Write a version of `key`.
 
         head, tail: the ready-made fields 1 and 5 of the KeyValue.
         """
         row_id = self.next_id
         self.next_id = row_id + 1
-        cache = self.cache
-        old = cache.pop(key, None)
+        old = self.cache.pop(key, None) or self._evicted(key)
+        mod = varint(row_id >> SUB_BITS)
+        old_id = 0
         if old is None:
-            old_id = self.live.get(key)
-            if old_id is not None:
-                old = self._load(old_id)
-                self.cached_bytes += len(old[0]) + RECORD_OVERHEAD_BYTES
-        mod_revision = row_id >> SUB_BITS
-        mod = varint(mod_revision)
-        if old is None:
-            create_revision = mod_revision
+            create_revision = row_id >> SUB_BITS
             version = 1
-            previous = NO_ID
-            kv = b"%b\x10%b\x18%b\x20\x01%b" % (head, mod, mod, tail)
+            kv = b"".join((head, b"\x10", mod, b"\x18", mod, b"\x20\x01", tail))
             self.index.add(key)
+            self.live[key] = 0
             self.cached_bytes += RECORD_OVERHEAD_BYTES
         else:
             old_framed, old_id, create_revision, version, old_lease = old
             version += 1
-            previous = old_id.to_bytes(ID_BYTES, "big")
-            kv = b"%b\x10%b\x18%b\x20%b%b" % (
-                head,
-                varint(create_revision),
-                mod,
-                varint(version),
-                tail,
-            )
+            create = varint(create_revision)
+            kv = b"".join((head, b"\x10", create, b"\x18", mod, b"\x20", varint(version), tail))
             self.cached_bytes -= len(old_framed)
             if old_lease and old_lease != lease:
                 self._detach(key, old_lease)
@@ -122,21 +115,19 @@ class Store:
             kv += lease_field(lease)
             mark = lease_mark(lease)
             self.attached.setdefault(lease, {})[key] = None
-        size = len(kv)
-        framed = b"\x12%c%b" % (size, kv) if size < 128 else frame(kv)
-        self.live[key] = row_id
-        cache[key] = (framed, row_id, create_revision, version, lease)
+        framed = frame(kv)
+        self.cache[key] = (framed, row_id, create_revision, version, lease)
         self.cached_bytes += len(framed)
-        escaped = key.replace(b"\0", b"\0\xff") if b"\0" in key else key
-        pointer = b"k%b\0\0%b" % (escaped, (ID_MAX - row_id).to_bytes(ID_BYTES, "big"))
-        value = b"%b\0%b" % (previous, framed)
+        # 0 in key: asking for b"\0" takes ten times as long. 14 bytes: the end mark 00 00 as well.
+        escaped = key.replace(b"\0", b"\0\xff") if 0 in key else key
+        pointer = b"k%b%b" % (escaped, (ID_MAX - row_id).to_bytes(ID_BYTES + 2, "big"))
+        value = (old_id << 8).to_bytes(ROW_HEAD_BYTES, "big") + framed  # kind: PUT_ROW
         self.written_bytes += len(pointer) + len(mark) + len(value) + REVISION_ROW_BYTES
-        self.pending += ((b"r" + row_id.to_bytes(ID_BYTES, "big"), value), (pointer, mark))
+        name = (REVISION_ROW_TAG + row_id).to_bytes(REVISION_ROW_BYTES, "big")
+        self.pending += ((name, value), (pointer, mark))
         self.hash = crc32(kv, self.hash)
         if self.changes is not None:
-            old_id = 0 if old is None else old[1]
             self.changes.append(Change(row_id, key, False, framed, old_id))
-        return old
 
     def delete_all(self, keys: list[bytes]) -> list[Record]:
         """Write deletions of live keys that lie side by side, in key order; the records ended."""
@@ -191,7 +182,7 @@ class Store:
 
     def _evict(self) -> None:
         """Drop the records written or loaded longest ago until an eighth of the budget is free."""
-        cache = self.cache
+        cache, live = self.cache, self.live
         goal = self.cache_limit_bytes - self.cache_limit_bytes // 8
         gone = []
         excess = self.cached_bytes - goal
@@ -201,8 +192,24 @@ class Store:
             excess -= len(record[0]) + RECORD_OVERHEAD_BYTES
             gone.append(key)
         for key in gone:
-            del cache[key]
+            _, row_id, create_revision, version, lease = cache.pop(key)
+            rare = lease or version > _VERSION_MASK
+            live[key] = row_id if rare else create_revision << 128 | version << 96 | row_id
         self.cached_bytes = goal + excess
+
+    def _evicted(self, key: bytes) -> Record | None:
+        """The newest version of a key that is not in the cache, None if it does not exist, for a
+        put that replaces it: counted as cached. Without its bytes if all else is known.
+        """
+        known = self.live.get(key)
+        if known is None:
+            return None
+        self.cached_bytes += RECORD_OVERHEAD_BYTES
+        if known > ID_MAX:
+            return b"", known & ID_MAX, known >> 128, known >> 96 & _VERSION_MASK, 0
+        record = self._load(known)
+        self.cached_bytes += len(record[0])
+        return record
 
     # --- reads of the newest version -----------------------------------------
     def latest(self, key: bytes) -> Record | None:
@@ -211,7 +218,7 @@ class Store:
         if record is None:
             row_id = self.live.get(key)
             if row_id is not None:
-                return self._load(row_id)
+                return self._load(row_id & ID_MAX)
         return record
 
     def fetch(self, key: bytes) -> Record | None:
@@ -221,7 +228,7 @@ class Store:
             row_id = self.live.get(key)
             if row_id is None:
                 return None
-            record = self._load(row_id)
+            record = self._load(row_id & ID_MAX)
             self.cache[key] = record
             self.cached_bytes += len(record[0]) + RECORD_OVERHEAD_BYTES
             if self.cached_bytes > self.cache_limit_bytes and not self.pending:
@@ -231,7 +238,7 @@ class Store:
     def known(self, key: bytes) -> Record:
         """The newest version of a key that is in the index. Does not fill the cache."""
         record = self.cache.get(key)
-        return self._load(self.live[key]) if record is None else record
+        return self._load(self.live[key] & ID_MAX) if record is None else record
 
     def records(self, keys: Iterable[bytes], *, keep: bool = False) -> list[Record]:
         """The newest versions of live keys, in their order. keep: put them into the cache."""

@@ -109,8 +109,9 @@ class Writer:
                 value = b"" if old is None else decode_kv(old[0]).value
             if request.ignore_lease:
                 lease = 0 if old is None else old[4]
-        replaced = self.store.put(key, key_field(key), value_field(value), lease)
-        return replaced[0] if request.prev_kv and replaced is not None else b""
+        replaced = self.store.fetch(key) if request.prev_kv else None
+        self.store.put(key, key_field(key), value_field(value), lease)
+        return b"" if replaced is None else replaced[0]
 
     def delete(self, request: pb.DeleteRangeRequest) -> bytes:
         """Delete the live keys of a range, in key order: the body of a DeleteRangeResponse."""

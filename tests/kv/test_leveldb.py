@@ -48,7 +48,7 @@ def test_a_machine_opens_where_leveldb_was_last_flushed(tmp_path: Path) -> None:
         driver.submit(pb.PutRequest(key=b"%d" % (number % 50), value=b"%d" % number))
     driver.machine.flush()
     expected = driver.machine.applied_index, driver.machine.state_hash, driver.machine.revision
-    live = dict(driver.machine.store.live)
+    live = {key: driver.machine.store.known(key)[1] for key in driver.machine.store.live}
     for number in range(20):
         driver.submit(pb.PutRequest(key=b"%d" % number, value=b"lost"))
     level.close()

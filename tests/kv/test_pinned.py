@@ -23,6 +23,12 @@ _KEYS: Final = [b"a", b"a\0b", b"\0", b"k" * 127, b"k" * 128, b"k" * 300, "кл�
     b"bench/%08d" % number for number in range(30)
 ]
 _SIZES: Final = (0, 1, 40, 100, 101, 127, 128, 256, 256, 256, 1000, 16383, 16384, 20000)
+_RESULTS: Final = (
+    pb.Compare.EQUAL,
+    pb.Compare.GREATER,
+    pb.Compare.LESS,
+    pb.Compare.NOT_EQUAL,
+)
 _CACHES: Final = (6_000, 32 << 20)
 
 # What a seeded workload leaves: revision, state hash, hash of all rows, hash of all answers.
@@ -65,7 +71,7 @@ class Workload:
         """Of one key, now and then of a range."""
         random, store = self.random, self.driver.machine.store
         key = random.choice(_KEYS)
-        one = pb.Compare(key=key, result=random.randrange(4))
+        one = pb.Compare(key=key, result=random.choice(_RESULTS))
         record = store.latest(key) or (b"", 0, 0, 0, 0)
         draw = random.randrange(8)
         if draw < 3:
