@@ -175,7 +175,7 @@ class Leader:
                 self.core.regressed_now.append(known.member)
             return
         grew = known.acknowledge(reply.index, self.rounds.newest)
-        if known.next <= self.core.log.last_index or self.core.commit > known.commit_sent:
+        if known.next <= self.core.log.last_index or self.replication.owes_news(known):
             self.core.dirty = True
         if grew:
             if known.voter:

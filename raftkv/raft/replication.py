@@ -34,18 +34,19 @@ class Replication:
         for known in followers:
             if self._appends(known):
                 continue
-            commit = min(core.commit, known.acknowledged)
             asked = beat or (round_started and known.voter)
-            if asked or (commit > known.commit_sent and self._tells_news(known)):
-                known.commit_sent = commit
+            if asked or self.owes_news(known):
+                commit = known.commit_sent = min(core.commit, known.acknowledged)
                 number = self._rounds.newest if asked else 0  # mere news needs no answer
                 core.send(Heartbeat(known.member, core.member, core.term, commit, number))
         self._cut.clear()
         core.news_due = False
 
-    def _tells_news(self, known: Progress) -> bool:
-        """Send mere news of the commit index now, or let the next append carry it?"""
+    def owes_news(self, known: Progress) -> bool:
+        """Is mere news of the commit index due now? If not, the next append will carry it."""
         core = self._core
+        if min(core.commit, known.acknowledged) <= known.commit_sent:
+            return False
         if not core.defers_news or core.news_due:
             return True
         return known.commit_sent < known.urgent <= core.commit

@@ -144,6 +144,10 @@ class Replica:
         """Disk batch `number` and all before it are durable."""
         self.core.persisted(number)
 
+    def has_work(self) -> bool:
+        """False if a turn now would find nothing to do but what can wait for the next tick."""
+        return self.core.has_ready() or self.writes.has_work() or bool(self.reading.new)
+
     def tick(self) -> None:
         """One tick of Raft's clock has passed."""
         self.core.tick()

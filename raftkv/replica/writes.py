@@ -55,6 +55,17 @@ class Writes:
     def __len__(self) -> int:
         return len(self.pending) + len(self.proposals)
 
+    def has_work(self) -> bool:
+        """True if something here waits for a turn."""
+        return bool(
+            self.proposals
+            or self._taken
+            or self._answers
+            or self._outbox
+            or self.pending.waiting
+            or self.changes.queued
+        )
+
     # --- facts in -----------------------------------------------------------
 
     def tick(self) -> None:

@@ -75,6 +75,7 @@ class Driver:
         self.disk = Disk(loop, directory.log, self._persisted, failed)
         self.fail = failed
         self._scheduled = False
+        self._turning = False
         self._held: deque[tuple[int, list[Message]]] = deque()
         self._dirty: list[Flushable] = []
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="housekeeping")
@@ -104,11 +105,19 @@ class Driver:
             self.loop.call_soon(self._turn)
 
     def mark_dirty(self, connection: Flushable) -> None:
-        """`connection` has output: it is flushed at the end of the next turn."""
+        """`connection` has output: it is flushed at the end of this turn or of the next one."""
         if not connection.dirty:
             connection.dirty = True
             self._dirty.append(connection)
+            if not self._turning:
+                self.wake()
+
+    def heard(self) -> None:
+        """The replica was given messages of other members: a turn, if they left work for one."""
+        if self.replica.has_work():
             self.wake()
+        elif self._news is None and self.replica.core.has_news():
+            self._defer_news()
 
     def _tick(self) -> None:
         # A loop that was late ticks once, not as often as it missed: a stalled process must
@@ -137,6 +146,7 @@ class Driver:
         if self._stopped:
             return
         self.turns += 1
+        self._turning = True  # who is answered now needs no other turn to be flushed
         try:
             effects = self.replica.turn(self.loop.time())
             self._execute(effects)
@@ -144,6 +154,8 @@ class Driver:
             # Whatever it is, this member's state is no longer known to be the log's.
             self.fail(error)
             return
+        finally:
+            self._turning = False
         if effects.more:
             self.wake()
         self._flush()
@@ -171,7 +183,7 @@ class Driver:
         if effects.members_changed or effects.installed is not None:
             peers.members_changed()
         if effects.news and self._news is None:
-            self._news = self.loop.call_later(NEWS_SECONDS, self._tell_news)
+            self._defer_news()
         if effects.role_changed:
             peers.role_changed()
             for listener in self.role_listeners:
@@ -179,6 +191,9 @@ class Driver:
         for message in effects.snapshots:
             peers.send_state(message)
         self._housekeep(effects)
+
+    def _defer_news(self) -> None:
+        self._news = self.loop.call_later(NEWS_SECONDS, self._tell_news)
 
     def _tell_news(self) -> None:
         self._news = None

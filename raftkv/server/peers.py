@@ -307,7 +307,7 @@ class Peers:
             raise  # the sender's mistake
         except Exception as error:  # noqa: BLE001
             self.driver.fail(error)
-        self.driver.wake()
+        self.driver.heard()
 
     def identify(self, request: peer_pb2.IdentifyRequest) -> peer_pb2.IdentifyReply:
         """Answers who the caller is, as far as this member knows."""

@@ -61,3 +61,18 @@ def test_news_wanted_for_an_entry_that_is_not_committed_yet_wait_for_its_commit(
     committed(stage)
     stage.core.want_commit(2, stage.core.commit + 5)
     assert news(stage.run()) == {}
+
+
+def test_an_acknowledgement_that_changes_nothing_asks_for_no_turn() -> None:
+    """The second follower's answer comes after the commit; what it should know goes deferred."""
+    stage = leader()
+    stage.core.defers_news = True
+    stage.core.propose([b"x"])
+    stage.run()
+    stage.take(accept(stage, 2))
+    assert stage.core.commit == stage.core.last_index
+    late = accept(stage, 3)
+    stage.core.step(late)
+    assert stage.core.match_index(3) == stage.core.commit
+    assert not stage.core.has_ready()
+    assert stage.core.has_news()

@@ -78,6 +78,30 @@ def test_puts_of_one_burst_share_one_sync_one_turn_and_one_write(tmp_path: Path)
     asyncio.run(scenario())
 
 
+def test_a_put_alone_takes_two_turns(tmp_path: Path) -> None:
+    """One appends it, one applies and answers it; the answer needs no third to be written."""
+
+    async def scenario() -> None:
+        async with running(configs(1, tmp_path)) as (node,):
+            assert node.driver is not None
+            client = await Client.connect(node)
+            await client.put(b"warm", b"up")
+            turns, ticks = node.driver.turns, [0]
+            tick = node.driver.replica.tick
+
+            def count_tick() -> None:
+                ticks[0] += 1
+                tick()
+
+            node.driver.replica.tick = count_tick  # type: ignore[method-assign]
+            for one in range(PUTS):
+                await client.put(b"k", b"%d" % one)
+            assert node.driver.turns - turns <= 2 * PUTS + ticks[0]
+            client.close()
+
+    asyncio.run(scenario())
+
+
 def count_writes(connection: Any, writes: list[int]) -> None:
     """Counts the writes of a connection's transport."""
     transport = connection._transport

@@ -1,0 +1,52 @@
+"""When the driver runs a turn, and when it only sets a timer."""
+
+from types import SimpleNamespace
+from typing import Any
+
+from raftkv.server.driver import NEWS_SECONDS, Driver
+
+
+class Loop:
+    """Remembers what it is asked to call."""
+
+    def __init__(self) -> None:
+        self.soon: list[Any] = []
+        self.later: list[tuple[float, Any]] = []
+
+    def call_soon(self, call: Any) -> None:
+        self.soon.append(call)
+
+    def call_later(self, seconds: float, call: Any) -> object:
+        self.later.append((seconds, call))
+        return object()
+
+
+def driver(*, work: bool, news: bool) -> tuple[Driver, Loop]:
+    """A driver of a replica that has work or news for followers, or neither."""
+    loop: Any = Loop()
+    core = SimpleNamespace(has_news=lambda: news)
+    replica: Any = SimpleNamespace(has_work=lambda: work, core=core)
+    directory: Any = SimpleNamespace(log=None)
+    return Driver(loop, replica, directory, 0.1, lambda error: None), loop
+
+
+def test_messages_that_leave_no_work_cost_no_turn() -> None:
+    idle, loop = driver(work=False, news=False)
+    idle.heard()
+    assert loop.soon == loop.later == []
+
+
+def test_messages_that_leave_work_cost_one_turn() -> None:
+    busy, loop = driver(work=True, news=True)
+    busy.heard()
+    busy.heard()
+    assert len(loop.soon) == 1
+
+
+def test_an_answer_that_only_makes_news_due_sets_the_timer_once() -> None:
+    """Without it, a follower whose acknowledgement came late would wait for a heartbeat."""
+    late, loop = driver(work=False, news=True)
+    late.heard()
+    late.heard()
+    assert loop.soon == []
+    assert [seconds for seconds, _ in loop.later] == [NEWS_SECONDS]
