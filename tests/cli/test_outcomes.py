@@ -1,0 +1,225 @@
+"""What raftctl may conclude and whom it trusts: outcomes, endpoints, passwords."""
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from raftkv.cli import server
+from raftkv.cli.sources import load
+from raftkv.errors import ConfigError
+from tests.cli.running import raftctl
+from tests.processes import free_ports
+from tests.server.certificates import Authority
+
+UNKNOWN_OUTCOME = "it may or may not have been carried out"
+SECRET = "s3cret-word"
+
+
+class AnyServer(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio has no types
+    """Hears every unary call. holds: it keeps the calls and never answers them."""
+
+    def __init__(
+        self,
+        *,
+        holds: bool = False,
+        status: tuple[grpc.StatusCode, str] | None = None,
+        credentials: grpc.ServerCredentials | None = None,
+    ) -> None:
+        self.calls: list[str] = []
+        self.requests: list[bytes] = []
+        self._released = threading.Event()
+        self._holds = holds
+        self._status = status
+        self._pool = ThreadPoolExecutor(4)
+        self._server = grpc.server(self._pool, options=[("grpc.so_reuseport", 0)])
+        self._server.add_generic_rpc_handlers((self,))
+        if credentials is None:
+            port = self._server.add_insecure_port("127.0.0.1:0")
+        else:
+            port = self._server.add_secure_port("127.0.0.1:0", credentials)
+        self.endpoint = f"127.0.0.1:{port}"
+        self._server.start()
+
+    def service(self, handler_call_details: Any) -> Any:
+        method = handler_call_details.method.removeprefix("/etcdserverpb.")
+
+        def answer(request: bytes, context: grpc.ServicerContext) -> bytes:
+            self.calls.append(method)
+            self.requests.append(request)
+            if self._holds:
+                self._released.wait(20)
+            if self._status is not None:
+                context.abort(*self._status)
+            return b""
+
+        return grpc.unary_unary_rpc_method_handler(answer)
+
+    def close(self) -> None:
+        self._released.set()
+        self._server.stop(None).wait()
+        self._pool.shutdown()
+
+
+@contextmanager
+def serving(*servers: AnyServer) -> Iterator[str]:
+    """The servers' endpoints as a flag's value; closes them."""
+    try:
+        yield ",".join(one.endpoint for one in servers)
+    finally:
+        for one in servers:
+            one.close()
+
+
+# --- outcomes -----------------------------------------------------------------------------
+
+TXN = b'mod("k") = "0"\n\nput k v\n\n\n'
+WRITES = [
+    (["put", "k", "v"], "KV/Put"),
+    (["del", "k"], "KV/DeleteRange"),
+    (["txn"], "KV/Txn"),
+    (["compaction", "5"], "KV/Compact"),
+    (["member", "remove", "abc"], "Cluster/MemberRemove"),
+    (["member", "promote", "abc"], "Cluster/MemberPromote"),
+    (["member", "add", "n", "--peer-urls=http://127.0.0.1:1"], "Cluster/MemberAdd"),
+]
+
+
+@pytest.mark.parametrize(("argv", "method"), WRITES, ids=str)
+def test_a_write_without_an_answer_in_time_is_not_repeated_and_called_unknown(
+    argv: list[str], method: str
+) -> None:
+    """C01, C02: a transaction least of all, whose guard may have become false by itself."""
+    slow, idle = AnyServer(holds=True), AnyServer()
+    with serving(slow, idle) as endpoints:
+        done = raftctl(["--endpoints", endpoints, "--command-timeout=400ms", *argv], TXN)
+    assert slow.calls == [method]
+    assert idle.calls == []
+    assert done.exit_code == 1
+    assert done.out == b""
+    assert UNKNOWN_OUTCOME in done.error_line
+
+
+@pytest.mark.parametrize(("argv", "method"), WRITES, ids=str)
+def test_a_write_that_timed_out_in_the_server_is_not_repeated(argv: list[str], method: str) -> None:
+    """C01: it may still be carried out by the next leader."""
+    status = (grpc.StatusCode.UNAVAILABLE, "etcdserver: request timed out")
+    first, second = AnyServer(status=status), AnyServer()
+    with serving(first, second) as endpoints:
+        done = raftctl(["--endpoints", endpoints, *argv], TXN)
+    assert first.calls == [method]
+    assert second.calls == []
+    assert done.exit_code == 1
+
+
+# --- whom it trusts -------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def authorities(tmp_path_factory: pytest.TempPathFactory) -> tuple[Authority, Authority]:
+    """Ours, and one that nobody was told to trust."""
+    directory = tmp_path_factory.mktemp("authorities")
+    return Authority(directory / "ours"), Authority(directory / "theirs")
+
+
+def tls_server(authority: Authority, name: str) -> AnyServer:
+    cert, key = authority.certificate(name)
+    pair = (key.read_bytes(), cert.read_bytes())
+    return AnyServer(credentials=grpc.ssl_server_credentials([pair]))
+
+
+@pytest.mark.parametrize("argv", [["put", "k", SECRET], ["get", SECRET]])
+def test_every_endpoint_must_prove_who_it_is(
+    authorities: tuple[Authority, Authority], argv: list[str]
+) -> None:
+    """X11: the first of several is as untrusted as a single one, and hears nothing."""
+    ours, theirs = authorities
+    impostor, plain, real = tls_server(theirs, "node"), AnyServer(), tls_server(ours, "node")
+    with serving(impostor, plain, real):
+        listed = ",".join(f"https://{one.endpoint}" for one in (impostor, plain, real))
+        flags = [f"--cacert={ours.ca}", "--dial-timeout=2s"]
+        done = raftctl(["--endpoints", listed, *flags, *argv])
+        alone = raftctl(
+            [f"--endpoints=https://{impostor.endpoint}", flags[0], "--dial-timeout=300ms", *argv]
+        )
+    assert done.exit_code == 0, done.err
+    assert len(real.calls) == 1
+    assert impostor.calls == plain.calls == []
+    assert alone.exit_code == 1
+    assert "TLS handshake failed" in alone.err
+
+
+@pytest.mark.parametrize(
+    "status",
+    [
+        (grpc.StatusCode.UNIMPLEMENTED, "unknown service etcdserverpb.Auth"),
+        (grpc.StatusCode.INVALID_ARGUMENT, "etcdserver: authentication failed"),
+        (grpc.StatusCode.UNAVAILABLE, "etcdserver: no leader"),
+        (grpc.StatusCode.INTERNAL, "boom"),
+        None,
+    ],
+)
+def test_a_password_goes_to_the_login_and_nowhere_else(
+    status: tuple[grpc.StatusCode, str] | None,
+) -> None:
+    """X09: not to the outputs, whatever happens, nor to another call."""
+    with serving(AnyServer(status=status)) as endpoint:
+        done = raftctl(["--endpoints", endpoint, f"--user=root:{SECRET}", "put", "k", "v"])
+    refused = raftctl(
+        [
+            f"--endpoints=127.0.0.1:{free_ports(1)[0]}",
+            "--dial-timeout=200ms",
+            *(f"--user=root:{SECRET}", "get", "k"),
+        ]
+    )
+    assert refused.exit_code
+    for outcome in (done, refused):
+        assert SECRET not in outcome.err
+        assert SECRET.encode() not in outcome.out
+
+
+def test_a_password_is_sent_to_the_login_only() -> None:
+    """X09."""
+    with serving(listening := AnyServer()) as endpoint:
+        raftctl(["--endpoints", endpoint, f"--user=root:{SECRET}", "put", "k", "v"])
+    assert listening.calls[0] == "Auth/Authenticate"
+    assert [SECRET.encode() in request for request in listening.requests] == [
+        call == "Auth/Authenticate" for call in listening.calls
+    ]
+
+
+# --- a server that cannot check revocation says so ------------------------------------------
+
+
+@pytest.mark.parametrize("flag", ["--client-crl-file", "--peer-crl-file"])
+def test_a_revocation_list_as_a_flag_is_refused(
+    flag: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """X12: taken and ignored, it would let revoked certificates in."""
+    assert server.run(["serve", f"{flag}=/some/list"]) == 2
+    assert flag in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("section", "key"),
+    [
+        ("client-transport-security", "client-crl-file"),
+        ("peer-transport-security", "crl-file"),
+        ("peer-transport-security", "client-crl-file"),
+        ("client-transport-security", "allowed-cn"),
+        ("peer-transport-security", "allowed-hostname"),
+    ],
+)
+def test_a_check_of_certificates_that_is_not_offered_is_refused_in_a_file(
+    tmp_path: Path, section: str, key: str
+) -> None:
+    """X12."""
+    path = tmp_path / "raftkv.yaml"
+    path.write_text(f"{section}:\n  {key}: /some/list\n")
+    with pytest.raises(ConfigError, match=f"{key} is not offered"):
+        load({"config-file": str(path)}, {})
