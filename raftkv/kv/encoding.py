@@ -54,10 +54,13 @@ ROW_HEAD_BYTES: Final = ID_BYTES + 1
 # Plus a row id, as a number of 13 bytes: a revision row's key.
 REVISION_ROW_TAG: Final = ord("r") << (8 * ID_BYTES)
 
-_SMALL: Final = [bytes((n,)) if n < 128 else bytes((n & 127 | 128, n >> 7)) for n in range(1 << 14)]
+# Varints below 2^14, and the first 14 bits of longer ones.
+SMALL_VARINTS: Final = [
+    bytes((n,)) if n < 128 else bytes((n & 127 | 128, n >> 7)) for n in range(1 << 14)
+]
+LOW_GROUPS: Final = [bytes((n & 127 | 128, n >> 7 | 128)) for n in range(1 << 14)]
 # Tag and length of a framed KeyValue, by its length: the sizes of nearly all.
-_FRAME_HEADS: Final = [b"\x12" + size for size in _SMALL[:4096]]
-_LOW: Final = [bytes((n & 127 | 128, n >> 7 | 128)) for n in range(1 << 14)]
+FRAME_HEADS: Final = [b"\x12" + size for size in SMALL_VARINTS[:4096]]
 
 
 class KeyValue(NamedTuple):
@@ -74,9 +77,9 @@ class KeyValue(NamedTuple):
 def varint(n: int) -> bytes:
     """`n` as a varint; a negative number as its 64-bit two's complement."""
     if 0 <= n < 16384:
-        return _SMALL[n]
+        return SMALL_VARINTS[n]
     if 0 < n < 268435456:
-        return _LOW[n & 16383] + _SMALL[n >> 14]
+        return LOW_GROUPS[n & 16383] + SMALL_VARINTS[n >> 14]
     n &= U64
     out = bytearray()
     while n > 127:
@@ -130,7 +133,7 @@ def lease_field(lease: int) -> bytes:
 def frame(kv: bytes) -> bytes:
     """A KeyValue's bytes as field 2."""
     size = len(kv)
-    return (_FRAME_HEADS[size] if size < 4096 else b"\x12" + varint(size)) + kv
+    return (FRAME_HEADS[size] if size < 4096 else b"\x12" + varint(size)) + kv
 
 
 def encode_kv(kv: KeyValue) -> bytes:

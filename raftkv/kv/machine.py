@@ -35,6 +35,7 @@ from raftkv.kv.compaction import Compaction
 from raftkv.kv.encoding import APPLIED, APPLIED_ROW
 from raftkv.kv.hashing import hash_kv_slices
 from raftkv.kv.members import Member, Roster, decode_member, encode_member, joining_member
+from raftkv.kv.runs import put_run
 from raftkv.kv.store import Change, Store
 from raftkv.kv.writes import Writer, is_read_only
 from raftkv.pb import rpc_pb2 as pb
@@ -43,6 +44,7 @@ from raftkv.raft.types import CONFIG, NORMAL, Configuration, Entry
 
 _MAX_REVISION: Final = (1 << 63) - 1
 _INDEX_MASK: Final = (1 << 32) - 1
+_PUT_COMMAND: Final = bytes((commands.PUT,))
 _new = tuple.__new__
 
 
@@ -151,7 +153,7 @@ class StateMachine:
             self._bootstrap(bootstrap)
         self._compaction = Compaction(self.store)
         self._handlers = {
-            commands.PUT: self._put,
+            commands.PUT: self._writer.put,
             commands.DELETE_RANGE: self._delete_range,
             commands.TXN: self._txn,
             commands.COMPACT: self._compact,
@@ -235,8 +237,28 @@ class StateMachine:
         self.applied_term = entry.term
         return outcome
 
-    def _put(self, payload: bytes, at: int) -> bytes | ApiError:
-        return self._writer.put(payload, at)
+    def apply_some(self, entries: list[Entry], first: int) -> list[Result | ApiError | None]:
+        """`apply` for one entry or more of the log, from position `first` of `entries` on: what it
+        would have returned for each. Neighbouring plain puts are done in one go.
+        """
+        # A run is not worth its preparations for one entry, nor for what is no put.
+        if first + 1 < len(entries) and entries[first].payload[1:2] == _PUT_COMMAND:
+            results = self.apply_run(entries, first)
+            if results:
+                return results
+        return [self.apply(entries[first])]
+
+    def apply_run(self, entries: list[Entry], first: int) -> list[Result | ApiError | None]:
+        """`apply` for the plain puts from position `first` on, up to the first other entry."""
+        answered = self.store.revision
+        assert entries[first].index == self.applied_index + 1, "the log has a hole"
+        count = put_run(self.store, entries, first)
+        if count:
+            last = entries[first + count - 1]
+            self.applied_index += count
+            self.applied_term = last.term
+            assert last.index == self.applied_index, "the log has a hole"
+        return [_new(Result, (answered + number, b"")) for number in range(1, count + 1)]
 
     def _delete_range(self, payload: bytes, at: int) -> bytes | ApiError:
         request = pb.DeleteRangeRequest.FromString(payload[at:])
@@ -317,28 +339,11 @@ class StateMachine:
         store.flushed()
         self._flushed_index = self.applied_index
 
-    # --- checks before a command is proposed -------------------------------------
-    def validate_put(self, request: pb.PutRequest) -> ApiError | None:
-        """The form of a put; reads nothing of the state. Likewise the next three."""
-        return txn.validate_put(request)
-
-    def validate_delete(self, request: pb.DeleteRangeRequest) -> ApiError | None:
-        """The form of a delete range."""
-        return txn.validate_delete(request)
-
-    def validate_range(self, request: pb.RangeRequest) -> ApiError | None:
-        """The form of a range."""
-        return txn.validate_range(request)
-
-    def validate_txn(self, request: pb.TxnRequest) -> ApiError | None:
-        """The form of a transaction, nested ones and branches not taken included."""
-        return txn.validate_txn(request, self.settings.max_txn_ops)
-
     # --- reads -------------------------------------------------------------------
     def range(self, request: pb.RangeRequest | bytes) -> Result | ApiError:
         """A RangeRequest (the message or its bytes) in one go; see `is_long`.
 
-        The form was checked by `validate_range`; bytes are checked here.
+        The form of a message was checked by `txn.validate_range`; bytes are checked here.
         """
         store = self.store
         if isinstance(request, bytes):

@@ -92,24 +92,27 @@ class Store:
         """
         row_id = self.next_id
         self.next_id = row_id + 1
-        old = self.cache.pop(key, None) or self._evicted(key)
-        mod = varint(row_id >> SUB_BITS)
-        old_id = 0
+        old = self.cache.get(key)
         if old is None:
+            self.cached_bytes += RECORD_OVERHEAD_BYTES
+            old = self.evicted(key)
+        else:
+            self.cached_bytes -= len(old[0])
+        mod = varint(row_id >> SUB_BITS)
+        if old is None:
+            old_id = 0
             create_revision = row_id >> SUB_BITS
             version = 1
             kv = b"".join((head, b"\x10", mod, b"\x18", mod, b"\x20\x01", tail))
             self.index.add(key)
             self.live[key] = 0
-            self.cached_bytes += RECORD_OVERHEAD_BYTES
         else:
-            old_framed, old_id, create_revision, version, old_lease = old
+            _, old_id, create_revision, version, old_lease = old
             version += 1
             create = varint(create_revision)
             kv = b"".join((head, b"\x10", create, b"\x18", mod, b"\x20", varint(version), tail))
-            self.cached_bytes -= len(old_framed)
             if old_lease and old_lease != lease:
-                self._detach(key, old_lease)
+                self.detach(key, old_lease)
         mark = b""
         if lease:
             kv += lease_field(lease)
@@ -150,12 +153,13 @@ class Store:
         self.pending += ((revision_row(row_id), value), (pointer, DELETION_MARK))
         self.hash = crc32(kv, self.hash)
         if old[4]:
-            self._detach(key, old[4])
+            self.detach(key, old[4])
         if self.changes is not None:
             self.changes.append(Change(row_id, key, True, framed, old[1]))
         return old
 
-    def _detach(self, key: bytes, lease: int) -> None:
+    def detach(self, key: bytes, lease: int) -> None:
+        """`key` is no longer attached to this lease."""
         keys = self.attached[lease]
         del keys[key]
         if not keys:
@@ -181,7 +185,7 @@ class Store:
             self._evict()
 
     def _evict(self) -> None:
-        """Drop the records written or loaded longest ago until an eighth of the budget is free."""
+        """Drop the records cached longest ago until an eighth of the budget is free."""
         cache, live = self.cache, self.live
         goal = self.cache_limit_bytes - self.cache_limit_bytes // 8
         gone = []
@@ -197,19 +201,16 @@ class Store:
             live[key] = row_id if rare else create_revision << 128 | version << 96 | row_id
         self.cached_bytes = goal + excess
 
-    def _evicted(self, key: bytes) -> Record | None:
-        """The newest version of a key that is not in the cache, None if it does not exist, for a
-        put that replaces it: counted as cached. Without its bytes if all else is known.
+    def evicted(self, key: bytes) -> Record | None:
+        """The newest version of a key that is not in the cache, None if it does not exist, as a
+        put that replaces it needs it: without its bytes if all else is known.
         """
         known = self.live.get(key)
         if known is None:
             return None
-        self.cached_bytes += RECORD_OVERHEAD_BYTES
         if known > ID_MAX:
             return b"", known & ID_MAX, known >> 128, known >> 96 & _VERSION_MASK, 0
-        record = self._load(known)
-        self.cached_bytes += len(record[0])
-        return record
+        return self._load(known)
 
     # --- reads of the newest version -----------------------------------------
     def latest(self, key: bytes) -> Record | None:

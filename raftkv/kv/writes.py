@@ -26,35 +26,12 @@ from raftkv.kv.encoding import (
     value_field,
     varint,
 )
+from raftkv.kv.runs import plain_put
 from raftkv.kv.store import Store
 from raftkv.kv.txn import Path
 from raftkv.pb import rpc_pb2 as pb
 
-_KEY_TAG: Final = 0x0A
-_VALUE_TAG: Final = 0x12
 _EMPTY_HEADER: Final = b"\x0a\x00"
-
-
-def plain_put(payload: bytes, at: int) -> tuple[int, int] | None:
-    """Places of the value field and of the value's length, if the request at `at` is only
-    a key of 1-127 bytes and a value of 1-16383 bytes in the canonical encoding; else None.
-    """
-    size = len(payload)
-    if size < at + 6 or payload[at] != _KEY_TAG:
-        return None
-    key_bytes = payload[at + 1]
-    place = at + 2 + key_bytes
-    if not 0 < key_bytes < 128 or size < place + 3 or payload[place] != _VALUE_TAG:
-        return None
-    value_bytes = payload[place + 1]
-    if value_bytes < 128:
-        end = place + 2 + value_bytes
-        well = value_bytes > 0
-    else:
-        high = payload[place + 2]
-        end = place + 3 + (value_bytes & 127) + (high << 7)
-        well = 0 < high < 128
-    return (place, place + 1) if well and end == size else None
 
 
 class Writer:
@@ -71,12 +48,10 @@ class Writer:
 
     def put(self, payload: bytes, at: int) -> bytes | ApiError:
         """The PutRequest at `at`: the body of its PutResponse."""
-        places = plain_put(payload, at)
-        if places is not None:
-            place, length_at = places
-            self.store.put(
-                payload[at + 2 : place], payload[at:place], b"\x2a" + payload[length_at:]
-            )
+        place = plain_put(payload, at)
+        if place:
+            tail = b"\x2a" + payload[place + 1 :]
+            self.store.put(payload[at + 2 : place], payload[at:place], tail)
             return b""
         request = pb.PutRequest.FromString(payload[at:])
         return self.check_put(request) or self.put_request(request)

@@ -268,23 +268,26 @@ class Replica:
             self._divert_snapshots(effects)
 
     def _apply(self, entries: list[Entry], effects: Effects) -> None:
-        apply = self.machine.apply
+        apply_some = self.machine.apply_some
         writes = self.writes
         local = writes.pending.local
         forwarded = writes.pending.forwarded
         replies = effects.replies
-        for entry in entries:
-            result = apply(entry)
-            if entry.term != self._applied_term:
-                self._applied_term = entry.term
-                writes.pending.take_back(entry.term)
-            if local and local[0][0] == entry.index and local[0][1] == entry.term:
-                replies.append((local.popleft()[TICKET], result or self._done()))
-            elif forwarded:
-                writes.answer_forwarded(entry, result or self._done(), effects)
-            if entry.kind == CONFIG:
-                writes.joining = None
-                effects.members_changed = True
+        at = 0
+        while at < len(entries):
+            for result in apply_some(entries, at):
+                entry = entries[at]
+                at += 1
+                if entry.term != self._applied_term:
+                    self._applied_term = entry.term
+                    writes.pending.take_back(entry.term)
+                if local and local[0][0] == entry.index and local[0][1] == entry.term:
+                    replies.append((local.popleft()[TICKET], result or self._done()))
+                elif forwarded:
+                    writes.answer_forwarded(entry, result or self._done(), effects)
+                if entry.kind == CONFIG:
+                    writes.joining = None
+                    effects.members_changed = True
         if self.machine.unflushed_rows > MAX_UNFLUSHED_ROWS:
             self.machine.flush()
         self.core.applied_to(self.machine.applied_index)

@@ -15,7 +15,7 @@ from raftkv.kv.machine import Bootstrap, HashResult, MachineSettings, Result, St
 from raftkv.kv.members import Member
 from raftkv.raft.core import Core, CoreSettings
 from raftkv.raft.roles import Refusal
-from raftkv.raft.types import Configuration, Entry, HardState, LogBatch, SnapshotMeta
+from raftkv.raft.types import NOOP, Configuration, Entry, HardState, LogBatch, SnapshotMeta
 from raftkv.replica.replica import Replica, ReplicaSettings
 from raftkv.sim.etcd import decode_response, encode_message
 from raftkv.sim.invariants import Promised
@@ -34,6 +34,8 @@ FIRST_TERM: Final = 1
 _CHANGES_OF_A_WRITE: Final = 8  # mark copies (write, sync, write, sync), log, mark again
 _CACHE_BYTES: Final = 20_000  # small, so that reads miss it
 
+_NO_PUT: Final = Entry(0, 0, NOOP, b"")  # ends a run
+
 
 class PowerCut(BaseException):
     """Raised out of a disk operation at which the power went."""
@@ -49,6 +51,13 @@ class ObservedMachine(StateMachine):
         result = super().apply(entry)
         self.observer(entry, self.state_hash)
         return result
+
+    def apply_run(self, entries: list[Entry], first: int) -> list[Result | ApiError | None]:
+        """See StateMachine.apply_run. Runs of one entry, so that the state after each is seen."""
+        results = super().apply_run([entries[first], _NO_PUT], 0)
+        if results:
+            self.observer(entries[first], self.state_hash)
+        return results
 
 
 def member_of(number: int) -> Member:

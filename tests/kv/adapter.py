@@ -11,7 +11,7 @@ from typing import Any
 from google.protobuf.message import Message
 
 from raftkv.errors import ApiError, Code
-from raftkv.kv import commands, encoding
+from raftkv.kv import commands, encoding, txn
 from raftkv.kv.machine import Bootstrap, MachineSettings, Result, StateMachine
 from raftkv.kv.members import Member
 from raftkv.kv.writes import is_read_only
@@ -80,14 +80,14 @@ class Driver:
         """What a server does with a request."""
         subject = self.machine
         if isinstance(request, pb.RangeRequest):
-            return subject.validate_range(request) or subject.range(request)
+            return txn.validate_range(request) or subject.range(request)
         error: ApiError | None = None
         if isinstance(request, pb.PutRequest):
-            error = subject.validate_put(request)
+            error = txn.validate_put(request)
         elif isinstance(request, pb.DeleteRangeRequest):
-            error = subject.validate_delete(request)
+            error = txn.validate_delete(request)
         elif isinstance(request, pb.TxnRequest):
-            error = subject.validate_txn(request)
+            error = txn.validate_txn(request, subject.settings.max_txn_ops)
             if error is None and is_read_only(request):
                 return subject.read_txn(request)
         return error or self.submit(request)
@@ -131,7 +131,7 @@ class RestlessDriver(Driver):
     def _check_the_other_ways(self, request: pb.RangeRequest) -> None:
         """The sliced range, the streamed one and the one from bytes say the same."""
         subject = self.machine
-        if subject.validate_range(request) is not None:
+        if txn.validate_range(request) is not None:
             return
         expected = subject.range(request)
         assert subject.range(request.SerializeToString()) == expected

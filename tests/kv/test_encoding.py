@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raftkv.errors import ProtocolError
-from raftkv.kv import commands, encoding, loading, members, writes
+from raftkv.kv import commands, encoding, loading, members, runs
 from raftkv.kv.encoding import KeyValue
 from raftkv.kv.store import row_key
 from raftkv.pb import kv_pb2, rpc_pb2
@@ -86,19 +86,17 @@ def test_the_short_cut_for_puts_is_taken_only_where_it_reads_what_protobuf_reads
     request = rpc_pb2.PutRequest(key=key, value=value, lease=lease, prev_kv=prev_kv)
     head = commands.encode(commands.PUT, b"", origin=(1, 2, 3))
     wire = request.SerializeToString(deterministic=True)
-    places = writes.plain_put(head + wire, len(head))
+    place = runs.plain_put(head + wire, len(head))
     simple = 0 < len(key) < 128 and 0 < len(value) < 16384 and not lease and not prev_kv
-    assert (places is not None) == simple
-    if places is not None:
-        place, length_at = places
+    assert bool(place) == simple
+    if place:
         assert (head + wire)[len(head) : place] == encoding.key_field(key)
-        assert b"\x2a" + (head + wire)[length_at:] == encoding.value_field(value)
+        assert b"\x2a" + (head + wire)[place + 1 :] == encoding.value_field(value)
 
 
 @given(st.binary(max_size=40))
 def test_the_short_cut_never_reads_garbage_as_a_put(wire: bytes) -> None:
-    places = writes.plain_put(wire, 0)
-    if places is not None:
+    if runs.plain_put(wire, 0):
         request = rpc_pb2.PutRequest.FromString(wire)
         plain = rpc_pb2.PutRequest(key=request.key, value=request.value)
         assert plain.SerializeToString(deterministic=True) == wire

@@ -1,0 +1,137 @@
+"""Neighbouring puts applied in one loop leave what they leave one by one."""
+
+from collections.abc import Iterator
+from random import Random
+
+import pytest
+
+from raftkv.errors import ApiError, CorruptionError
+from raftkv.kv import commands
+from raftkv.kv.machine import Result, StateMachine
+from raftkv.kv.runs import plain_put
+from raftkv.pb import rpc_pb2 as pb
+from raftkv.raft.types import NOOP, NORMAL, Entry
+from tests.kv.adapter import machine
+from tests.kv.memory import MemoryBackend
+
+_TERM = 3
+
+
+def _put(random: Random) -> bytes:
+    key = random.choice((b"a", b"a\0", b"b" * 127, b"c" * 128, b"%d" % random.randrange(99)))
+    size = random.choice((0, 1, 5, 127, 128, 256, 256, 256, 16383, 16384))
+    request = pb.PutRequest(key=key, value=random.randbytes(size))
+    rare = random.randrange(25)
+    if rare == 0:
+        request.lease = random.choice((7, 404))
+    elif rare == 1:
+        request.prev_kv = True
+    origin = (1, 2, random.randrange(1 << 30)) if random.randrange(2) else None
+    session = (1, 2, 3) if rare == 2 else None
+    return commands.encode(commands.PUT, request.SerializeToString(), origin, session)
+
+
+def _log(random: Random, count: int) -> list[Entry]:
+    entries = []
+    for index in range(1, count + 1):
+        draw = random.randrange(15)
+        payload, kind = _put(random), NORMAL
+        if draw == 0:
+            payload, kind = b"", NOOP
+        elif draw == 1:
+            gone = pb.DeleteRangeRequest(key=b"%d" % random.randrange(99))
+            payload = commands.encode(commands.DELETE_RANGE, gone.SerializeToString())
+        entries.append(Entry(index, _TERM + index // 100, kind, payload))
+    return entries
+
+
+def _apply_in_chunks(
+    subject: StateMachine, entries: list[Entry], random: Random
+) -> Iterator[Result | ApiError | None]:
+    """As a replica does: whatever one turn commits."""
+    rest = entries
+    while rest:
+        size = random.choice((1, 2, 3, 40))
+        chunk, rest = rest[:size], rest[size:]
+        at = 0
+        while at < len(chunk):
+            results = subject.apply_some(chunk, at)
+            assert results
+            at += len(results)
+            assert subject.applied_index == chunk[at - 1].index
+            assert subject.applied_term == chunk[at - 1].term
+            yield from results
+        if random.randrange(3) == 0:
+            subject.flush()
+
+
+@pytest.mark.parametrize("start", [1, 16_300, 268_435_300, (1 << 35) - 50])
+@pytest.mark.parametrize("watched", [False, True])
+def test_a_run_leaves_what_its_entries_leave_one_by_one(start: int, watched: bool) -> None:
+    """Answers, rows, hash, sizes and the watchers' changes, over borders of the varints."""
+    random = Random(start)
+    entries = _log(random, 500)
+    subjects = [machine(MemoryBackend(), cache_bytes=9_000) for _ in range(2)]
+    for subject in subjects:
+        subject.leases[7] = None
+        subject.store.revision, subject.store.next_id = start, (start + 1) << 32
+        subject.collect_changes(watched)
+    wanted = [subjects[0].apply(entry) for entry in entries]
+    assert list(_apply_in_chunks(subjects[1], entries, random)) == wanted
+    one, other = subjects
+    assert one.state_hash == other.state_hash
+    assert one.revision == other.revision
+    assert one.take_changes() == other.take_changes()
+    assert one.attached_keys(7) == other.attached_keys(7)
+    one.flush()
+    other.flush()
+    assert isinstance(one.backend, MemoryBackend)
+    assert isinstance(other.backend, MemoryBackend)
+    assert one.backend.rows == other.backend.rows
+    assert one.range(pb.RangeRequest(key=b"\0", range_end=b"\0")) == other.range(
+        pb.RangeRequest(key=b"\0", range_end=b"\0")
+    )
+
+
+def test_a_run_ends_at_the_first_entry_that_is_no_plain_put() -> None:
+    subject = machine()
+    plain = commands.encode(commands.PUT, pb.PutRequest(key=b"a", value=b"1").SerializeToString())
+    leased = pb.PutRequest(key=b"a", value=b"1", lease=404).SerializeToString()
+    payloads = [plain, plain, commands.encode(commands.PUT, leased), plain]
+    entries = [Entry(index, _TERM, NORMAL, one) for index, one in enumerate(payloads, 1)]
+    assert subject.apply_run(entries, 0) == [Result(2, b""), Result(3, b"")]
+    assert subject.applied_index == 2
+    assert subject.apply_run(entries, 2) == []
+    assert subject.applied_index == 2
+
+
+def test_nothing_is_flushed_after_a_run_that_broke_off() -> None:
+    """D16: the row of a key to overwrite cannot be read; the applied index must not cover it."""
+    backend = MemoryBackend()
+    before = machine(backend)
+    put = commands.encode(commands.PUT, pb.PutRequest(key=b"a", value=b"1").SerializeToString())
+    before.apply(Entry(1, _TERM, NORMAL, put))
+    before.flush()
+    for name in [name for name in backend.rows if name.startswith(b"r")]:
+        del backend.rows[name]
+    subject = StateMachine(backend, before.cluster)
+    rows = dict(backend.rows)
+    other = commands.encode(commands.PUT, pb.PutRequest(key=b"b", value=b"1").SerializeToString())
+    entries = [Entry(2, _TERM, NORMAL, other), Entry(3, _TERM, NORMAL, put)]
+    with pytest.raises(CorruptionError):
+        subject.apply_some(entries, 0)
+    subject.applied_index = 3
+    with pytest.raises(AssertionError):
+        subject.flush()
+    assert backend.rows == rows
+
+
+@pytest.mark.parametrize("key_bytes", [1, 2, 126, 127, 128, 300])
+@pytest.mark.parametrize("value_bytes", [0, 1, 126, 127, 128, 129, 16382, 16383, 16384, 16385])
+def test_plain_puts_are_told_by_their_lengths(key_bytes: int, value_bytes: int) -> None:
+    """No request is taken for a plain one whose bytes say something else."""
+    wire = pb.PutRequest(key=b"k" * key_bytes, value=b"v" * value_bytes).SerializeToString()
+    plain = key_bytes < 128 and 0 < value_bytes < 16384
+    assert plain_put(b"\0\1" + wire, 2) == (key_bytes + 4 if plain else 0)
+    for broken in (wire[:-1], wire + b"\0", wire + b"\x20\x01"):
+        assert plain_put(b"\0\1" + broken, 2) == 0
