@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14raftkv/pb/peer.proto\x12\x0eraftkv.peer.v1\"B\n\x06Packet\x12\x0c\n\x04\x62ody\x18\x01 \x01(\x0c\x12*\n\x08greeting\x18\x02 \x01(\x0b\x32\x18.raftkv.peer.v1.Greeting\"_\n\x08Greeting\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x0e\n\x06leader\x18\x02 \x01(\x04\x12\x19\n\x11\x61\x63knowledged_term\x18\x03 \x01(\x04\x12\x1a\n\x12\x61\x63knowledged_index\x18\x04 \x01(\x04\"\x1a\n\nStateChunk\x12\x0c\n\x04\x62ody\x18\x01 \x01(\x0c\"D\n\nStateReply\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x08\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x14\n\x0cresume_after\x18\x03 \x01(\x0c\"`\n\x0fIdentifyRequest\x12\x12\n\ncluster_id\x18\x01 \x01(\x04\x12\x11\n\tmember_id\x18\x02 \x01(\x04\x12\x13\n\x0bincarnation\x18\x03 \x01(\x04\x12\x11\n\tpeer_urls\x18\x04 \x03(\t\"\xa2\x01\n\rIdentifyReply\x12\x12\n\ncluster_id\x18\x01 \x01(\x04\x12\x11\n\tmember_id\x18\x02 \x01(\x04\x12\x0f\n\x07your_id\x18\x03 \x01(\x04\x12\x18\n\x10your_incarnation\x18\x04 \x01(\x04\x12\x18\n\x10you_were_removed\x18\x05 \x01(\x08\x12%\n\x07members\x18\x06 \x03(\x0b\x32\x14.raftkv.peer.v1.Peer\"3\n\x04Peer\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x11\n\tpeer_urls\x18\x03 \x03(\t2\xda\x01\n\x04Raft\x12<\n\x06Stream\x12\x16.raftkv.peer.v1.Packet\x1a\x16.raftkv.peer.v1.Packet(\x01\x30\x01\x12H\n\x0cInstallState\x12\x1a.raftkv.peer.v1.StateChunk\x1a\x1a.raftkv.peer.v1.StateReply(\x01\x12J\n\x08Identify\x12\x1f.raftkv.peer.v1.IdentifyRequest\x1a\x1d.raftkv.peer.v1.IdentifyReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14raftkv/pb/peer.proto\x12\x0eraftkv.peer.v1\"B\n\x06Packet\x12\x0c\n\x04\x62ody\x18\x01 \x01(\x0c\x12*\n\x08greeting\x18\x02 \x01(\x0b\x32\x18.raftkv.peer.v1.Greeting\"_\n\x08Greeting\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x0e\n\x06leader\x18\x02 \x01(\x04\x12\x19\n\x11\x61\x63knowledged_term\x18\x03 \x01(\x04\x12\x1a\n\x12\x61\x63knowledged_index\x18\x04 \x01(\x04\",\n\nStateChunk\x12\x0c\n\x04\x62ody\x18\x01 \x01(\x0c\x12\x10\n\x08transfer\x18\x02 \x01(\x04\"H\n\nStateReply\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x08\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x12\n\nnext_chunk\x18\x04 \x01(\x04J\x04\x08\x03\x10\x04\"`\n\x0fIdentifyRequest\x12\x12\n\ncluster_id\x18\x01 \x01(\x04\x12\x11\n\tmember_id\x18\x02 \x01(\x04\x12\x13\n\x0bincarnation\x18\x03 \x01(\x04\x12\x11\n\tpeer_urls\x18\x04 \x03(\t\"\xa2\x01\n\rIdentifyReply\x12\x12\n\ncluster_id\x18\x01 \x01(\x04\x12\x11\n\tmember_id\x18\x02 \x01(\x04\x12\x0f\n\x07your_id\x18\x03 \x01(\x04\x12\x18\n\x10your_incarnation\x18\x04 \x01(\x04\x12\x18\n\x10you_were_removed\x18\x05 \x01(\x08\x12%\n\x07members\x18\x06 \x03(\x0b\x32\x14.raftkv.peer.v1.Peer\"3\n\x04Peer\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x11\n\tpeer_urls\x18\x03 \x03(\t2\xdc\x01\n\x04Raft\x12<\n\x06Stream\x12\x16.raftkv.peer.v1.Packet\x1a\x16.raftkv.peer.v1.Packet(\x01\x30\x01\x12J\n\x0cInstallState\x12\x1a.raftkv.peer.v1.StateChunk\x1a\x1a.raftkv.peer.v1.StateReply(\x01\x30\x01\x12J\n\x08Identify\x12\x1f.raftkv.peer.v1.IdentifyRequest\x1a\x1d.raftkv.peer.v1.IdentifyReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,15 +36,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GREETING']._serialized_start=108
   _globals['_GREETING']._serialized_end=203
   _globals['_STATECHUNK']._serialized_start=205
-  _globals['_STATECHUNK']._serialized_end=231
-  _globals['_STATEREPLY']._serialized_start=233
-  _globals['_STATEREPLY']._serialized_end=301
-  _globals['_IDENTIFYREQUEST']._serialized_start=303
-  _globals['_IDENTIFYREQUEST']._serialized_end=399
-  _globals['_IDENTIFYREPLY']._serialized_start=402
-  _globals['_IDENTIFYREPLY']._serialized_end=564
-  _globals['_PEER']._serialized_start=566
-  _globals['_PEER']._serialized_end=617
-  _globals['_RAFT']._serialized_start=620
-  _globals['_RAFT']._serialized_end=838
+  _globals['_STATECHUNK']._serialized_end=249
+  _globals['_STATEREPLY']._serialized_start=251
+  _globals['_STATEREPLY']._serialized_end=323
+  _globals['_IDENTIFYREQUEST']._serialized_start=325
+  _globals['_IDENTIFYREQUEST']._serialized_end=421
+  _globals['_IDENTIFYREPLY']._serialized_start=424
+  _globals['_IDENTIFYREPLY']._serialized_end=586
+  _globals['_PEER']._serialized_start=588
+  _globals['_PEER']._serialized_end=639
+  _globals['_RAFT']._serialized_start=642
+  _globals['_RAFT']._serialized_end=862
 # @@protoc_insertion_point(module_scope)

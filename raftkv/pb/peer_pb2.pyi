@@ -83,15 +83,22 @@ class StateChunk(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     BODY_FIELD_NUMBER: _builtins.int
+    TRANSFER_FIELD_NUMBER: _builtins.int
     body: _builtins.bytes
+    """In the first piece the snapshot message, then one chunk of the state each."""
+    transfer: _builtins.int
+    """Only in the first piece: the sender's random number for this transfer
+    (0: it cannot be continued).
+    """
     def __init__(
         self,
         *,
         body: _builtins.bytes = ...,
+        transfer: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "transfer", b"transfer"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -99,28 +106,29 @@ Global___StateChunk: _TypeAlias = StateChunk  # noqa: Y015
 
 @_typing.final
 class StateReply(_message.Message):
+    """Neither accepted nor a reason: the transfer goes on, and this is its progress."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     ACCEPTED_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
-    RESUME_AFTER_FIELD_NUMBER: _builtins.int
+    NEXT_CHUNK_FIELD_NUMBER: _builtins.int
     accepted: _builtins.bool
+    """The receiver has the whole state."""
     reason: _builtins.str
-    """Why not, for the sender's log; empty when accepted."""
-    resume_after: _builtins.bytes
-    """How far the receiver got before it stopped; a later attempt may start
-    behind this point. Empty = from the beginning.
-    """
+    """Why the receiver gave up what it had; empty unless it did."""
+    next_chunk: _builtins.int
+    """The chunk that the receiver needs next; it has all before."""
     def __init__(
         self,
         *,
         accepted: _builtins.bool = ...,
         reason: _builtins.str = ...,
-        resume_after: _builtins.bytes = ...,
+        next_chunk: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "reason", b"reason", "resume_after", b"resume_after"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "next_chunk", b"next_chunk", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

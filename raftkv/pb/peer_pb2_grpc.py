@@ -39,7 +39,7 @@ class RaftStub:
                 request_serializer=raftkv_dot_pb_dot_peer__pb2.Packet.SerializeToString,
                 response_deserializer=raftkv_dot_pb_dot_peer__pb2.Packet.FromString,
                 _registered_method=True)
-        self.InstallState = channel.stream_unary(
+        self.InstallState = channel.stream_stream(
                 '/raftkv.peer.v1.Raft/InstallState',
                 request_serializer=raftkv_dot_pb_dot_peer__pb2.StateChunk.SerializeToString,
                 response_deserializer=raftkv_dot_pb_dot_peer__pb2.StateReply.FromString,
@@ -66,7 +66,8 @@ class RaftServicer:
 
     def InstallState(self, request_iterator, context):
         """Sends a member the whole state when the log no longer reaches back far
-        enough.
+        enough. The first piece says what comes; the first answer says where to
+        begin, so that a transfer that broke goes on where it ended.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -88,7 +89,7 @@ def add_RaftServicer_to_server(servicer, server):
                     request_deserializer=raftkv_dot_pb_dot_peer__pb2.Packet.FromString,
                     response_serializer=raftkv_dot_pb_dot_peer__pb2.Packet.SerializeToString,
             ),
-            'InstallState': grpc.stream_unary_rpc_method_handler(
+            'InstallState': grpc.stream_stream_rpc_method_handler(
                     servicer.InstallState,
                     request_deserializer=raftkv_dot_pb_dot_peer__pb2.StateChunk.FromString,
                     response_serializer=raftkv_dot_pb_dot_peer__pb2.StateReply.SerializeToString,
@@ -147,7 +148,7 @@ class Raft:
             wait_for_ready=None,
             timeout=None,
             metadata=None):
-        return grpc.experimental.stream_unary(
+        return grpc.experimental.stream_stream(
             request_iterator,
             target,
             '/raftkv.peer.v1.Raft/InstallState',

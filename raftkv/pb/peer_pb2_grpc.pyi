@@ -40,9 +40,10 @@ class RaftStub:
     greeting, or the stream ends with the reason for the refusal. From then
     on each request packet holds one or more Raft messages; order is kept.
     """
-    InstallState: _grpc.StreamUnaryMultiCallable[_peer_pb2.StateChunk, _peer_pb2.StateReply]
+    InstallState: _grpc.StreamStreamMultiCallable[_peer_pb2.StateChunk, _peer_pb2.StateReply]
     """Sends a member the whole state when the log no longer reaches back far
-    enough.
+    enough. The first piece says what comes; the first answer says where to
+    begin, so that a transfer that broke goes on where it ended.
     """
     Identify: _grpc.UnaryUnaryMultiCallable[_peer_pb2.IdentifyRequest, _peer_pb2.IdentifyReply]
     """Asks a member what it knows of the caller: for a member that joins (it
@@ -58,9 +59,10 @@ class RaftAsyncStub(RaftStub):
     greeting, or the stream ends with the reason for the refusal. From then
     on each request packet holds one or more Raft messages; order is kept.
     """
-    InstallState: _aio.StreamUnaryMultiCallable[_peer_pb2.StateChunk, _peer_pb2.StateReply]  # type: ignore[assignment]
+    InstallState: _aio.StreamStreamMultiCallable[_peer_pb2.StateChunk, _peer_pb2.StateReply]  # type: ignore[assignment]
     """Sends a member the whole state when the log no longer reaches back far
-    enough.
+    enough. The first piece says what comes; the first answer says where to
+    begin, so that a transfer that broke goes on where it ended.
     """
     Identify: _aio.UnaryUnaryMultiCallable[_peer_pb2.IdentifyRequest, _peer_pb2.IdentifyReply]  # type: ignore[assignment]
     """Asks a member what it knows of the caller: for a member that joins (it
@@ -85,9 +87,10 @@ class RaftServicer(metaclass=_abc_1.ABCMeta):
         self,
         request_iterator: _MaybeAsyncIterator[_peer_pb2.StateChunk],
         context: _ServicerContext,
-    ) -> _typing.Union[_peer_pb2.StateReply, _abc.Awaitable[_peer_pb2.StateReply]]:
+    ) -> _typing.Union[_abc.Iterator[_peer_pb2.StateReply], _abc.AsyncIterator[_peer_pb2.StateReply]]:
         """Sends a member the whole state when the log no longer reaches back far
-        enough.
+        enough. The first piece says what comes; the first answer says where to
+        begin, so that a transfer that broke goes on where it ended.
         """
 
     @_abc_1.abstractmethod

@@ -66,11 +66,13 @@ class Housekeeping:
         self.first_kept = max(self.first_kept, index + 1)
 
     def sending(self, member: int, index: int) -> None:
-        """A state transfer at `index` to `member` has started."""
-        self._in_flight[member] = index
+        """A state transfer at `index` to `member` has started, or goes on: one that broke and
+        may be continued has kept its own, lower index.
+        """
+        self._in_flight[member] = min(index, self._in_flight.get(member, index))
 
     def sent(self, member: int) -> None:
-        """The state transfer to `member` has ended."""
+        """The state transfer to `member` has ended and will not be continued."""
         self._in_flight.pop(member, None)
 
     def installed(self, index: int) -> None:

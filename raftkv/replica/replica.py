@@ -167,10 +167,19 @@ class Replica:
         """The disk log no longer holds entries up to `index`."""
         self.housekeeping.truncated(index)
 
-    def on_snapshot_sent(self, to: int, ok: bool, index: int) -> None:
-        """The state transfer to `to` has ended; ok: the receiver has the whole state."""
-        self.housekeeping.sent(to)
+    def on_snapshot_sent(self, to: int, ok: bool, index: int, *, kept: bool = False) -> None:
+        """The state transfer to `to` has ended; ok: the receiver has the whole state.
+
+        kept: it broke and may be continued, so the log behind its state stays until it ends
+        or `on_snapshot_dropped` comes.
+        """
+        if not kept:
+            self.housekeeping.sent(to)
         self.core.snapshot_sent(to, ok, index)
+
+    def on_snapshot_dropped(self, to: int) -> None:
+        """The broken transfer to `to` will not be continued; another may be asked for."""
+        self.housekeeping.sent(to)
 
     def on_state_received(self, message: InstallSnapshot, machine: StateMachine) -> None:
         """A whole state has arrived, complete and checked; `machine` is loaded from it.

@@ -7,6 +7,7 @@ what is wrong, and one line in the log on both sides.
 
 import asyncio
 import logging
+from functools import partial
 from typing import TYPE_CHECKING, Final, cast
 
 from google.protobuf.message import DecodeError
@@ -14,8 +15,8 @@ from google.protobuf.message import DecodeError
 from raftkv.errors import Code, ProtocolError, StorageError
 from raftkv.pb import peer_pb2
 from raftkv.server.clients import LINGER_SECONDS
+from raftkv.server.intake import StateCall
 from raftkv.server.links import IDENTIFY_PATH, STATE_PATH, STREAM_PATH, link_limits
-from raftkv.server.transfer import StateIntake
 from raftkv.wire import peer
 from raftkv.wire.grpc import RequestHead
 from raftkv.wire.h2 import ServerConnection
@@ -26,13 +27,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("raftkv.peers")
 
 _UNARY: Final = frozenset({IDENTIFY_PATH})
-
-
-def _chunk(message: bytes) -> bytes:
-    try:
-        return peer_pb2.StateChunk.FromString(message).body
-    except DecodeError as error:
-        raise ProtocolError(f"a piece of a state cannot be decoded: {error}") from None
 
 
 class PeerProtocol(asyncio.Protocol):
@@ -46,7 +40,7 @@ class PeerProtocol(asyncio.Protocol):
         self.connection = ServerConnection(self, _UNARY, link_limits(), self.loop.time())
         self._transport: asyncio.Transport | None = None
         self._stream = 0
-        self._intakes: dict[int, StateIntake] = {}
+        self._states: dict[int, StateCall] = {}  # by stream
         self._close_by = 0.0  # when a connection that was told to close is cut
 
     # --- asyncio ------------------------------------------------------------
@@ -69,9 +63,10 @@ class PeerProtocol(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The other end is gone."""
         self.peers.accepted.pop(self, None)
-        for intake in self._intakes.values():
-            intake.abandon()
-        self._intakes.clear()
+        self._transport = None
+        states, self._states = self._states, {}
+        for call in states.values():
+            call.lost()
 
     def _refuse(self, reason: str) -> None:
         assert self._transport is not None
@@ -141,57 +136,48 @@ class PeerProtocol(asyncio.Protocol):
             greeting = self.peers.greeting(self.sender)
             self.connection.send(stream, peer_pb2.Packet(greeting=greeting).SerializeToString())
         elif head.path == STATE_PATH:
-            self._intakes[stream] = StateIntake(self.peers)
+            sender = int(head.metadata[b"raftkv-member"], 16)
+            answer = partial(self._answer_state, stream)
+            self._states[stream] = self.peers.intakes.open(sender, answer)
         else:
             text = f"unknown method {head.path.decode('utf-8', 'replace')}"
             self.connection.finish(stream, Code.UNIMPLEMENTED, text)
 
     def message(self, stream: int, message: bytes) -> None:
         """Raft messages, or a piece of a state."""
-        intake = self._intakes.get(stream)
-        try:
-            if intake is not None:
-                intake.add(_chunk(message))
-            elif stream == self._stream:
+        call = self._states.get(stream)
+        if call is not None:
+            call.piece(message)
+        elif stream == self._stream:
+            try:
                 self.peers.received(self.sender, peer.decode_messages(peer.unpack(message)))
-        except ProtocolError as error:
-            self._intakes.pop(stream, None)
-            self.connection.finish(stream, Code.INVALID_ARGUMENT, str(error))
-            log.warning("refused a message of member %016x: %s", self.sender, error)
-        except StorageError as error:
-            self._end_intake(stream, str(error))
+            except ProtocolError as error:
+                self.connection.finish(stream, Code.INVALID_ARGUMENT, str(error))
+                log.warning("refused a message of member %016x: %s", self.sender, error)
 
     def half_closed(self, stream: int) -> None:
         """The whole state has been sent."""
-        intake = self._intakes.get(stream)
-        if intake is None:
+        call = self._states.get(stream)
+        if call is None:
             self.connection.finish(stream)
+        else:
+            call.half_closed()
+
+    def _answer_state(self, stream: int, reply: peer_pb2.StateReply, last: bool) -> None:
+        """An answer on a state transfer's call, often between two receptions."""
+        if stream not in self._states:
             return
-        self.peers.driver.start_task(self._finish_intake(stream, intake))
-
-    async def _finish_intake(self, stream: int, intake: StateIntake) -> None:
-        reason = ""
-        try:
-            await intake.finish()
-        except (ProtocolError, StorageError) as error:
-            reason = str(error)
-        self._end_intake(stream, reason)
-        self.flush()
-
-    def _end_intake(self, stream: int, reason: str) -> None:
-        intake = self._intakes.pop(stream, None)
-        if intake is not None and reason:
-            log.warning("refused a state of member %016x: %s", intake.sender, reason)
-            intake.abandon()
-        reply = peer_pb2.StateReply(accepted=not reason, reason=reason)
         self.connection.send(stream, reply.SerializeToString())
-        self.connection.finish(stream)
+        if last:
+            del self._states[stream]
+            self.connection.finish(stream)
+        self.flush()
 
     def cancelled(self, stream: int) -> None:
         """The sender gave up."""
-        intake = self._intakes.pop(stream, None)
-        if intake is not None:
-            intake.abandon()
+        call = self._states.pop(stream, None)
+        if call is not None:
+            call.lost()
 
     def writable(self, stream: int) -> None:
         """Output has drained: nobody waits for it."""

@@ -209,15 +209,23 @@ class Driver:
 
     # --- long work ----------------------------------------------------------
 
-    def start_task(self, work: Coroutine[None, None, None]) -> None:
+    def start_task(self, work: Coroutine[None, None, None]) -> "asyncio.Task[None]":
         """Runs rare, long work (a state transfer) beside the turns."""
         task = self.loop.create_task(work)
         self._tasks[task] = None
         task.add_done_callback(lambda done: self._tasks.pop(done, None))
+        return task
 
-    def state_sent(self, to: int, ok: bool, index: int) -> None:
-        """The transfer of the state at `index` to member `to` has ended."""
-        self.replica.on_snapshot_sent(to, ok, index)
+    def state_sent(self, to: int, ok: bool, index: int, *, kept: bool = False) -> None:
+        """The transfer of the state at `index` to member `to` has ended. kept: it broke and
+        may be continued until `state_dropped`.
+        """
+        self.replica.on_snapshot_sent(to, ok, index, kept=kept)
+        self.wake()
+
+    def state_dropped(self, to: int) -> None:
+        """The broken transfer to member `to` will not be continued."""
+        self.replica.on_snapshot_dropped(to)
         self.wake()
 
     def _drop_old_states(self) -> None:

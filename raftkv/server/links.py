@@ -21,6 +21,7 @@ from google.protobuf.message import DecodeError
 from raftkv import limits
 from raftkv.pb import peer_pb2
 from raftkv.raft.messages import Message
+from raftkv.server.calls import Call
 from raftkv.wire import peer
 from raftkv.wire.h2 import ConnectionLimits
 from raftkv.wire.h2_client import ClientConnection
@@ -88,7 +89,7 @@ class Link(asyncio.Protocol):
         self._context = context
         self._transport: asyncio.Transport | None = None
         self._stream = 0
-        self._calls: dict[int, asyncio.Future[bytes]] = {}
+        self._calls: dict[int, Call] = {}
         self._task: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
         self._ended = asyncio.Event()
@@ -198,9 +199,8 @@ class Link(asyncio.Protocol):
         self._transport = None
         self.connection = None
         self.ready = False
-        for future in self._calls.values():
-            if not future.done():
-                future.set_exception(ConnectionError("the connection to the member was lost"))
+        for call in self._calls.values():
+            call.ended("the connection to the member was lost")
         self._calls.clear()
         if not self._closed:
             self._owner.down(self, refused=False)
@@ -212,11 +212,10 @@ class Link(asyncio.Protocol):
         """Response headers: nothing to do before the greeting."""
 
     def message(self, stream: int, message: bytes) -> None:
-        """The greeting on the stream, or the answer of a single call."""
+        """The greeting on the stream, or an answer of a call beside it."""
         if stream != self._stream:
-            future = self._calls.pop(stream, None)
-            if future is not None and not future.done():
-                future.set_result(message)
+            if stream in self._calls:
+                self._calls[stream].answered(message)
             return
         try:
             packet = peer_pb2.Packet.FromString(message)
@@ -231,9 +230,9 @@ class Link(asyncio.Protocol):
     def finished(self, stream: int, code: int, text: str) -> None:
         """A call has ended; without the stream the connection is of no use."""
         if stream != self._stream:
-            future = self._calls.pop(stream, None)
-            if future is not None and not future.done():
-                future.set_exception(ConnectionError(text or f"status {code}"))
+            call = self._calls.pop(stream, None)
+            if call is not None:
+                call.ended(text or f"the member ended the call with status {code}")
             return
         self.ready = False
         self._explain(text or f"the member ended the stream with status {code}")
@@ -281,18 +280,16 @@ class Link(asyncio.Protocol):
             elif not self.ready and now - self._since > limits.HANDSHAKE_SECONDS:
                 self._give_up(f"no greeting within {limits.HANDSHAKE_SECONDS:g} s")
 
-    def queued_bytes(self) -> int:
-        """Bytes handed over for sending that the kernel has not taken yet."""
-        if self.connection is None or self._transport is None:
-            return 0
-        return self.connection.queued_total() + self._transport.get_write_buffer_size()
-
-    def open_call(self, path: bytes) -> tuple[int, "asyncio.Future[bytes]"]:
-        """Begins a further call beside the stream (a state transfer)."""
+    def open_call(self, path: bytes) -> Call:
+        """Begins a further call beside the stream (a state transfer). Raises ConnectionError."""
         connection = self.connection
-        if connection is None or not self.ready:
+        if connection is None or self._transport is None or not self.ready:
             raise ConnectionError("no connection to the member")
-        stream = connection.request(path, metadata=self._owner.identity(self.member))
-        future: asyncio.Future[bytes] = self._loop.create_future()
-        self._calls[stream] = future
-        return stream, future
+        call = Call(self._transport, connection, path, self._owner.identity(self.member))
+        self._calls[call.stream] = call
+        return call
+
+    def forget_call(self, call: Call) -> None:
+        """What still comes for `call` is of no interest."""
+        if self._calls.get(call.stream) is call:
+            del self._calls[call.stream]

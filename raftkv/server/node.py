@@ -424,6 +424,7 @@ class Node:
             self.clients.stop()
         if self._peers is not None:
             self._peers.stop()
+            await self._peers.intakes.settled()
         await asyncio.sleep(0)
         if self._directory is not None:
             self._directory.close()

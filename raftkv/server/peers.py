@@ -18,10 +18,11 @@ from raftkv.raft.messages import AppendEntries, InstallSnapshot, Message
 from raftkv.server.accept import PeerProtocol
 from raftkv.server.driver import Driver
 from raftkv.server.failover import Failover
+from raftkv.server.intake import Intakes
 from raftkv.server.links import Link
 from raftkv.server.logs import Repeats
 from raftkv.server.membership import KnownMembers
-from raftkv.server.transfer import send_state
+from raftkv.server.transfer import Transfers
 from raftkv.storage.recovery import Identity
 from raftkv.storage.rejoin import refusal
 
@@ -82,11 +83,14 @@ class Peers:
         self._context = context
         self._was_ready: dict[int, bool] = {}
         self._repeats = Repeats(REFUSAL_QUIET_SECONDS)
+        self.transfers = Transfers(self)
+        self.intakes = Intakes(self)
 
     # --- links --------------------------------------------------------------
 
     def members_changed(self) -> None:
         """Links follow the configuration and the member table (driver.PeerSender)."""
+        self.transfers.review()
         replica = self.driver.replica
         for record in replica.machine.members.values():
             self._known.learn_address(record.id, record.peer_urls)
@@ -139,17 +143,12 @@ class Peers:
             self.links[member] = self._link(member, urls)
 
     def send_state(self, message: InstallSnapshot) -> None:
-        """Starts a state transfer (driver.PeerSender)."""
-        link = self.links.get(message.to)
-        if link is None or not link.ready:
-            self.driver.state_sent(message.to, False, message.snapshot.index)
-            return
-        # The picture is taken now: the message names the index that the state has in this turn.
-        view, meta = self.driver.replica.machine.snapshot_view()
-        self.driver.start_task(send_state(self, link, message, view, meta))
+        """Starts a state transfer, or goes on with one (driver.PeerSender)."""
+        self.transfers.send(self.links.get(message.to), message)
 
     def role_changed(self) -> None:
         """Leader, term or role changed (driver.PeerSender)."""
+        self.transfers.review()
         leader = self.links.get(self.driver.replica.leader)
         self.failover.role_changed(link_ready=leader is not None and leader.ready)
 
@@ -331,7 +330,8 @@ class Peers:
     # --- the clock and the end ----------------------------------------------------
 
     def tick(self, now: float) -> None:
-        """Keepalive on both kinds of connections."""
+        """Keepalive on both kinds of connections; broken transfers that nobody needs."""
+        self.transfers.review()
         for link in list(self.links.values()):
             link.tick(now)
         for accepted in list(self.accepted):
@@ -339,6 +339,8 @@ class Peers:
 
     def stop(self) -> None:
         """Closes everything."""
+        self.transfers.close()
+        self.intakes.close()
         for link in self.links.values():
             link.close()
         for accepted in list(self.accepted):

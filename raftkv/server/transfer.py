@@ -1,23 +1,40 @@
-"""Moving the whole state to a member that the log can no longer serve (Raft 7).
+"""Moving the whole state to a member that the log can no longer serve (Raft 7): the sender.
 
 The sender takes a view of its state at one applied index and streams it as chunks beside
-the Raft messages, a slice at a time, so that the leader keeps serving. The first chunk is
-the InstallSnapshot message itself. The receiver writes into a fresh state directory and
-tells its replica only when everything has arrived and the hash is right.
+the Raft messages, a slice at a time, so that the leader keeps serving:
+
+    sender                                      receiver (raftkv.server.intake)
+    StateChunk(snapshot message, transfer)  ->
+                                            <-  StateReply(next_chunk)      where to begin
+    StateChunk(chunk)*                      ->
+                                            <-  StateReply(next_chunk)*     progress
+    half close                              ->
+                                            <-  StateReply(accepted or reason)
+
+A transfer that breaks keeps its view, and the log behind its index, for `KEPT_SECONDS` after
+its last progress. When Raft asks for a state for the same member again meanwhile, the same
+transfer goes on, and the receiver's first answer says where. It is dropped before that when
+this member no longer leads in the same term, or the members have changed. A transfer without
+any progress for `STALL_SECONDS` counts as broken.
 """
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING
+import random
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Final
+
+from google.protobuf.message import DecodeError
 
 from raftkv import limits
-from raftkv.errors import ProtocolError
+from raftkv.errors import ProtocolError, StorageError
 from raftkv.kv.backend import View
-from raftkv.kv.machine import StateMachine
 from raftkv.pb import peer_pb2
 from raftkv.raft.messages import InstallSnapshot
+from raftkv.raft.types import Configuration
+from raftkv.server.calls import Call
 from raftkv.server.links import STATE_PATH, Link
-from raftkv.storage.snapshots import StateReceiver, StateSender
+from raftkv.storage.snapshots import StateSender
 from raftkv.wire import peer
 
 if TYPE_CHECKING:
@@ -25,103 +42,221 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("raftkv.snapshots")
 
-SENT_AHEAD_BYTES = 4 * limits.MIB
-ANSWER_SECONDS = 120.0
+SENT_AHEAD_BYTES: Final = 4 * limits.MIB
+STALL_SECONDS = 60.0
+KEPT_SECONDS = 60.0
+_ROOM_SECONDS: Final = 0.005
 
 
-async def send_state(
-    peers: "Peers", link: Link, message: InstallSnapshot, view: View, meta: bytes
-) -> None:
-    """Streams `view` over `link`; the outcome goes to the driver."""
-    index = message.snapshot.index
-    driver = peers.driver
-    accepted = False
-    try:
-        sender = StateSender(view, meta, peers.cluster)
-        stream, answer = link.open_call(STATE_PATH)
-        first = peer.encode_messages([message])
-        await _feed(link, stream, first)
-        for chunk in sender.chunks():
-            await _feed(link, stream, chunk)
-        if link.connection is not None:
-            link.connection.half_close(stream)
-            link.flush()
-        reply = peer_pb2.StateReply.FromString(await asyncio.wait_for(answer, ANSWER_SECONDS))
-        accepted = reply.accepted
-        if not accepted:
-            log.warning("member %016x refused the state: %s", link.member, reply.reason)
-    except (ConnectionError, TimeoutError) as error:
-        log.warning("sending the state to member %016x failed: %s", link.member, error)
-    finally:
-        view.close()
-        driver.state_sent(message.to, accepted, index)
-    if accepted:
-        log.info("sent the state at index %d to member %016x", index, link.member)
+def _members(configuration: Configuration) -> tuple[object, object]:
+    """Who belongs to it when no change is under way any more."""
+    return configuration.voters, configuration.learners
 
 
-async def _feed(link: Link, stream: int, chunk: bytes) -> None:
-    """Sends one chunk; waits while too much is queued. A turn of the loop lies between chunks."""
-    if link.connection is None:
-        raise ConnectionError("the connection to the member was lost")
-    link.connection.send(stream, peer_pb2.StateChunk(body=chunk).SerializeToString())
-    link.flush()
-    await asyncio.sleep(0)
-    while link.connection is not None and link.queued_bytes() > SENT_AHEAD_BYTES:
-        await asyncio.sleep(0.005)
-        link.flush()
+class Outgoing:
+    """One state on its way to one member; its view stays open until it is forgotten.
+
+    until: the time after which it is not continued.
+    """
+
+    def __init__(
+        self,
+        message: InstallSnapshot,
+        configuration: Configuration,
+        view: View,
+        meta: bytes,
+        cluster: int,
+    ) -> None:
+        self.message = message
+        self.configuration = configuration
+        self.view = view
+        self.transfer = random.SystemRandom().getrandbits(63) + 1
+        self.until = 0.0
+        self.task: asyncio.Task[None] | None = None
+        self.expiry: asyncio.TimerHandle | None = None
+        self._confirmed = -1  # the highest next_chunk that the receiver has named
+        self._meta = meta
+        self._cluster = cluster
+        self._sender = StateSender(view, meta, cluster)
+
+    def chunks(self, start: int) -> Iterator[bytes]:
+        """The chunks from `start` on. Raises ProtocolError if they are not known any more."""
+        if start == 0:
+            self._sender = StateSender(self.view, self._meta, self._cluster)
+        return self._sender.chunks(start)
+
+    def progress(self, next_chunk: int, now: float) -> None:
+        """The receiver says how far it is. A restarted one begins again: that is none."""
+        if next_chunk > self._confirmed:
+            self._confirmed = next_chunk
+            self.until = now + KEPT_SECONDS
 
 
-class StateIntake:
-    """One incoming state: the message first, then chunks into a fresh directory."""
+class Transfers:
+    """All states that this member sends: at most one to each other member."""
 
     def __init__(self, peers: "Peers") -> None:
         self._peers = peers
-        self._message: InstallSnapshot | None = None
-        self._receiver: StateReceiver | None = None
-        self.sender = 0
+        self._driver = peers.driver
+        self._loop = peers.driver.loop
+        self._outgoing: dict[int, Outgoing] = {}
 
-    def add(self, chunk: bytes) -> None:
-        """The next piece. Raises ProtocolError or StorageError if it cannot be taken."""
-        if self._message is None:
-            messages = peer.decode_messages(chunk)
-            if len(messages) != 1 or not isinstance(messages[0], InstallSnapshot):
-                raise ProtocolError("a state transfer must begin with its snapshot message")
-            self._message = messages[0]
-            self.sender = self._message.sender
-            backend = self._peers.driver.directory.new_state()
-            self._receiver = StateReceiver(backend, self._peers.cluster)
-            return
-        assert self._receiver is not None
-        self._receiver.add(chunk)
+    # --- what the driver says -------------------------------------------------
 
-    async def finish(self) -> None:
-        """Everything was sent: checks the whole, makes it durable, loads it, hands it over.
+    def send(self, link: Link | None, message: InstallSnapshot) -> None:
+        """Starts a transfer, or goes on with the one that broke. The outcome goes to the driver.
 
-        Syncing runs in a thread and loading in slices: this member keeps answering meanwhile.
-        Raises ProtocolError or StorageError if the state cannot be taken.
+        link: to the member; None or not ready: the transfer fails at once.
         """
-        if self._message is None or self._receiver is None:
-            raise ProtocolError("a state transfer ended before it began")
-        driver = self._peers.driver
-        backend = self._receiver.finish()
-        await driver.loop.run_in_executor(None, backend.sync)
-        settings = self._peers.machine_settings
-        loading = StateMachine.opening(backend, self._peers.cluster, settings)
-        while True:
-            try:
-                next(loading)
-            except StopIteration as end:
-                machine: StateMachine = end.value
-                break
-            await asyncio.sleep(0)
-        if machine.applied_index != self._message.snapshot.index:
-            raise ProtocolError("a state transfer holds another state than it announced")
-        self._receiver = None
-        driver.replica.on_state_received(self._message, machine)
-        driver.wake()
+        to = message.to
+        outgoing = self._outgoing.get(to)
+        if outgoing is not None and (outgoing.task is not None or not self._continues(outgoing)):
+            self._forget(outgoing)
+            outgoing = None
+        if link is None or not link.ready:
+            index = message.snapshot.index
+            self._driver.state_sent(to, False, index, kept=outgoing is not None)
+            return
+        if outgoing is None:
+            # The picture is taken now: the message names the index that the state has.
+            replica = self._driver.replica
+            view, meta = replica.machine.snapshot_view()
+            configuration = replica.core.configuration
+            outgoing = Outgoing(message, configuration, view, meta, self._peers.cluster)
+            outgoing.until = self._loop.time() + KEPT_SECONDS
+            self._outgoing[to] = outgoing
+        if outgoing.expiry is not None:
+            outgoing.expiry.cancel()
+            outgoing.expiry = None
+        outgoing.task = self._driver.start_task(self._run(outgoing, link))
 
-    def abandon(self) -> None:
-        """The transfer ended early: what was written is of no use."""
-        if self._receiver is not None:
-            self._receiver.abandon()
-            self._receiver = None
+    def review(self) -> None:
+        """Drops what is of no use any more. Called when leadership or members have changed, and
+        some times a second.
+        """
+        core = self._driver.replica.core
+        for outgoing in list(self._outgoing.values()):
+            if outgoing.task is None:
+                keep = self._continues(outgoing)
+            else:
+                keep = core.is_leader and core.term == outgoing.message.term
+            if not keep:
+                self._drop(outgoing)
+
+    def close(self) -> None:
+        """Ends all transfers and closes their views."""
+        for outgoing in list(self._outgoing.values()):
+            self._forget(outgoing)
+
+    # --- how long a broken transfer lives ---------------------------------------
+
+    def _continues(self, outgoing: Outgoing) -> bool:
+        """Whether it could go on: same leadership, same members, not too long ago, and the
+        receiver still lacks it.
+        """
+        core = self._driver.replica.core
+        return (
+            core.is_leader
+            and core.term == outgoing.message.term
+            and core.match_index(outgoing.message.to) < outgoing.message.snapshot.index
+            and _members(core.configuration) == _members(outgoing.configuration)
+            and self._loop.time() < outgoing.until
+        )
+
+    def _forget(self, outgoing: Outgoing) -> None:
+        if outgoing.expiry is not None:
+            outgoing.expiry.cancel()
+        if outgoing.task is not None:
+            outgoing.task.cancel()
+        outgoing.view.close()
+        del self._outgoing[outgoing.message.to]
+
+    def _drop(self, outgoing: Outgoing) -> None:
+        """Forgets a transfer that will not go on; the log behind it may go."""
+        self._forget(outgoing)
+        self._driver.state_dropped(outgoing.message.to)
+
+    # --- one attempt ------------------------------------------------------------
+
+    async def _run(self, outgoing: Outgoing, link: Link) -> None:
+        """Streams until the receiver has said what it thinks, or the connection broke."""
+        index = outgoing.message.snapshot.index
+        kept = accepted = False
+        try:
+            refusal = await self._stream(outgoing, link)
+        except (ConnectionError, TimeoutError, ProtocolError) as error:
+            kept = self._continues(outgoing)
+            log.warning("sending the state to member %016x broke: %s", link.member, error)
+        except StorageError as error:  # the own state cannot be read
+            self._driver.fail(error)
+            return
+        else:
+            accepted = not refusal
+            if refusal:
+                log.warning("member %016x has not taken the state: %s", link.member, refusal)
+            else:
+                log.info("sent the state at index %d to member %016x", index, link.member)
+        outgoing.task = None
+        if kept:
+            outgoing.expiry = self._loop.call_at(outgoing.until, self._drop, outgoing)
+        else:
+            self._forget(outgoing)
+        self._driver.state_sent(link.member, accepted, index, kept=kept)
+
+    async def _stream(self, outgoing: Outgoing, link: Link) -> str:
+        """One attempt. Returns why the state was refused, "" if it was accepted.
+
+        Raises ConnectionError, TimeoutError (no progress), StorageError.
+        """
+        call = link.open_call(STATE_PATH)
+        try:
+            first = peer.encode_messages([outgoing.message])
+            piece = peer_pb2.StateChunk(body=first, transfer=outgoing.transfer)
+            call.send(piece.SerializeToString())
+            reply = self._heed(outgoing, await call.answer(STALL_SECONDS))
+            if not (reply.accepted or reply.reason):
+                await self._feed(outgoing, call, reply.next_chunk)
+            while not (reply.accepted or reply.reason):
+                reply = self._heed(outgoing, await call.answer(STALL_SECONDS))
+        except ProtocolError as error:
+            return str(error)
+        finally:
+            call.cancel()
+            link.forget_call(call)
+        return reply.reason
+
+    async def _feed(self, outgoing: Outgoing, call: Call, start: int) -> None:
+        """Sends the chunks from `start` on, until there are answers. Raises like `_stream`."""
+        if start:
+            log.info("going on with a state at chunk %d", start)
+        for chunk in outgoing.chunks(start):
+            call.send(peer_pb2.StateChunk(body=chunk).SerializeToString())
+            await asyncio.sleep(0)  # a turn of the loop lies between chunks
+            await self._room(call)
+            answer = call.take()
+            while answer is not None:
+                reply = self._heed(outgoing, answer)
+                if reply.reason:
+                    raise ProtocolError(reply.reason)
+                answer = call.take()
+        call.half_close()
+
+    async def _room(self, call: Call) -> None:
+        """Waits while too much is queued. Raises TimeoutError if nothing moves."""
+        least, since = call.queued_bytes(), self._loop.time()
+        while least > SENT_AHEAD_BYTES:
+            await asyncio.sleep(_ROOM_SECONDS)
+            call.flush()
+            queued = call.queued_bytes()
+            if queued < least:
+                least, since = queued, self._loop.time()
+            elif self._loop.time() - since > STALL_SECONDS:
+                raise TimeoutError(f"nothing was taken for {STALL_SECONDS:g} s")
+
+    def _heed(self, outgoing: Outgoing, answer: bytes) -> peer_pb2.StateReply:
+        try:
+            reply = peer_pb2.StateReply.FromString(answer)
+        except DecodeError as error:
+            raise ProtocolError(f"an answer about a state cannot be decoded: {error}") from None
+        outgoing.progress(reply.next_chunk, self._loop.time())
+        return reply

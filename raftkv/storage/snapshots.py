@@ -74,13 +74,17 @@ class StateSender:
         self._starts: deque[tuple[int, bytes, Digest, int]] = deque(
             [(0, b"", sha256(), 0)], maxlen=REMEMBERED_CHUNKS
         )
+        self._behind_end = -1  # the number behind the END chunk, once that was made
 
     def chunks(self, start: int = 0) -> Iterator[bytes]:
         """The chunks from number `start` on; each step reads one chunk's rows, no more.
 
         start: 0, or the `next_number` of a receiver that took a part from this same sender.
-        Raises ProtocolError if that chunk is not remembered any more.
+        None if the receiver has the end. Raises ProtocolError if that chunk is not remembered
+        any more.
         """
+        if start == self._behind_end:
+            return
         known = [place for place in self._starts if place[0] == start]
         if not known:
             raise ProtocolError(f"a state transfer cannot continue at chunk {start}")
@@ -100,6 +104,7 @@ class StateSender:
             number += 1
         assert self._view.seek(BEHIND_ALL_KEYS) is None, "keys are below ff ff"
         rest = _CHUNK.pack(number, END) + _END.pack(self.rows, digest.digest())
+        self._behind_end = number + 1
         yield _CRC.pack(crc32(rest)) + rest
 
     def _chunk(self, number: int, kind: int, body: bytes, last_key: bytes, digest: Digest) -> bytes:

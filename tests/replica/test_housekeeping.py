@@ -41,6 +41,18 @@ def test_the_log_is_kept_behind_a_state_that_is_being_sent() -> None:
     assert keeping.truncation_due() == 990
 
 
+def test_a_transfer_that_goes_on_keeps_the_log_behind_its_own_index() -> None:
+    keeping = Housekeeping(100, 10, checkpoint_index=0, anchor_index=0)
+    keeping.sending(7, 50)
+    keeping.sending(7, 900)  # asked for again after a break, by a state that has grown
+    keeping.checkpointed(1000)
+    assert keeping.truncation_due() == 40
+    keeping.truncated(40)
+    keeping.sent(7)
+    keeping.sending(7, 900)
+    assert keeping.truncation_due() == 890
+
+
 def test_an_installed_state_counts_as_a_checkpoint() -> None:
     keeping = Housekeeping(100, 10, checkpoint_index=0, anchor_index=0)
     keeping.installed(500)

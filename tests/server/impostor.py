@@ -35,6 +35,7 @@ class Impostor(asyncio.Protocol):
         self.lost = False
         self._transport: asyncio.Transport | None = None
         self._stream = 0
+        self._path = STREAM_PATH
 
     @staticmethod
     async def connect(node: Node) -> "Impostor":
@@ -46,6 +47,7 @@ class Impostor(asyncio.Protocol):
 
     async def open(self, told: dict[bytes, bytes], path: bytes = STREAM_PATH) -> None:
         """Opens the call and waits for the greeting or the refusal."""
+        self._path = path
         self._stream = self.connection.request(path, metadata=list(told.items()))
         self.flush()
         if path == STREAM_PATH:
@@ -100,6 +102,8 @@ class Impostor(asyncio.Protocol):
         pass
 
     def message(self, stream: int, message: bytes) -> None:
+        if self._path != STREAM_PATH:
+            return
         packet: Any = peer_pb2.Packet.FromString(message)
         if packet.HasField("greeting"):
             self.greeting = packet.greeting

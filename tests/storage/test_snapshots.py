@@ -229,6 +229,15 @@ def test_a_cut_transfer_goes_on_where_the_receiver_stopped() -> None:
     assert receiver.rows == sender.rows == 300
 
 
+def test_a_receiver_that_has_the_end_is_sent_nothing_more() -> None:
+    sender = StateSender(filled(60), META, CLUSTER, chunk_bytes=300)
+    chunks = list(sender.chunks())
+    assert list(sender.chunks(len(chunks))) == []
+    assert list(sender.chunks(len(chunks) - 1)) == chunks[-1:]
+    with pytest.raises(ProtocolError):
+        next(sender.chunks(len(chunks) + 1))
+
+
 def test_a_transfer_does_not_go_on_where_nobody_remembers_it() -> None:
     sender = StateSender(filled(), META, CLUSTER, chunk_bytes=500)
     with pytest.raises(ProtocolError, match="chunk 5"):
