@@ -6,6 +6,7 @@ once, against the Protocols of this module.
 """
 
 from collections.abc import Iterator
+from threading import Lock
 from typing import Protocol
 
 from raftkv.kv.backend import Backend, Row, View
@@ -24,22 +25,49 @@ class RowBatch(Protocol):
 
 
 class LogRows(Protocol):
-    """The rows of one Raft log. Raises CorruptionError on reads, DiskFailure on writes."""
+    """The rows of one Raft log (`segments`). CorruptionError on reads, DiskFailure on writes.
+
+    reading: held by whoever reads records, until the last one is read.
+    """
+
+    reading: Lock
+
+    @property
+    def full(self) -> bool:
+        """True if the next write should be one of `begin`."""
+
+    @property
+    def start(self) -> bytes:
+        """The first record key that the newest segment may hold."""
 
     def get(self, key: bytes) -> bytes | None:
         """The value of `key`, None if absent."""
 
     def scan(self, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes]]:
-        """Rows with start <= key < stop, ascending."""
+        """Records with start <= key < stop, ascending."""
 
     def batch(self) -> RowBatch:
         """An empty set of changes."""
 
-    def commit(self, batch: RowBatch) -> None:
-        """Makes all changes of `batch`, or none; durable when it returns. One long call."""
+    def begin(self) -> RowBatch:
+        """An empty set of changes that begin a new segment."""
 
-    def compact(self, start: bytes, stop: bytes) -> None:
-        """Gives back the space of deleted rows in [start, stop). One long call."""
+    def commit(self, batch: RowBatch, written_bytes: int, start: bytes | None) -> None:
+        """Makes all changes of `batch`, or none; durable when it returns. One long call.
+
+        written_bytes: about its size. start: for a batch of `begin`: the first record key that
+        the segment may hold; older records from there on are gone with this write.
+        """
+
+    def drop(self, before: bytes) -> None:
+        """Records before this key are not needed any more."""
+
+    @property
+    def untended(self) -> bool:
+        """True if `tend` should be called soon."""
+
+    def tend(self) -> None:
+        """Long work on segments that nobody waits for."""
 
     def size(self) -> int:
         """Bytes on disk, approximately."""
@@ -67,8 +95,9 @@ class StateBackend(Backend, Protocol):
 class Engine(Protocol):
     """Opens row stores in directories that exist."""
 
-    def open_log(self, path: str, *, create: bool = False, paranoid: bool = True) -> LogRows:
-        """The rows of a log. `paranoid`: CorruptionError if the engine notices any damage."""
+    def open_log(self, path: str, *, paranoid: bool = True) -> LogRows:
+        """The rows of a log; of an empty directory: one that must be begun. `paranoid`:
+        CorruptionError if the engine notices any damage."""
 
     def log_tail(self, path: str) -> list[bytes]:
         """The raw files of what was written last, oldest first: evidence of records that the

@@ -20,14 +20,20 @@ import plyvel
 
 from raftkv.errors import CorruptionError, DirectoryLocked, DiskFailure, StorageError
 from raftkv.storage.backend import LogRows, Row, RowBatch, StateBackend, View
+from raftkv.storage.files import REAL, final_errors
+from raftkv.storage.segments import Segment, Segments
 
-# Every full buffer is written once more, as a table. Large ones also keep what is truncated
-# soon out of most compactions.
-LOG_BUFFER_BYTES: Final = 32 * 1024 * 1024
+# A full buffer is written once more, as a table. A segment of the log should be removed before:
+# its buffer is larger than what is written to it, unless one write alone is that large.
+LOG_BUFFER_BYTES: Final = 64 * 1024 * 1024
+SEGMENT_BYTES: Final = 16 * 1024 * 1024
+SEGMENTS_BUFFERED: Final = 4
 LOG_CACHE_BYTES: Final = 1024 * 1024
 STATE_CACHE_BYTES: Final = 64 * 1024 * 1024
 OPEN_FILES: Final = 200  # per LevelDB
 STALL_LEVEL0_FILES: Final = 6  # LevelDB itself slows writes down at 8 and stops them at 12
+TAIL_SEGMENTS: Final = 3  # the one that ends with the last write, one torn, one not begun
+_TABLES: Final = (".ldb", ".sst")
 _OUT_OF_RESOURCES: Final = tuple(os.strerror(code) for code in (EMFILE, ENFILE, ENOSPC))
 
 
@@ -152,8 +158,8 @@ def _size(path: str) -> int:
     return total
 
 
-class LevelLogRows:
-    """The rows of a Raft log, every commit synced."""
+class LevelSegment:
+    """A segment of a Raft log, every commit synced."""
 
     def __init__(self, path: str, create: bool, paranoid: bool) -> None:
         self._path = path
@@ -182,14 +188,80 @@ class LevelLogRows:
         except plyvel.Error as error:
             raise _write_error(self._path, error) from error
 
-    def compact(self, start: bytes, stop: bytes) -> None:
-        self._db.compact_range(start=start, stop=stop)
+    def settle(self) -> None:
+        self._db.compact_range(start=b"\xff\xff", stop=b"\xff\xff")
 
     def size(self) -> int:
         return _size(self._path)
 
     def close(self) -> None:
         self._db.close()
+
+
+class LevelShelf:
+    """The segments of one log, a LevelDB each, in directories named by their numbers."""
+
+    full_bytes = SEGMENT_BYTES
+    buffered = SEGMENTS_BUFFERED
+
+    def __init__(self, path: str, paranoid: bool) -> None:
+        self._path = path
+        self._paranoid = paranoid
+
+    def _of(self, number: int) -> str:
+        return f"{self._path}/{number:08d}"
+
+    def numbers(self) -> list[int]:
+        return segment_numbers(self._path)
+
+    def written(self, number: int) -> bool:
+        with os.scandir(self._of(number)) as found:
+            return any(
+                file.name.endswith(_TABLES)
+                or (file.name.endswith(".log") and file.stat().st_size > 0)
+                for file in found
+            )
+
+    def create(self, number: int) -> Segment:
+        path = self._of(number)
+        with final_errors(f"creating {path}"):
+            REAL.make_directory(path)
+        segment = LevelSegment(path, True, self._paranoid)
+        try:
+            with final_errors(f"creating {path}"):
+                REAL.sync_directory(path)
+                REAL.sync_directory(self._path)
+        except BaseException:
+            segment.close()
+            raise
+        return segment
+
+    def open(self, number: int) -> Segment:
+        path = self._of(number)
+        segment = LevelSegment(path, False, self._paranoid)
+        try:
+            with final_errors(f"syncing {path}"):
+                REAL.sync_directory(path)  # LevelDB renamed CURRENT and does not sync that
+        except BaseException:
+            segment.close()
+            raise
+        return segment
+
+    def remove(self, number: int) -> None:
+        with final_errors(f"removing {self._of(number)}"):
+            REAL.remove_tree(self._of(number))
+
+
+def segment_numbers(path: str) -> list[int]:
+    """The segments below `path`, ascending. CorruptionError if they cannot be told."""
+    try:
+        names = os.listdir(path)
+    except OSError as error:
+        raise CorruptionError(f"{path} cannot be read: {error}") from error
+    strange = [name for name in names if not name.isdigit()]
+    if strange:
+        raise CorruptionError(f"{path} holds {min(strange)}, which is no segment of a log")
+    return sorted(map(int, names))
 
 
 class LevelView:
@@ -305,16 +377,18 @@ class LevelBackend:
 class LevelEngine:
     """Opens LevelDBs on the real file system."""
 
-    def open_log(self, path: str, *, create: bool = False, paranoid: bool = True) -> LogRows:
-        return LevelLogRows(path, create, paranoid)
+    def open_log(self, path: str, *, paranoid: bool = True) -> LogRows:
+        return Segments(LevelShelf(path, paranoid))
 
     def log_tail(self, path: str) -> list[bytes]:
         found = []
-        for name in sorted(os.listdir(path)):
-            if name.endswith(".log"):
-                with open(f"{path}/{name}", "rb") as file:
-                    found.append(file.read())
-        return found
+        for number in segment_numbers(path)[-TAIL_SEGMENTS:]:
+            segment = f"{path}/{number:08d}"
+            for name in sorted(os.listdir(segment)):
+                if name.endswith(".log"):
+                    with open(f"{segment}/{name}", "rb") as file:
+                        found.append(file.read())
+        return [raw for raw in found if raw]
 
     def open_state(self, path: str, *, buffer_bytes: int, create: bool = False) -> StateBackend:
         # After a power cut this unsynced write-ahead log can have holes below its end, and rows

@@ -20,8 +20,8 @@ A rewrite builds `log.new`, renames it to `log.whole` when it is complete and sy
 `log`, renames `log.whole` to `log`. Whatever step a crash interrupts, the next opening finds
 `log`, or a complete `log.whole`.
 
-Limit: rot of exactly the last acknowledged batch, within the time the mark lags behind, looks
-like a torn write that was never acknowledged.
+Limit: rot of exactly the last acknowledged batch, or of everything from some block of the file
+to its end, within what the mark lags behind, looks like a torn write that was never acknowledged.
 """
 
 from dataclasses import dataclass
@@ -51,7 +51,6 @@ COPY: Final = "log.copy"
 NEW: Final = "log.new"
 WHOLE: Final = "log.whole"
 REWRITE_BYTES: Final = 1024 * 1024  # payload bytes per synced batch of a rewrite
-SWEEP_ROWS: Final = 10_000  # dead rows deleted per synced batch at opening
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +81,7 @@ def open_log(place: Place, mark: MarkValue, failed_after: int | None) -> tuple[L
     failed_after: the last durable disk batch as the marker of a failed write names it.
     Raises CorruptionError for anything that must not be trusted, DiskFailure.
     """
-    fs, engine = place.fs, place.engine
+    engine = place.engine
     with final_errors(f"finishing a rewrite in {place.path}"):
         _finish_rewrite(place)
     try:
@@ -99,9 +98,7 @@ def open_log(place: Place, mark: MarkValue, failed_after: int | None) -> tuple[L
             scan = scan_log(rows, place.seed, limit_number=failed_after)
             check_mark(scan, mark)
             return _rewrite(place, rows, scan)
-        with final_errors(f"syncing {place.of(LOG)}"):
-            fs.sync_directory(place.of(LOG))  # LevelDB renamed CURRENT and does not sync that
-        _sweep(rows, scan.anchor)
+        rows.drop(KEY.pack(RECORD, scan.anchor.generation, scan.anchor.index + 1))
     except BaseException:
         rows.close()
         raise
@@ -188,10 +185,10 @@ def _copy_records(rows: LogRows, new: LogRows, scan: LogScan, end: bytes) -> Non
         batch.put(key, value)
         pending_bytes += len(value)
         if pending_bytes >= REWRITE_BYTES:
-            new.commit(batch)
+            new.commit(batch, pending_bytes, None)
             batch, pending_bytes = new.batch(), 0
     batch.put(END_KEY, end)
-    new.commit(batch)
+    new.commit(batch, pending_bytes, None)
 
 
 def _finish_rewrite(place: Place) -> None:
@@ -209,32 +206,15 @@ def _finish_rewrite(place: Place) -> None:
 
 def _fill(place: Place, name: str, anchor: Anchor, end: End) -> LogRows:
     """A new log in the empty directory `name` that holds an anchor and an end row, durable."""
-    rows = place.engine.open_log(place.of(name), create=True)
+    rows = place.engine.open_log(place.of(name))
     try:
-        batch = rows.batch()
+        batch = rows.begin()
         batch.put(ANCHOR_KEY, encode_anchor(anchor, place.seed))
         batch.put(END_KEY, encode_end(end, place.seed))
-        rows.commit(batch)
+        rows.commit(batch, 0, KEY.pack(RECORD, anchor.generation, anchor.index + 1))
         with final_errors(f"syncing {place.of(name)}"):
             place.fs.sync_directory(place.of(name))
     except BaseException:
         rows.close()
         raise
     return rows
-
-
-def _sweep(rows: LogRows, anchor: Anchor) -> None:
-    """Deletes records that are dead, in bounded batches, and gives their space back."""
-    start = KEY.pack(RECORD, 0, 0)
-    stop = KEY.pack(RECORD, anchor.generation, anchor.index + 1)
-    batch, count, swept = rows.batch(), 0, False
-    for key, _ in rows.scan(start, stop):
-        batch.delete(key)
-        count += 1
-        if count == SWEEP_ROWS:
-            rows.commit(batch)
-            batch, count, swept = rows.batch(), 0, True
-    if count:
-        rows.commit(batch)
-    if count or swept:
-        rows.compact(start, stop)

@@ -10,8 +10,10 @@ from random import Random
 
 from raftkv.errors import CorruptionError, DiskFailure
 from raftkv.storage.backend import LogRows, Row, RowBatch, StateBackend, View
+from raftkv.storage.files import final_errors
 from raftkv.storage.memory_disk import MemoryDisk, SortedRows, StoreDirectory
 from raftkv.storage.recovery import DataDirectory
+from raftkv.storage.segments import Segment, Segments
 
 __all__ = ["MemoryBackend", "MemoryDataDirectory", "MemoryDisk", "MemoryEngine"]
 
@@ -41,11 +43,8 @@ class MemoryEngine:
     def __init__(self, disk: MemoryDisk) -> None:
         self._disk = disk
 
-    def open_log(self, path: str, *, create: bool = False, paranoid: bool = True) -> LogRows:
-        node = self._disk.store(path, create)
-        if node.damaged and paranoid:
-            raise CorruptionError(f"{path} cannot be opened: its last batch is torn")
-        return MemoryLogRows(self._disk, node)
+    def open_log(self, path: str, *, paranoid: bool = True) -> LogRows:
+        return Segments(MemoryShelf(self._disk, path, paranoid))
 
     def log_tail(self, path: str) -> list[bytes]:
         return []
@@ -69,8 +68,8 @@ class _MemoryBatch:
         self.rows.append((key, None))
 
 
-class MemoryLogRows:
-    """Log rows of which every commit is durable."""
+class MemorySegment:
+    """A segment of a log of which every commit is durable."""
 
     def __init__(self, disk: MemoryDisk, node: StoreDirectory) -> None:
         assert node.rows is not None
@@ -93,7 +92,7 @@ class MemoryLogRows:
         self._node.stored.rows, self._node.stored.keys = self._rows.rows, self._rows.keys
         self._node.damaged = False
 
-    def compact(self, start: bytes, stop: bytes) -> None:
+    def settle(self) -> None:
         return
 
     def size(self) -> int:
@@ -101,6 +100,49 @@ class MemoryLogRows:
 
     def close(self) -> None:
         return
+
+
+class MemoryShelf:
+    """The segments of one log. Small ones, so that short runs meet many."""
+
+    full_bytes = 4096
+    buffered = 2
+
+    def __init__(self, disk: MemoryDisk, path: str, paranoid: bool) -> None:
+        self._disk, self._path, self._paranoid = disk, path, paranoid
+        self._boot = disk.boot
+
+    def _of(self, number: int) -> str:
+        return f"{self._path}/{number:08d}"
+
+    def numbers(self) -> list[int]:
+        return sorted(map(int, self._disk.names(self._path)))
+
+    def written(self, number: int) -> bool:
+        rows = self._disk.directory(self._of(number)).rows
+        return rows is not None and bool(rows.rows)
+
+    def create(self, number: int) -> Segment:
+        path = self._of(number)
+        _changing(self._disk, self._boot, f"create {path}")
+        with final_errors(f"creating {path}"):
+            self._disk.make_directory(path)
+            node = self._disk.store(path, True)
+            self._disk.sync_directory(self._path)
+        return MemorySegment(self._disk, node)
+
+    def open(self, number: int) -> Segment:
+        path = self._of(number)
+        node = self._disk.store(path, False)
+        if node.damaged and self._paranoid:
+            raise CorruptionError(f"{path} cannot be opened: its last batch is torn")
+        return MemorySegment(self._disk, node)
+
+    def remove(self, number: int) -> None:
+        path = self._of(number)
+        _changing(self._disk, self._boot, f"remove {path}")
+        with final_errors(f"removing {path}"):
+            self._disk.remove_tree(path)
 
 
 def _changing(disk: MemoryDisk, boot: int, what: str) -> None:

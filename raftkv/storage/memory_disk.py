@@ -93,6 +93,31 @@ class StoreDirectory:
 _Node: TypeAlias = _File | StoreDirectory
 
 
+def _copied(found: StoreDirectory) -> StoreDirectory:
+    """A copy with all directories below, nothing of it durable."""
+    copy = StoreDirectory()
+    if found.rows is not None:
+        copy.rows = SortedRows(dict(found.rows.rows), list(found.rows.keys))
+        copy.stored = copy.rows.picture()
+        copy.stored.shared = True
+    copy.damaged = found.damaged
+    for name, child in found.entries.items():
+        if isinstance(child, StoreDirectory):
+            copy.entries[name] = _copied(child)
+    return copy
+
+
+def _tear(log: StoreDirectory) -> None:
+    """Damages the last write of the newest segment that has one."""
+    written = [
+        child
+        for _, child in sorted(log.entries.items())
+        if isinstance(child, StoreDirectory) and child.rows is not None and child.rows.rows
+    ]
+    if written:
+        written[-1].damaged = True
+
+
 def _missing(path: str) -> OSError:
     return FileNotFoundError(ENOENT, "no such file or directory", path)
 
@@ -139,9 +164,9 @@ class MemoryDisk:
             if isinstance(child, _File):
                 child.content = child.durable
             else:
-                if torn and name == "log":
-                    child.damaged = True
                 self._forget(child, random, torn)
+                if torn and name == "log":
+                    _tear(child)
 
     def changing(self, what: str) -> None:
         """Called before every change; raises what a test or the simulator wants to happen."""
@@ -227,15 +252,8 @@ class MemoryDisk:
 
     def copy_tree(self, source: str, target: str) -> None:
         self.changing(f"copy {source}")
-        found = self.directory(source)
-        copy = StoreDirectory()
-        if found.rows is not None:
-            copy.rows = SortedRows(dict(found.rows.rows), list(found.rows.keys))
-            copy.stored = copy.rows.picture()
-            copy.stored.shared = True
-        copy.damaged = found.damaged
         parent, name = self._parent(target)
-        parent.entries[name] = copy
+        parent.entries[name] = _copied(self.directory(source))
 
     def make_directory(self, path: str) -> None:
         self.changing(f"mkdir {path}")

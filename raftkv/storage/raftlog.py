@@ -4,7 +4,7 @@ Who calls what, from which thread:
 
     event loop    enqueue, entries, term, and everything that only looks
     disk thread   flush (or write), write_mark_behind
-    housekeeping  truncate_front
+    housekeeping  truncate_front, tend
 
 `enqueue` encodes a `LogBatch` into the write that is being collected; `flush` takes what has
 been collected and makes it durable with ONE synced LevelDB write, after the hard state: both
@@ -15,14 +15,15 @@ start before the first is synced, hence disk batch n+1 is never written before n
 Any failed write or sync is final. The error is kept, every later call raises it, and a marker
 file tells the next start that the tail must not be trusted as the page cache shows it.
 
-What is dead (behind the anchor, or of an older generation) is deleted a few rows with every
-later write, and its range given back to LevelDB by `truncate_front`, both bounds named.
+Rows lie in segments (`segments`): the front is dropped by removing whole ones, and a write that
+replaces more than the newest segment holds (a conflicting suffix, an installed snapshot) begins
+a new one. Such a write, like the first of every segment, repeats the anchor, so that the newest
+segments alone say where the log begins.
 """
 
 import threading
 import time
 from array import array
-from collections import deque
 from collections.abc import Callable
 from typing import Final
 from zlib import crc32
@@ -50,25 +51,37 @@ from raftkv.storage.records import (
     term_at,
 )
 
-BURIALS_PER_WRITE: Final = 64  # dead rows deleted by a write on top of 2 per entry
-RECLAIM_ROWS: Final = 200_000  # deleted rows that make a compaction of their range worth it
 MARK_BEHIND_SECONDS: Final = 1.0  # longest lag of the mark under load
 MARK_BEHIND_BYTES: Final = 1024 * 1024  # payload bytes after which the mark is due sooner
+ROW_BYTES: Final = 64  # of a record, besides its payload
 
 
 class _Write:
     """What one flush makes durable: the collected batches of the event loop."""
 
-    __slots__ = ("batch", "floor", "hard_state", "last", "number", "payload_bytes", "reset", "rows")
+    __slots__ = (
+        "batch",
+        "floor",
+        "hard_state",
+        "last",
+        "number",
+        "payload_bytes",
+        "records",
+        "reset",
+        "rows",
+        "start",
+    )
 
     def __init__(self, batch: RowBatch) -> None:
         self.batch = batch
+        self.start: bytes | None = None  # first key of the segment that this write begins
         self.hard_state: HardState | None = None
         self.reset: tuple[int, int] | None = None  # (term, index) of an installed snapshot
         self.floor = MAX_U64  # rows above this index will be other rows after this write
         self.number = 0  # of the newest LogBatch in here
         self.last = (0, 0)
         self.rows = False
+        self.records = 0
         self.payload_bytes = 0
 
 
@@ -112,8 +125,7 @@ class RaftLog:
         self._disk_number = scan.end.number + 1  # of the write being collected
         self._pending: _Write | None = None
         self._flushed = 0
-        self._dead: deque[tuple[int, int, int]] = deque()  # (generation, first, last) index
-        self._emptied: list[tuple[int, int, int]] = []  # deleted, not yet compacted
+        self._start = rows.start  # first key of the newest segment
         self._guard = threading.Lock()  # the fields above; held for microseconds
         self._writing = threading.Lock()  # one write at a time; held across a sync
         self._marked_at = clock()
@@ -137,8 +149,6 @@ class RaftLog:
                 self._truncate(write, batch.truncate_from)
             if batch.entries:
                 self._append(write, batch.entries)
-            if self._dead:
-                self._bury(write, BURIALS_PER_WRITE + 2 * len(batch.entries))
             write.number = batch.number
             self._seal(write)
 
@@ -149,7 +159,21 @@ class RaftLog:
         if write is None:
             write = self._pending = _Write(self._rows.batch())
             write.number = self._flushed
+            if self._rows.full:
+                self._begin(write, self.last_index + 1)
         return write
+
+    def _begin(self, write: _Write, index: int) -> None:
+        """Makes `write` the first of a segment that holds what comes at `index` and behind.
+
+        What the write has collected for another segment must be dead or be put again.
+        """
+        self._start = KEY.pack(RECORD, self.anchor.generation, index)
+        if write.start is None:
+            write.batch = self._rows.begin()
+        write.start = self._start
+        write.batch.put(ANCHOR_KEY, encode_anchor(self.anchor, self._seed))
+        write.rows = True
 
     def _seal(self, write: _Write) -> None:
         write.last = (self.last_term, self.last_index)
@@ -180,6 +204,7 @@ class RaftLog:
         self.last_index, self.last_term = index, term
         self.payload_bytes += payload_bytes
         write.payload_bytes += payload_bytes
+        write.records += len(entries)
         write.rows = True
 
     def _truncate(self, write: _Write, first: int) -> None:
@@ -189,9 +214,11 @@ class RaftLog:
             return
         write.floor = min(write.floor, first - 1)
         self._readable = min(self._readable, first - 1)
-        generation, delete = self.anchor.generation, write.batch.delete
+        generation = self.anchor.generation
+        if KEY.pack(RECORD, generation, first) < self._start:
+            self._begin(write, first)
         for index in range(first, self.last_index + 1):
-            delete(KEY.pack(RECORD, generation, index))
+            write.batch.delete(KEY.pack(RECORD, generation, index))
         del self._crcs[first - 1 - self.anchor.index :]
         while self._runs and self._runs[-1][0] >= first:
             self._runs.pop()
@@ -200,35 +227,16 @@ class RaftLog:
         write.rows = True
 
     def _reset(self, write: _Write, snapshot: SnapshotMeta) -> None:
-        old = self.anchor
-        if self.last_index > old.index:
-            self._dead.append((old.generation, old.index + 1, self.last_index))
-        self.anchor = first_anchor(self._seed, old.generation + 1, snapshot.index, snapshot.term)
+        generation = self.anchor.generation + 1
+        self.anchor = first_anchor(self._seed, generation, snapshot.index, snapshot.term)
         self._record_seed = generation_seed(self._seed, self.anchor.generation)
         self._crcs = array("I")
         self._runs = []
         self.payload_bytes = 0
         write.floor = self._readable = snapshot.index
         self.last_index, self.last_term = snapshot.index, snapshot.term
-        write.batch.put(ANCHOR_KEY, encode_anchor(self.anchor, self._seed))
+        self._begin(write, snapshot.index + 1)
         write.reset = (snapshot.term, snapshot.index)
-        write.rows = True
-
-    def _bury(self, write: _Write, budget: int) -> None:
-        """Deletes up to `budget` dead rows along with the next write."""
-        delete = write.batch.delete
-        while self._dead and budget > 0:
-            generation, first, last = self._dead[0]
-            until = min(last, first + budget - 1)
-            for index in range(first, until + 1):
-                delete(KEY.pack(RECORD, generation, index))
-            budget -= until - first + 1
-            self._emptied.append((generation, first, until))
-            if until == last:
-                self._dead.popleft()
-            else:
-                self._dead[0] = (generation, until + 1, last)
-        write.rows = True
 
     # --- the disk thread's side ---------------------------------------------
 
@@ -292,7 +300,10 @@ class RaftLog:
             mark.update(hard_state=hard_state, last=lowered)
         if write.rows:
             started = self._clock()
-            self._rows.commit(write.batch)
+            size = write.payload_bytes + ROW_BYTES * write.records
+            self._rows.commit(write.batch, size, write.start)
+            if write.reset is not None and write.start is not None:
+                self._rows.drop(write.start)
             self.last_sync_seconds = self._clock() - started
             self.syncs += 1
         coming = mark.value
@@ -331,10 +342,8 @@ class RaftLog:
     def truncate_front(self, index: int, term: int) -> None:
         """Drops every entry up to and including (index, term), behind a finished checkpoint.
 
-        The new anchor is durable when it returns; rows are deleted along with later writes, and
-        once `RECLAIM_ROWS` are, their range is compacted here: that writes the log's newest
-        rows as a table too, so it should be rare. Tell the core first, or it may
-        still ask for these entries. Raises DiskFailure: final.
+        The new anchor is durable when it returns; segments before it are removed. Tell the core
+        first, or it may still ask for these entries. Raises DiskFailure: final.
         """
         with self._guard:
             if index <= self.anchor.index or index > self._readable:
@@ -343,7 +352,6 @@ class RaftLog:
             known = term_at(self.anchor, self._runs, index)
             assert known == term, f"entry {index} has term {known}, not {term}"
             dropped = index - self.anchor.index
-            self._dead.append((self.anchor.generation, self.anchor.index + 1, index))
             self.anchor = Anchor(self.anchor.generation, index, term, self._crcs[dropped - 1])
             del self._crcs[:dropped]
             keep = [run for run in self._runs if run[0] > index]
@@ -353,14 +361,19 @@ class RaftLog:
             write.batch.put(ANCHOR_KEY, encode_anchor(self.anchor, self._seed))
             write.rows = True
             self._seal(write)
-            emptied: list[tuple[int, int, int]] = []
-            if sum(last - first for _, first, last in self._emptied) >= RECLAIM_ROWS:
-                emptied, self._emptied = self._emptied, []
+            before = KEY.pack(RECORD, self.anchor.generation, index + 1)
         self.flush()
-        for generation, first, last in _joined(emptied):
-            self._rows.compact(
-                KEY.pack(RECORD, generation, first), KEY.pack(RECORD, generation, last + 1)
-            )
+        self._rows.drop(before)
+        self.tend()
+
+    @property
+    def untended(self) -> bool:
+        """True if `tend` should be called soon."""
+        return self._rows.untended
+
+    def tend(self) -> None:
+        """Makes the next segment, removes old ones. Long work. Raises DiskFailure: final."""
+        self._rows.tend()
 
     # --- reading ------------------------------------------------------------
 
@@ -392,16 +405,15 @@ class RaftLog:
             seed = self._record_seed
         found: list[Entry] = []
         generation, index, total = anchor.generation, first, 0
-        rows = self._rows.scan(
-            KEY.pack(RECORD, generation, first), KEY.pack(RECORD, generation, last + 1)
-        )
-        for key, value in rows:
-            entry, previous = decode(key, value, index, previous, seed)
-            total += len(entry.payload)
-            if found and total > max_bytes:
-                return found
-            found.append(entry)
-            index += 1
+        start, stop = KEY.pack(RECORD, generation, first), KEY.pack(RECORD, generation, last + 1)
+        with self._rows.reading:
+            for key, value in self._rows.scan(start, stop):
+                entry, previous = decode(key, value, index, previous, seed)
+                total += len(entry.payload)
+                if found and total > max_bytes:
+                    return found
+                found.append(entry)
+                index += 1
         if index != last + 1:
             raise CorruptionError(f"log record {index} is missing")
         return found
@@ -440,14 +452,3 @@ def recovered(scan: LogScan, mark: Mark) -> RecoveredLog:
         list(scan.term_runs),
         list(scan.configurations),
     )
-
-
-def _joined(ranges: list[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
-    """Neighbouring (generation, first, last) ranges as one, so that each costs one compaction."""
-    joined: list[tuple[int, int, int]] = []
-    for generation, first, last in ranges:
-        if joined and joined[-1][0] == generation and joined[-1][2] + 1 == first:
-            joined[-1] = (generation, joined[-1][1], last)
-        else:
-            joined.append((generation, first, last))
-    return joined

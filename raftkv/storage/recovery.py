@@ -208,6 +208,7 @@ class DataDirectory:
         self.log = RaftLog(rows, self._mark, seed, scan, self._note_failure)
         self._forget_failure()
         self._finish_switch(scan.anchor.term, scan.anchor.index)
+        self.log.tend()
         self.recovered = recovered(scan, self._mark)
         self._open_state()
 

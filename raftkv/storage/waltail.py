@@ -45,26 +45,27 @@ def lost_batch(files: list[bytes], seed: int, anchor: Anchor, newest: int) -> st
     files: the raw write-ahead logs, oldest first. seed: of the directory's identity. newest:
     number of the last disk batch that was recovered.
     """
-    found: list[tuple[int, int]] = []  # (offset in the last file or -1, number)
+    found: list[tuple[int, int, int]] = []  # (file, offset in it or -1, number)
     for place, raw in enumerate(files):
         # What lies within one fragment is found in the raw bytes even if heads around it are
         # damaged; what spans fragments is found only without the heads.
         inside = [*find_records(raw, seed, anchor), *find_ends(raw, seed, anchor)]
         joined = without_heads(raw)
         across = [*find_records(joined, seed, anchor), *find_ends(joined, seed, anchor)]
-        last = place == len(files) - 1
-        found += [(offset if last else -1, number) for offset, number in inside]
-        found += [(-1, number) for _, number in across]
-    later = max((number for _, number in found), default=0)
+        found += [(place, offset, number) for offset, number in inside]
+        found += [(place, -1, number) for _, number in across]
+    later = max((number for _, _, number in found), default=0)
     if later >= newest + 2:
         return f"a record of disk batch {later}, which was written later, is still there"
     if not files:
         return None
-    at = max((offset for offset, number in found if number == newest), default=-1)
-    if at < 0 and found:
+    last = len(files) - 1
+    places = [(place, offset) for place, offset, number in found if number == newest]
+    at = max((offset for place, offset in places if place == last), default=-1)
+    if at < 0 and found and not (places and max(places)[0] < last):
         return None  # the newest batch spans blocks: its end is not known
-    end = end_of_write_behind(files[-1], at)
-    if end is not None and end < len(files[-1]):
+    end = end_of_write_behind(files[last], at)
+    if end is not None and end < len(files[last]):
         return f"disk batch {newest + 1} was followed by a later write"
     return None
 

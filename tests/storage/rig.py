@@ -79,6 +79,16 @@ def files_below(path: str) -> list[str]:
     )
 
 
+def last_wal(path: str) -> str:
+    """The write-ahead log that holds the end of a directory's Raft log."""
+    written = [
+        name
+        for name in files_below(f"{path}/log")
+        if name.endswith(".log") and os.path.getsize(name)
+    ]
+    return written[-1]
+
+
 def overwrite(path: str, at: int, content: bytes) -> None:
     """Replaces bytes in the middle of a file."""
     with open(path, "r+b") as file:

@@ -24,7 +24,7 @@ def change(rows: LogRows, changes: dict[bytes, bytes | None]) -> None:
             made.delete(where)
         else:
             made.put(where, value)
-    rows.commit(made)
+    rows.commit(made, 0, None)
 
 
 def value(rows: LogRows, where: bytes) -> bytes:

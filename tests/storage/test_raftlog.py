@@ -1,6 +1,5 @@
 """The Raft log, on LevelDB and on the disk in memory."""
 
-import itertools
 import threading
 from collections.abc import Callable
 from random import Random
@@ -222,65 +221,6 @@ def test_front_truncation_never_reaches_behind_what_is_durable(place: Place) -> 
     directory.close()
 
 
-def rows_of(directory: DataDirectory) -> int:
-    return len(list(directory.log._rows.scan(KEY.pack(RECORD, 0, 0), KEY.pack(RECORD, 99, 0))))
-
-
-def test_dead_rows_are_deleted_a_few_with_every_write(place: Place) -> None:
-    directory = place.open()
-    log = directory.log
-    log.write([batch(1, entries(1, 500))])
-    log.truncate_front(400, 1)
-    left = [rows_of(directory)]
-    index = 501
-    for number in range(2, 9):
-        log.write([batch(number, entries(index, index))])
-        index += 1
-        left.append(rows_of(directory))
-    assert left[0] == 500
-    assert all(0 <= before - after <= 70 for before, after in itertools.pairwise(left))
-    assert left[-1] == index - 401
-    log.truncate_front(450, 1)
-    directory.close()
-    again = place.open()
-    assert everything(again) == entries(451, index - 1)
-    again.close()
-
-
-def test_truncated_entries_give_their_space_back(
-    real: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Both bounds of the compaction are named; without them LevelDB compacts nothing."""
-    monkeypatch.setattr("raftkv.storage.leveldb.LOG_BUFFER_BYTES", 4_000_000)
-    monkeypatch.setattr("raftkv.storage.raftlog.RECLAIM_ROWS", 300)
-    directory = real.open()
-    log = directory.log
-    sizes: list[int] = []
-    index = 0
-    for number in range(1, 121):
-        log.write([batch(number, entries(index + 1, index + 20, size=10_000))])
-        index += 20
-        if number % 20 == 0:
-            log.truncate_front(index - 100, 1)
-            sizes.append(log.size())
-    assert index * 10_000 > 23_000_000
-    assert max(sizes) < 15_000_000, "a write buffer or two and what is kept, not everything"
-    assert everything(directory) == entries(index - 99, index, size=10_000)
-    directory.close()
-
-
-def test_rows_left_dead_are_swept_at_the_next_opening(place: Place) -> None:
-    directory = place.open()
-    directory.log.write([batch(1, entries(1, 300))])
-    directory.log.truncate_front(290, 1)
-    directory.log.write([batch(2, entries(401, 402, term=2), reset=(2, 400))])
-    directory.close()
-    again = place.open()
-    assert rows_of(again) == 2
-    assert everything(again) == entries(401, 402, term=2)
-    again.close()
-
-
 def test_the_mark_is_written_behind_when_a_second_has_passed_or_much_was_written() -> None:
     place = memory_place()
     directory = place.open()
@@ -373,7 +313,7 @@ def test_a_record_changed_behind_the_log_is_never_served(place: Place) -> None:
     def put(index: int, value: bytes) -> None:
         change = rows.batch()
         change.put(KEY.pack(RECORD, 0, index), value)
-        rows.commit(change)
+        rows.commit(change, 0, None)
 
     def value_of(index: int) -> bytes:
         value = rows.get(KEY.pack(RECORD, 0, index))
@@ -388,7 +328,7 @@ def test_a_record_changed_behind_the_log_is_never_served(place: Place) -> None:
             log.entries(1, 9, EVERYTHING)
     change = rows.batch()
     change.delete(KEY.pack(RECORD, 0, 5))
-    rows.commit(change)
+    rows.commit(change, 0, None)
     with pytest.raises(CorruptionError, match="log record 5 is missing"):
         log.entries(4, 9, EVERYTHING)
     directory.close()
