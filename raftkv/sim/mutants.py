@@ -36,7 +36,7 @@ from raftkv.sim.process import Home
 from raftkv.sim.run import Profile, Run, Summary, draw_profile
 from raftkv.sim.world import MILLISECOND, SECOND
 from raftkv.storage.mark import Mark
-from raftkv.storage.memory import MemoryBackend, MemoryLogRows
+from raftkv.storage.memory import MemoryBackend, MemorySegment
 from raftkv.storage.snapshots import StateSender
 
 DEFAULT_SEEDS: Final = 60
@@ -107,7 +107,7 @@ def _append_counts_at_once(self: Leader, payloads: list[bytes], kind: int) -> in
     return first
 
 
-def _commit_nothing(self: MemoryLogRows, batch: Any) -> None:
+def _commit_nothing(self: MemorySegment, batch: Any) -> None:
     """A disk that says that it has synced and has not: what is written is lost by a crash."""
     if self._boot != self._disk.boot:
         raise DiskFailure("the disk lost power")
@@ -326,7 +326,7 @@ def _lose_a_row(self: StateSender, last_key: bytes) -> tuple[bytes, bytes]:
 MUTANTS: Final = (
     # durability
     Mutant("acknowledge before durable", ((Core, "send_after", _send_after_at_once),), _CRASHES),
-    Mutant("a disk that does not sync", ((MemoryLogRows, "commit", _commit_nothing),), _CRASHES),
+    Mutant("a disk that does not sync", ((MemorySegment, "commit", _commit_nothing),), _CRASHES),
     Mutant("forget the vote", ((Log, "take_batch", _take_batch_without_vote),), _CRASHES),
     Mutant("never write the mark", ((Mark, "update", _update_mark_in_memory),), _CRASHES),
     Mutant("own log counts at once", ((Leader, "_append", _append_counts_at_once),), _CRASHES),
