@@ -80,6 +80,7 @@ class Driver:
         self._dirty: list[Flushable] = []
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="housekeeping")
         self._compacting = False
+        self._tending = False
         self._next_tick = 0.0
         self._stopped = False
         self._old_states = False  # replaced states wait to be removed
@@ -251,10 +252,16 @@ class Driver:
                 lambda: self.directory.log.truncate_front(first, term),
                 lambda _: self.replica.on_truncated(first),
             )
+        if self.directory.log.untended and not self._tending:
+            self._tending = True
+            self._submit(self.directory.log.tend, self._tended)
         machine = self.replica.machine
         if not self._compacting and machine.physically_compacted < machine.compacted_revision:
             self._compacting = True
             self.loop.call_soon(self._compact)
+
+    def _tended(self, _: object) -> None:
+        self._tending = False
 
     def _submit(self, work: Callable[[], object], done: Callable[[object], None]) -> None:
         """Runs `work` in the housekeeping thread, then `done` on the loop."""

@@ -411,6 +411,8 @@ class Node:
             self.later(lasts_us, self._checkpoint, effects.checkpoint, backend)
         if effects.truncate is not None:
             self.later(TRUNCATE_US, self._truncate, *effects.truncate)
+        if self.home.directory.log.untended:
+            self.later(MILLISECOND, self.home.directory.log.tend)
         machine = self.replica.machine
         if not self._compacting and machine.physically_compacted < machine.compacted_revision:
             self._compacting = True
