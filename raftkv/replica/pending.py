@@ -44,15 +44,19 @@ class Write:
 
 
 class Pending:
-    """All client writes of one member that have no answer yet."""
+    """All client writes of one member that have no answer yet.
 
-    __slots__ = ("forwarded", "local", "next_number", "waiting")
+    returned: writes went back to waiting since it was last tried to send them.
+    """
+
+    __slots__ = ("forwarded", "local", "next_number", "returned", "waiting")
 
     def __init__(self) -> None:
         self.local: deque[Local] = deque()
         self.forwarded: dict[int, Write] = {}  # by number, which only grows
         self.waiting: deque[Write] = deque()
         self.next_number = 1
+        self.returned = False
 
     def __len__(self) -> int:
         return len(self.local) + len(self.forwarded) + len(self.waiting)
@@ -73,7 +77,9 @@ class Pending:
             back.append(Write(command, request, ticket, deadline))
         stale = [number for number, write in self.forwarded.items() if write.term < term]
         back.extend(self.forwarded.pop(number) for number in stale)
-        self.waiting.extendleft(reversed(back))
+        if back:
+            self.returned = True
+            self.waiting.extendleft(reversed(back))
 
     def refused(self, number: int) -> None:
         """The leader did not append this number: it may be sent again."""

@@ -256,7 +256,7 @@ class Replica:
             self._sweep(now, effects)
         self._housekeep(effects)
         effects.news = self.core.is_leader and self.core.has_news()
-        effects.more = self.core.has_ready()
+        effects.more = self.core.has_ready() or self.writes.has_more
         return effects
 
     def _execute(self, ready: Ready, effects: Effects) -> None:

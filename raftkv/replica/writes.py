@@ -66,6 +66,18 @@ class Writes:
             or self.changes.queued
         )
 
+    @property
+    def has_more(self) -> bool:
+        """True if another turn could send writes that came back to waiting in this one. Each
+        is tried once: a leader that takes nothing now must not keep this member busy.
+        """
+        leader = self.core.leader
+        return (
+            self.pending.returned
+            and leader != NOBODY
+            and (leader == self.member or self._sent_back_by != (leader, self.core.term))
+        )
+
     # --- facts in -----------------------------------------------------------
 
     def tick(self) -> None:
@@ -97,6 +109,7 @@ class Writes:
             self._take_forwards(now)
         if self.proposals:
             self._place_proposals()
+        self.pending.returned = False
         if self.pending.waiting and self.core.leader != NOBODY:
             if self.core.is_leader:
                 self._append_waiting()
@@ -179,6 +192,7 @@ class Writes:
             payload = commands.encode(write.command, write.request, origin)
             size += len(payload)
             proposals.append((number, payload))
+        pending.returned = bool(pending.waiting)  # the rest goes in the next turn
         self._outbox.append(Forward(self.core.leader, self.member, term, self.boot, proposals))
 
     # --- on the leader: what followers sent ------------------------------------
@@ -268,6 +282,7 @@ class Writes:
         """The change was not carried out: the error is final, without one it is asked again."""
         if change.write is not None and error is None:
             self.pending.waiting.append(change.write)
+            self.pending.returned = True
         elif change.write is not None:
             assert error is not None
             self._answers.append((change.write.ticket, error))
