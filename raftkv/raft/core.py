@@ -328,7 +328,8 @@ class Core:
         elif self.reads.waiting:
             self._request_reads()
         self._gather_batch(ready)
-        self._gather_committed(ready)
+        if self._handed < self.commit:
+            self._gather_committed(ready)
         if self.messages:
             ready.messages, self.messages = self.messages, []
         reads = self.reads
@@ -353,25 +354,23 @@ class Core:
         self.send(ReadIndexRequest(self.leader, self.member, self.term, number))
 
     def _gather_batch(self, ready: Ready) -> None:
-        hard_state = HardState(self.term, self.vote)
-        changed = hard_state != self._saved
+        changed = (self.term, self.vote) != self._saved
         if changed or self.log.has_batch:
             self._number += 1
-            ready.batch = self.log.take_batch(self._number, hard_state if changed else None)
             if changed:
-                self._saved = hard_state
+                self._saved = HardState(self.term, self.vote)
                 self._saved_number = self._number
-        ready.installed, self._installed = self._installed, None
+            ready.batch = self.log.take_batch(self._number, self._saved if changed else None)
+        if self._installed is not None:
+            ready.installed, self._installed = self._installed, None
         ready.after_number = self._number
-        if not self.after:
-            return
         for message in self.after:
             if message.to != self.member:
                 ready.after.append(message)
             else:
                 assert self._number > self._persisted, "an own vote comes with its hard state"
                 self._to_self.append((self._number, message))
-        self.after = []
+        self.after.clear()
 
     def _gather_committed(self, ready: Ready) -> None:
         limit = min(self.commit, self.log.stable_index)

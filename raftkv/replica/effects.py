@@ -34,6 +34,7 @@ class Effects:
         by `on_checkpoint`.
     truncate: (index, term): drop log entries up to here; report by `on_truncated`.
     members_changed: the configuration or the member table may name other members.
+    applied: entries were applied.
     news: followers will learn the newest commit index a little later: call `replica.tell_news`
         in a millisecond or two, unless more writes have carried it by then.
     more: there is work for another turn at once.
@@ -52,5 +53,6 @@ class Effects:
     truncate: tuple[int, int] | None = None
     role_changed: bool = False
     members_changed: bool = False
+    applied: bool = False
     news: bool = False
     more: bool = False

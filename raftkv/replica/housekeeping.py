@@ -50,12 +50,14 @@ class Housekeeping:
 
     def truncation_due(self) -> int:
         """The index up to which the log should be dropped now; 0 for none."""
-        if self._truncate_running:
+        least = self.first_kept + self.catch_up_entries // 2  # or it is not worth the work
+        index = self.checkpoint_index - self.catch_up_entries
+        if self._truncate_running or index < least:
             return 0
-        limit = min((self.checkpoint_index, *self._in_flight.values()))
-        index = limit - self.catch_up_entries
-        if index - self.first_kept < self.catch_up_entries // 2:
-            return 0
+        if self._in_flight:
+            index = min(index, min(self._in_flight.values()) - self.catch_up_entries)
+            if index < least:
+                return 0
         self._truncate_running = True
         return index
 

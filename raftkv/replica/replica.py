@@ -238,14 +238,15 @@ class Replica:
     def turn(self, now: float) -> Effects:
         """All work that is due. now: seconds of the driver's monotonic clock."""
         self._now = now
+        core = self.core
         effects = Effects()
         if self._discarded:
             effects.discarded, self._discarded = self._discarded, []
         self.writes.place(now, self.machine, effects)
-        if self.reading.new and self.core.leader != NOBODY:
+        if self.reading.new and core.leader != NOBODY:
             self._ask_reads()
-        if self.core.has_ready():
-            self._execute(self.core.ready(), effects)
+        if core.dirty:
+            self._execute(core.ready(), effects)
             if self._received is not None:  # the log was further than the state by now
                 effects.discarded.append(self._received)
                 self._received = None
@@ -255,8 +256,8 @@ class Replica:
         if now >= self._next_sweep:
             self._sweep(now, effects)
         self._housekeep(effects)
-        effects.news = self.core.is_leader and self.core.has_news()
-        effects.more = self.core.has_ready() or self.writes.has_more
+        effects.news = core.has_news()
+        effects.more = core.dirty or self.writes.has_more
         return effects
 
     def _execute(self, ready: Ready, effects: Effects) -> None:
@@ -272,6 +273,7 @@ class Replica:
         for state in ready.reads:
             self.reading.confirm(state.number, state.index)
         if ready.committed:
+            effects.applied = True
             self._apply(ready.committed, effects)
         if effects.messages:
             self._divert_snapshots(effects)

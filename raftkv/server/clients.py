@@ -49,9 +49,13 @@ class ClientProtocol(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes of the client: all calls in them are started here."""
-        self.connection.receive(data, self.driver.loop.time())
-        if not self.dirty:
-            self.driver.mark_dirty(self)
+        connection, driver = self.connection, self.driver
+        connection.receive(data, driver.loop.time())
+        if connection.has_output or connection.closing:
+            if not self.dirty:
+                driver.mark_dirty(self)
+        elif driver.replica.has_work():
+            driver.wake()
 
     def pause_writing(self) -> None:
         """The kernel's buffer is full: keep output in the connection, where it is bounded."""

@@ -95,6 +95,7 @@ class Driver:
         # Members of one cluster start together: their clocks should not tick together.
         self._next_tick = self.loop.time() + self.tick_seconds * random.random()
         self._timer = self.loop.call_at(self._next_tick, self._tick)
+        self._housekeep(Effects())  # what the last process has left to do
         self.wake()  # the first turn tells the replica the time
 
     # --- facts --------------------------------------------------------------
@@ -159,7 +160,8 @@ class Driver:
             self._turning = False
         if effects.more:
             self.wake()
-        self._flush()
+        if self._dirty:
+            self._flush()
 
     def _execute(self, effects: Effects) -> None:
         peers = self.peers
@@ -191,7 +193,8 @@ class Driver:
                 listener()
         for message in effects.snapshots:
             peers.send_state(message)
-        self._housekeep(effects)
+        if effects.applied or effects.checkpoint or effects.truncate or effects.installed:
+            self._housekeep(effects)
 
     def _defer_news(self) -> None:
         self._news = self.loop.call_later(NEWS_SECONDS, self._tell_news)

@@ -83,6 +83,11 @@ class Outbound:
         """Calls that are not finished."""
         return len(self._streams)
 
+    @property
+    def has_output(self) -> bool:
+        """True if `take_output` would give something."""
+        return bool(self._out)
+
     def is_open(self, stream: int) -> bool:
         """True while something sent on `stream` could still reach the other end."""
         return stream in self._streams
