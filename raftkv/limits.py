@@ -40,6 +40,9 @@ MAX_HEADER_LIST_BYTES: Final = 16 * KIB
 MAX_CONNECTION_OUTPUT_BYTES: Final = 64 * MIB  # queued for one connection before it is cut
 STALLED_CONNECTION_SECONDS: Final = 60.0  # zero window with queued output
 HANDSHAKE_SECONDS: Final = 10.0  # TLS handshake plus HTTP/2 preface
+# Of the process's open files: for the log, LevelDB, members, and clients being turned away. The
+# rest is for clients.
+RESERVED_FILES: Final = 1024
 
 assert MAX_APPEND_BYTES < MAX_INFLIGHT_BYTES < MAX_UNCOMMITTED_BYTES
 assert MAX_REQUEST_BYTES + GRPC_OVERHEAD_BYTES < MAX_PEER_MESSAGE_BYTES

@@ -11,7 +11,9 @@ from typing import Final, cast
 
 from raftkv import limits
 from raftkv.errors import DEADLINE_EXCEEDED, ApiError
+from raftkv.server.descriptors import admitted_clients
 from raftkv.server.driver import Driver
+from raftkv.server.entrance import Entrances
 from raftkv.server.logs import Repeats
 from raftkv.server.routes import Routes
 from raftkv.wire.grpc import RequestHead
@@ -45,7 +47,10 @@ class ClientProtocol(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client has connected."""
         self._transport = cast(asyncio.Transport, transport)
-        self.listener.add(self)
+        if self.listener.admits(self._transport):
+            self.listener.add(self)
+        else:
+            self._transport.abort()
 
     def data_received(self, data: bytes) -> None:
         """Bytes of the client: all calls in them are started here."""
@@ -71,8 +76,8 @@ class ClientProtocol(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone: streaming calls on it are over."""
         self._closed = True
-        self.listener.remove(self)
-        self.routes.lost(self)
+        if self.listener.remove(self):
+            self.routes.lost(self)
 
     def flush(self) -> None:
         """Writes what is queued; closes when the connection has decided to."""
@@ -161,13 +166,18 @@ class ClientProtocol(asyncio.Protocol):
 
 
 class ClientListener:
-    """All client connections of one member."""
+    """All client connections of one member.
+
+    max_connections: more are closed at once (O04). entrances: TLS handshakes under way count.
+    """
 
     def __init__(self, driver: Driver, routes: Routes, connection_limits: ConnectionLimits) -> None:
         self.driver = driver
         self.routes = routes
         self.limits = connection_limits
         self.connections: dict[ClientProtocol, None] = {}
+        self.max_connections = admitted_clients()
+        self.entrances: list[Entrances] = []
         self._timer: asyncio.TimerHandle | None = None
         self._draining = False
         self._repeats = Repeats()
@@ -180,6 +190,24 @@ class ClientListener:
         """Starts the clock of the connections."""
         self._timer = self.driver.loop.call_later(0.2, self._tick)
 
+    def admits(self, transport: asyncio.Transport) -> bool:
+        """Whether one more client may come in; if not, the log says so now and then."""
+        handshakes = sum(len(entrances.under_way) for entrances in self.entrances)
+        if len(self.connections) + handshakes < self.max_connections:
+            return True
+        times = self._repeats.times("full", self.driver.loop.time())
+        if times:
+            fields = {"remote-addr": str(transport.get_extra_info("peername"))}
+            if times > 1:
+                fields["times"] = str(times)
+            log.warning(
+                "turned a client away: %d are connected, more than the limit of open files "
+                "admits; close some, or raise the limit (ulimit -n)",
+                self.max_connections,
+                extra=fields,
+            )
+        return False
+
     def add(self, connection: ClientProtocol) -> None:
         """A new connection. One that was accepted while this member stops is cut unheard: its
         client repeats, which it would not dare after a GOAWAY in place of SETTINGS.
@@ -188,9 +216,12 @@ class ClientListener:
         if self._draining:
             connection.abort()
 
-    def remove(self, connection: ClientProtocol) -> None:
-        """A connection is gone."""
-        self.connections.pop(connection, None)
+    def remove(self, connection: ClientProtocol) -> bool:
+        """A connection is gone. False: it was turned away before."""
+        if connection not in self.connections:
+            return False
+        del self.connections[connection]
+        return True
 
     def log_end(self, transport: asyncio.Transport, connection: ServerConnection) -> None:
         """One line about a connection that this member ends."""

@@ -54,6 +54,7 @@ class Entrances:
     """All TLS handshakes under way on one port.
 
     context: of the server. make: gives the protocol that takes over. side: client or peer.
+    admits: says whether one more connection may begin its handshake.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Entrances:
         self.loop = loop
         self.context = context
         self.make = make
+        self.admits: Callable[[asyncio.Transport], bool] = lambda transport: True
         self.under_way: dict[Entrance, None] = {}
         self._side = side
         self._repeats = Repeats()
@@ -104,6 +106,9 @@ class Entrance(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """TCP is connected: starts the handshake."""
         self._transport = cast(asyncio.Transport, transport)
+        if not self._entrances.admits(self._transport):
+            self._transport.abort()
+            return
         self._transport.pause_reading()  # until start_tls is the one who reads
         self._entrances.under_way[self] = None
         self._task = self._entrances.loop.create_task(self._shake_hands(self._transport))

@@ -34,6 +34,7 @@ from raftkv.replica.replica import Replica, ReplicaSettings
 from raftkv.server import identify, logs, tls
 from raftkv.server.autocompaction import AutoCompaction
 from raftkv.server.clients import ClientListener
+from raftkv.server.descriptors import raise_limit
 from raftkv.server.driver import Driver
 from raftkv.server.entrance import Entrances
 from raftkv.server.membership import PEERS_FILE, KnownMembers
@@ -58,6 +59,7 @@ CATCH_UP_ENTRIES = 5_000  # kept in the log behind a checkpoint (etcd's number)
 def run(config: ServerConfig) -> int:
     """Runs one member until it is told to stop; returns the process's exit code."""
     logs.configure(config.log_level, config.log_format)
+    raise_limit()
     # Long switch intervals let a helper thread hold the interpreter lock against the loop.
     sys.setswitchinterval(0.0005)
     try:
@@ -293,6 +295,9 @@ class Node:
         if url.secure:
             assert context is not None
             entrances = Entrances(self.loop, context, protocol, side)
+            if side == "client" and self.clients is not None:
+                entrances.admits = self.clients.admits
+                self.clients.entrances.append(entrances)
             self._entrances.append(entrances)
             protocol = entrances.protocol
         try:
