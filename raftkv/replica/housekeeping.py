@@ -5,6 +5,10 @@ is what replays the rest after a crash. So the log may be dropped only behind th
 FINISHED checkpoint, and some of it is kept for followers that are a little behind
 (`catch_up_entries`), and all of it behind the index of a state transfer that is under way,
 or a busy cluster would never catch that follower up.
+
+Members apply the same entries at about the same time. If all of them took their checkpoints
+together, nobody's disk would be quick meanwhile; so each has a phase of its own, and a majority
+is always at ease.
 """
 
 
@@ -13,10 +17,12 @@ class Housekeeping:
 
     snapshot_count: entries applied between checkpoints (etcd --snapshot-count).
     catch_up_entries: entries kept behind a checkpoint for slow followers.
+    phase: entries by which the first checkpoint comes sooner.
     """
 
     __slots__ = (
         "_checkpoint_running",
+        "_due_index",
         "_in_flight",
         "_truncate_running",
         "catch_up_entries",
@@ -26,21 +32,28 @@ class Housekeeping:
     )
 
     def __init__(
-        self, snapshot_count: int, catch_up_entries: int, checkpoint_index: int, anchor_index: int
+        self,
+        snapshot_count: int,
+        catch_up_entries: int,
+        checkpoint_index: int,
+        anchor_index: int,
+        phase: int = 0,
     ) -> None:
         self.snapshot_count = snapshot_count
         self.catch_up_entries = catch_up_entries
         self.checkpoint_index = checkpoint_index
         self.first_kept = anchor_index + 1
+        self._due_index = checkpoint_index + snapshot_count - phase
         self._checkpoint_running = False
         self._truncate_running = False
         self._in_flight: dict[int, int] = {}  # member -> index of the state being sent
 
     def checkpoint_due(self, applied_index: int) -> bool:
         """True once per checkpoint that should start now."""
-        if self._checkpoint_running or applied_index - self.checkpoint_index < self.snapshot_count:
+        if self._checkpoint_running or applied_index < self._due_index:
             return False
         self._checkpoint_running = True
+        self._due_index = applied_index + self.snapshot_count
         return True
 
     def checkpointed(self, index: int) -> None:
@@ -80,4 +93,5 @@ class Housekeeping:
     def installed(self, index: int) -> None:
         """A received state replaced everything up to `index`; it is already durable."""
         self.checkpoint_index = max(self.checkpoint_index, index)
+        self._due_index = max(self._due_index, index + self.snapshot_count)
         self.first_kept = index + 1

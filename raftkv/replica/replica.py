@@ -41,9 +41,9 @@ from raftkv.replica.watchdog import DiskWatchdog
 from raftkv.replica.writes import Writes
 
 # Rows wait in memory for this many others, or for the next sweep, before the backend gets them
-# in one write: nothing trusts the backend's newest rows anyway before a checkpoint, and even an
-# unsynced write to a file may wait for the sync of another.
-MAX_UNFLUSHED_ROWS = 4_000
+# in one write: nothing trusts the backend's newest rows anyway before a checkpoint. One write
+# of so many takes about half a millisecond, which the next client has to wait for.
+MAX_UNFLUSHED_ROWS = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,12 +93,20 @@ class Replica:
             settings.catch_up_entries,
             machine.applied_index,
             recovered.anchor_index,
+            self._phase(),
         )
         self._discarded: list[StateMachine] = []
         self._received: StateMachine | None = None  # a state from another member
         self._applied_term = machine.applied_term
         self._next_sweep = 0.0
         self._now = 0.0
+
+    def _phase(self) -> int:
+        """This member's share of the way from one checkpoint to the next."""
+        members = sorted(self.machine.members)
+        if self.member not in members:
+            return 0
+        return self.settings.snapshot_count * members.index(self.member) // len(members)
 
     # --- facts in -----------------------------------------------------------
 

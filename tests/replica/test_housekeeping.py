@@ -59,3 +59,16 @@ def test_an_installed_state_counts_as_a_checkpoint() -> None:
     assert keeping.first_kept == 501
     assert not keeping.checkpoint_due(550)
     assert keeping.truncation_due() == 0
+
+
+def test_members_take_their_checkpoints_at_different_indices() -> None:
+    due: list[list[int]] = []
+    for phase in (0, 33, 66):
+        keeping = Housekeeping(100, 10, checkpoint_index=0, anchor_index=0, phase=phase)
+        found = []
+        for index in range(1, 400):
+            if keeping.checkpoint_due(index):
+                found.append(index)
+                keeping.checkpointed(index)
+        due.append(found)
+    assert due == [[100, 200, 300], [67, 167, 267, 367], [34, 134, 234, 334]]

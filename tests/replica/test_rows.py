@@ -82,7 +82,7 @@ def test_rows_in_memory_are_bounded(monkeypatch: Any) -> None:
 
 def test_a_checkpoint_covers_every_applied_entry() -> None:
     replica, _ = leading()
-    replica.housekeeping.snapshot_count = 10
+    replica.housekeeping._due_index = replica.machine.applied_index + 10
     asked = 0
     for one in range(12):
         put(replica, b"k%d" % one, 0.01)
