@@ -184,7 +184,19 @@ def framed_key(framed: bytes) -> bytes:
 
 def framed_value(framed: bytes) -> bytes:
     """Only the value of a framed KeyValue."""
-    return decode_kv(framed).value
+    _, at = read_varint(framed, 1)
+    end = len(framed)
+    if at < end and framed[at] == 0x0A:
+        size, at = read_varint(framed, at + 1)
+        at += size
+    while at < end and framed[at] < 0x2A:  # the revisions and the version
+        at += 2
+        while framed[at - 1] > 127:
+            at += 1
+    if at == end or framed[at] != 0x2A:
+        return b""
+    size, at = read_varint(framed, at + 1)
+    return framed[at : at + size]
 
 
 # --- rows --------------------------------------------------------------------

@@ -37,6 +37,7 @@ from raftkv.kv.hashing import hash_kv_slices
 from raftkv.kv.members import Member, Roster, decode_member, encode_member, joining_member
 from raftkv.kv.runs import put_run
 from raftkv.kv.store import Change, Store
+from raftkv.kv.swaps import carry_out, read_swap
 from raftkv.kv.writes import Writer, is_read_only
 from raftkv.pb import rpc_pb2 as pb
 from raftkv.raft.membership import decode_change
@@ -265,6 +266,9 @@ class StateMachine:
         return self._writer.delete(request) if request.key else EMPTY_KEY
 
     def _txn(self, payload: bytes, at: int) -> bytes | ApiError:
+        swap = read_swap(payload, at)
+        if swap is not None:
+            return carry_out(self.store, payload, swap)
         return self._writer.txn(pb.TxnRequest.FromString(payload[at:]), self._history)
 
     def _history(self) -> View:

@@ -34,11 +34,10 @@ _SHORT: Final = 1 << 14
 _LONG: Final = 1 << 28
 
 
-def plain_put(payload: bytes, at: int) -> int:
-    """Place of the value field, if the request at `at` is only a key of 1-127 bytes and a value of
-    1-16383 bytes in the canonical encoding, as nearly every client sends it; else 0.
+def plain_put(payload: bytes, at: int, size: int) -> int:
+    """Place of the value field, if the request from `at` up to `size` is only a key of 1-127 bytes
+    and a value of 1-16383 bytes in the canonical encoding, as nearly every client sends it; else 0.
     """
-    size = len(payload)
     if size < at + 6 or payload[at] != _KEY_TAG:
         return 0
     key_bytes = payload[at + 1]
@@ -72,7 +71,7 @@ def put_run(store: Store, entries: list[Entry], first: int) -> int:
         if entry.kind != NORMAL or payload[1:2] != _PUT_COMMAND or payload[0] > 3:
             break
         at = REQUEST_AT[payload[0]]
-        place = plain_put(payload, at)
+        place = plain_put(payload, at, len(payload))
         if not place:
             break
         key = payload[at + 2 : place]

@@ -236,6 +236,14 @@ class Store:
                 self._evict()
         return record
 
+    def numbers(self, key: bytes) -> Record | None:
+        """`fetch` for who needs no value: the record is without its bytes if that saves a read."""
+        record = self.cache.get(key)
+        if record is None:
+            known = self.live.get(key, 0)
+            return self.evicted(key) if known > ID_MAX else self.fetch(key)
+        return record
+
     def known(self, key: bytes) -> Record:
         """The newest version of a key that is in the index. Does not fill the cache."""
         record = self.cache.get(key)

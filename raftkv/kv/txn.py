@@ -67,19 +67,22 @@ def validate_txn(request: pb.TxnRequest, max_ops: int) -> ApiError | None:
     error = _validate_level(request, max_ops, 1)
     if error is None:
         for branch in (request.success, request.failure):
-            if not _Footprint().add_all(branch):
+            # A single operation collides with none, unless it is a transaction.
+            alone = len(branch) == 1 and not branch[0].HasField("request_txn")
+            if branch and not alone and not _Footprint().add_all(list(branch)):
                 return DUPLICATE_KEY
     return error
 
 
 def _validate_level(request: pb.TxnRequest, max_ops: int, depth: int) -> ApiError | None:
-    left = max_ops - max(len(request.compare), len(request.success), len(request.failure))
+    compares, success, failure = request.compare, request.success, request.failure
+    left = max_ops - max(len(compares), len(success), len(failure))
     if left < 0 or depth > limits.MAX_TXN_DEPTH:
         return TOO_MANY_OPS
-    for compare in request.compare:
+    for compare in compares:
         if not compare.key:
             return EMPTY_KEY
-    for branch in (request.success, request.failure):
+    for branch in (success, failure):
         for op in branch:
             error = _validate_op(op, left, depth)
             if error is not None:
@@ -200,12 +203,13 @@ class Path:
 
 def holds(store: Store, compare: pb.Compare) -> bool:
     """Is the compare true for every key of its range (for an absent key if there is none)?"""
+    target: int = compare.target
     if not compare.range_end:
-        record = store.fetch(compare.key)
+        find = store.fetch if target == _VALUE else store.numbers
+        record = find(compare.key)
         records = [] if record is None else [record]
     else:
         records = store.records(store.index.keys(compare.key, compare.range_end))
-    target: int = compare.target
     if not records:
         return target != _VALUE and _satisfies(compare, target, _NOBODY)
     return all(_satisfies(compare, target, record) for record in records)

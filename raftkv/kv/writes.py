@@ -48,7 +48,7 @@ class Writer:
 
     def put(self, payload: bytes, at: int) -> bytes | ApiError:
         """The PutRequest at `at`: the body of its PutResponse."""
-        place = plain_put(payload, at)
+        place = plain_put(payload, at, len(payload))
         if place:
             tail = b"\x2a" + payload[place + 1 :]
             self.store.put(payload[at + 2 : place], payload[at:place], tail)

@@ -86,7 +86,7 @@ def test_the_short_cut_for_puts_is_taken_only_where_it_reads_what_protobuf_reads
     request = rpc_pb2.PutRequest(key=key, value=value, lease=lease, prev_kv=prev_kv)
     head = commands.encode(commands.PUT, b"", origin=(1, 2, 3))
     wire = request.SerializeToString(deterministic=True)
-    place = runs.plain_put(head + wire, len(head))
+    place = runs.plain_put(head + wire, len(head), len(head + wire))
     simple = 0 < len(key) < 128 and 0 < len(value) < 16384 and not lease and not prev_kv
     assert bool(place) == simple
     if place:
@@ -96,7 +96,7 @@ def test_the_short_cut_for_puts_is_taken_only_where_it_reads_what_protobuf_reads
 
 @given(st.binary(max_size=40))
 def test_the_short_cut_never_reads_garbage_as_a_put(wire: bytes) -> None:
-    if runs.plain_put(wire, 0):
+    if runs.plain_put(wire, 0, len(wire)):
         request = rpc_pb2.PutRequest.FromString(wire)
         plain = rpc_pb2.PutRequest(key=request.key, value=request.value)
         assert plain.SerializeToString(deterministic=True) == wire

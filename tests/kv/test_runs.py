@@ -132,6 +132,6 @@ def test_plain_puts_are_told_by_their_lengths(key_bytes: int, value_bytes: int) 
     """No request is taken for a plain one whose bytes say something else."""
     wire = pb.PutRequest(key=b"k" * key_bytes, value=b"v" * value_bytes).SerializeToString()
     plain = key_bytes < 128 and 0 < value_bytes < 16384
-    assert plain_put(b"\0\1" + wire, 2) == (key_bytes + 4 if plain else 0)
+    assert plain_put(b"\0\1" + wire, 2, len(wire) + 2) == (key_bytes + 4 if plain else 0)
     for broken in (wire[:-1], wire + b"\0", wire + b"\x20\x01"):
-        assert plain_put(b"\0\1" + broken, 2) == 0
+        assert plain_put(b"\0\1" + broken, 2, len(broken) + 2) == 0

@@ -13,6 +13,8 @@ from google.protobuf.message import DecodeError
 from raftkv.errors import NOT_FOR_LEARNER, REQUEST_TOO_LARGE, ApiError
 from raftkv.kv import commands
 from raftkv.kv.machine import Result
+from raftkv.kv.runs import plain_put
+from raftkv.kv.swaps import read_swap
 from raftkv.kv.txn import validate_delete, validate_put, validate_range, validate_txn
 from raftkv.kv.writes import is_read_only
 from raftkv.pb import rpc_pb2
@@ -45,19 +47,8 @@ class KvService:
 
     def put(self, client: ClientProtocol, stream: int, head: RequestHead, message: bytes) -> None:
         """KV.Put."""
-        context = self._context
-        error = context.refusal(head)
-        if error is None:
-            try:
-                error = validate_put(rpc_pb2.PutRequest.FromString(message))
-            except DecodeError:
-                error = CANNOT_DECODE
-        if error is None and len(message) + _ENVELOPE_BYTES > context.max_request_bytes:
-            error = REQUEST_TOO_LARGE
-        if error is None:
-            error = context.propose(commands.PUT, message, (self._answer, client, stream))
-        if error is not None:
-            client.fail(stream, error)
+        check = None if plain_put(message, 0, len(message)) else _check_put
+        self._write(client, stream, head, message, commands.PUT, check)
 
     def delete_range(
         self, client: ClientProtocol, stream: int, head: RequestHead, message: bytes
@@ -90,11 +81,12 @@ class KvService:
         head: RequestHead,
         message: bytes,
         command: int,
-        check: Callable[[bytes], ApiError | None],
+        check: Callable[[bytes], ApiError | None] | None,
     ) -> None:
+        """check: of the message's form; None: it is known to be well."""
         context = self._context
         error = context.refusal(head)
-        if error is None:
+        if error is None and check is not None:
             try:
                 error = check(message)
             except DecodeError:
@@ -125,6 +117,15 @@ class KvService:
 
     def txn(self, client: ClientProtocol, stream: int, head: RequestHead, message: bytes) -> None:
         """KV.Txn; one without writes is a read."""
+        swap = read_swap(message, 0)
+        if swap is not None and len(swap[0]) <= self._context.max_txn_ops:
+            self._write(client, stream, head, message, commands.TXN, None)
+        else:
+            self._general_txn(client, stream, head, message)
+
+    def _general_txn(
+        self, client: ClientProtocol, stream: int, head: RequestHead, message: bytes
+    ) -> None:
         context = self._context
         error = context.refusal(head)
         if error is None:
@@ -199,6 +200,10 @@ class KvService:
             self._answer(ticket, end.value)
         else:
             self._context.driver.loop.call_soon(self._step, ticket, steps)
+
+
+def _check_put(message: bytes) -> ApiError | None:
+    return validate_put(rpc_pb2.PutRequest.FromString(message))
 
 
 def _check_delete(message: bytes) -> ApiError | None:

@@ -1,0 +1,153 @@
+"""Compare-and-put: the shape of nearly every transaction, without protobuf objects.
+
+    compares, each about one key's version, create or mod revision or value;
+    then one plain put (`runs.plain_put`); else nothing, or the read of one key.
+
+This is what Kubernetes' API server, locks and elections send. Protobuf parses such a request in
+0.3 us, but its objects for the repeated fields cost 7 us more, before propose and again on every
+member. Whatever is of another shape, or encoded otherwise than protobuf libraries do, is left to
+`txn` and `Writer.txn`, which also say what a swap means: both ways answer alike, to the byte.
+"""
+
+from typing import Any, Final
+
+from raftkv.kv.encoding import SUB_BITS, framed_value, revision_header, varint
+from raftkv.kv.runs import plain_put
+from raftkv.kv.store import Record, Store
+
+_KEY, _RESULT, _TARGET, _COMPARED_KEY = 0x0A, 0x08, 0x10, 0x1A  # tags
+_COMPARE, _SUCCESS, _FAILURE = 0x0A, 0x12, 0x1A  # tags of a TxnRequest
+_PUT, _RANGE = 0x12, 0x0A  # tags of a RequestOp
+_UNION_TAGS: Final = (0x20, 0x28, 0x30, 0x3A)  # version, create_revision, mod_revision, value
+_CREATE, _MOD, _VALUE = 1, 2, 3  # Compare.CompareTarget
+_EQUAL, _GREATER, _LESS, _NOT_EQUAL = range(4)  # Compare.CompareResult
+_TOO_LONG: Final = 1 << 62
+_NOBODY: Final[Record] = (b"", 0, 0, 0, 0)
+
+Compare = tuple[int, int, bytes, Any]  # target, result, key, the number or value given
+# The compares; places of the put, of its value field and behind it; the key to read else, or "".
+Swap = tuple[list[Compare], int, int, int, bytes]
+
+
+def read_swap(data: bytes, at: int) -> Swap | None:
+    """The TxnRequest from `at` to the end if it is a swap of good form, else None."""
+    try:
+        compares = []
+        while data[at] == _COMPARE:
+            compare, at = _read_compare(data, at + 1)
+            if compare is None:
+                return None
+            compares.append(compare)
+        if data[at] != _SUCCESS:
+            return None
+        size, at = _length(data, at + 1)
+        end = at + size
+        if data[at] != _PUT:
+            return None
+        size, at = _length(data, at + 1)
+        value_at = plain_put(data, at, end)
+        if at + size != end or not value_at:
+            return None
+        if end == len(data):
+            return compares, at, value_at, end, b""
+        # Else it must be the read of one key, and nothing behind it.
+        size = len(data) - end - 6
+        sizes = _FAILURE, size + 4, _RANGE, size + 2, _KEY, size
+        if not 0 < size < 124 or tuple(data[end : end + 6]) != sizes:
+            return None
+        return compares, at, value_at, end, data[end + 6 :]
+    except IndexError:  # the message is cut short
+        return None
+
+
+def _length(data: bytes, at: int) -> tuple[int, int]:
+    """The length at `at` and the place behind it. One of three bytes or more is read as a number
+    that is longer than any message.
+    """
+    low = data[at]
+    if low < 128:
+        return low, at + 1
+    high = data[at + 1]
+    return (low - 128 + (high << 7) if high < 128 else _TOO_LONG), at + 2
+
+
+def _read_compare(data: bytes, at: int) -> tuple[Compare | None, int]:
+    """The Compare whose length is at `at`, None if it is none of a swap; the place behind it."""
+    size, at = _length(data, at)
+    end = at + size
+    result = target = 0
+    if data[at] == _RESULT:
+        result = data[at + 1]
+        at += 2
+    if data[at] == _TARGET:
+        target = data[at + 1]
+        at += 2
+    key_at = at + 2
+    size = data[at + 1]
+    if data[at] != _COMPARED_KEY or not 0 < size < 128 or target > _VALUE or result > _NOT_EQUAL:
+        return None, at
+    at = key_at + size
+    key = data[key_at:at]
+    if data[at] != _UNION_TAGS[target]:
+        return None, at
+    given: Any
+    if target == _VALUE:
+        size, at = _length(data, at + 1)
+        given = data[at : at + size]
+        at += size
+    else:
+        given = data[at + 1]
+        at += 2
+        shift = 0
+        while data[at - 1] > 127:
+            shift += 7
+            if shift > 56:  # a negative number
+                return None, at
+            given += (data[at] << shift) - (1 << shift)
+            at += 1
+    return ((target, result, key, given) if at == end else None), at
+
+
+def _holds(store: Store, compare: Compare) -> bool:
+    """Is the compare true? As `txn.holds`."""
+    target, result, key, given = compare
+    stored: Any
+    if target == _VALUE:
+        record = store.fetch(key)
+        if record is None:
+            return False
+        stored = framed_value(record[0])
+    else:
+        record = store.numbers(key) or _NOBODY
+        if target == _MOD:
+            stored = record[1] >> SUB_BITS
+        else:
+            stored = record[2] if target == _CREATE else record[3]
+    if result == _EQUAL:
+        holds = stored == given
+    elif result == _GREATER:
+        holds = stored > given
+    else:
+        holds = stored < given if result == _LESS else stored != given
+    return bool(holds)
+
+
+def carry_out(store: Store, data: bytes, swap: Swap) -> bytes:
+    """Apply a swap; the body of its TxnResponse."""
+    compares, at, value_at, end, read_key = swap
+    for compare in compares:
+        if not _holds(store, compare):
+            break
+    else:
+        tail = b"\x2a" + data[value_at + 1 : end]
+        store.put(data[at + 2 : value_at], data[at:value_at], tail)
+        header = revision_header(store.revision + 1)
+        size = len(header)
+        return b"\x10\x01\x1a%c\x12%c%b" % (size + 2, size, header)
+    if not read_key:
+        return b""
+    record = store.fetch(read_key)
+    header = revision_header(store.revision)
+    response = header if record is None else b"%b%b\x20\x01" % (header, record[0])
+    response = b"\x0a%b%b" % (varint(len(response)), response)
+    return b"\x1a%b%b" % (varint(len(response)), response)
