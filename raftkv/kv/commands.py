@@ -52,6 +52,7 @@ REQUEST_AT: Final = (
     _HEAD_BYTES + _SIZE,
     _HEAD_BYTES + 2 * _SIZE,
 )
+PROCESS: Final = slice(_HEAD_BYTES, _HEAD_BYTES + 16)  # an origin's member and boot
 _pack = _TRIPLE.pack
 _unpack = _TRIPLE.unpack_from
 _plain_heads: Final = tuple(bytes((0, command)) for command in range(256))
@@ -107,6 +108,13 @@ def request_at(payload: bytes) -> int:
     if len(payload) < at:
         raise ProtocolError(f"a command's head has {len(payload)} bytes, {at} needed")
     return at
+
+
+def process(member: int, boot: int) -> bytes:
+    """What `payload[PROCESS]` is if the command's origin is this process. Without an origin the
+    same bytes may be there by chance: ask `origin` then.
+    """
+    return _pack(member, boot, 0)[:16]
 
 
 def origin(payload: bytes) -> Triple | None:

@@ -100,6 +100,8 @@ class Replica:
         self._applied_term = machine.applied_term
         self._next_sweep = 0.0
         self._now = 0.0
+        self._write_deadline = settings.request_timeout_seconds
+        self._room = settings.max_pending  # writes that are taken before the next turn
 
     def _phase(self) -> int:
         """This member's share of the way from one checkpoint to the next."""
@@ -116,12 +118,10 @@ class Replica:
         command: a constant of kv.commands. request: the client's own request bytes.
         ticket: comes back in `Effects.replies` exactly once, unless an error is returned.
         """
-        if len(self.writes) >= self.settings.max_pending or (
-            self.core.commit - self.machine.applied_index > limits.MAX_APPLY_LAG_ENTRIES
-        ):
+        proposals = self.writes.proposals
+        if len(proposals) >= self._room:
             return TOO_MANY_REQUESTS
-        deadline = self._now + self.settings.request_timeout_seconds
-        self.writes.proposals.append((deadline, command, ticket, request))
+        proposals.append((self._write_deadline, command, ticket, request))
         return None
 
     def change(self, command: int, request: bytes, ticket: Ticket) -> None:
@@ -246,6 +246,7 @@ class Replica:
     def turn(self, now: float) -> Effects:
         """All work that is due. now: seconds of the driver's monotonic clock."""
         self._now = now
+        self._write_deadline = now + self.settings.request_timeout_seconds
         core = self.core
         effects = Effects()
         if self._discarded:
@@ -266,6 +267,9 @@ class Replica:
         self._housekeep(effects)
         effects.news = core.has_news()
         effects.more = core.dirty or self.writes.has_more
+        lag = core.commit - self.machine.applied_index
+        taken = len(self.writes.pending)
+        self._room = 0 if lag > limits.MAX_APPLY_LAG_ENTRIES else self.settings.max_pending - taken
         return effects
 
     def _execute(self, ready: Ready, effects: Effects) -> None:

@@ -39,6 +39,7 @@ class Writes:
         self.core = core
         self.member = core.member
         self.boot = boot
+        self._process = commands.process(self.member, boot)
         self.timeout_seconds = timeout_seconds
         self.pending = Pending()
         self.changes = Changes()
@@ -298,6 +299,8 @@ class Writes:
     def answer_forwarded(self, entry: Entry, result: Result | ApiError, effects: Effects) -> None:
         """An entry was applied: if this process forwarded it, its client gets the result."""
         payload = entry.payload if entry.kind != CONFIG else decode_change(entry.payload)[1]
+        if payload[commands.PROCESS] != self._process:
+            return  # most entries of a busy cluster
         origin = commands.origin(payload)
         if origin is None or origin[0] != self.member or origin[1] != self.boot:
             return

@@ -4,10 +4,11 @@ from typing import Final
 
 from raftkv.errors import NO_LEADER, NOT_FOR_LEARNER, ApiError, Code
 from raftkv.kv import encoding
-from raftkv.raft.types import NOBODY
+from raftkv.raft.types import NOBODY, Configuration
 from raftkv.server.driver import Driver
 from raftkv.wire.grpc import RequestHead
 
+MAX_VARINT_BYTES: Final = 9  # of a positive int64
 CANNOT_DECODE: Final = ApiError(Code.INTERNAL, "grpc: error unmarshalling request")
 
 
@@ -36,10 +37,31 @@ class Context:
         self.propose = driver.replica.propose
         self.read = driver.replica.read
         self._prefix = encoding.header_prefix(cluster, member)
+        # Headers of one term whose revisions take the same number of bytes differ in these alone.
+        self._head = self._tail = b""
+        self._revisions = range(0)
+        self._term = 0
+        self._configuration: Configuration | None = None  # as `_is_learner` was judged by
+        self._is_learner = False
 
     def header(self, revision: int) -> bytes:
         """Field 1 of an answer: the response header at `revision`."""
-        return encoding.finish_header(self._prefix, revision, self.replica.core.term)
+        if revision in self._revisions and self._term == self.replica.core.term:
+            return self._head + encoding.varint(revision) + self._tail
+        return self._first_header(revision)
+
+    def _first_header(self, revision: int) -> bytes:
+        """A header in full; remembers what the next ones will have in common with it."""
+        term = self.replica.core.term
+        header = encoding.finish_header(self._prefix, revision, term)
+        size = len(encoding.varint(revision))
+        if revision > 0 and size < MAX_VARINT_BYTES:
+            behind = len(encoding.finish_header(b"", 0, term)) - 2  # without tag and length
+            at = len(header) - behind
+            self._head, self._tail = header[: at - size], header[at:]
+            self._revisions = range(1 << 7 * (size - 1), 1 << 7 * size)
+            self._term = term
+        return header
 
     def header_now(self) -> bytes:
         """The header with the store's present revision."""
@@ -50,6 +72,8 @@ class Context:
         replica = self.replica
         if b"hasleader" in head.metadata and replica.leader == NOBODY:
             return NO_LEADER
-        if replica.is_learner:
-            return NOT_FOR_LEARNER
-        return None
+        configuration = replica.core.configuration
+        if configuration is not self._configuration:
+            self._configuration = configuration
+            self._is_learner = replica.is_learner
+        return NOT_FOR_LEARNER if self._is_learner else None

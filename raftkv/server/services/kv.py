@@ -99,11 +99,11 @@ class KvService:
             client.fail(stream, error)
 
     def _answer(self, ticket: Any, result: Result | ApiError) -> None:
-        client, stream = ticket[1], ticket[2]
+        client = ticket[1]
         if type(result) is Result:
-            client.reply(stream, self._context.header(result.revision) + result.body)
+            client.reply(ticket[2], self._context.header(result[0]) + result[1])
         else:
-            client.fail(stream, result)
+            client.fail(ticket[2], result)
         if not client.dirty:
             client.driver.mark_dirty(client)
 
