@@ -235,9 +235,11 @@ def test_a_client_that_trusts_another_ca_is_named_as_the_one_who_refused(
 def test_http1_over_tls_gets_an_answer_that_a_person_can_read(
     tmp_path: Path, authority: Authority, lines: Lines, port: int
 ) -> None:
+    """From a client that says nothing by ALPN: only its first words show what it speaks."""
+
     async def scenario() -> None:
         async with secure_node(tmp_path, authority) as node:
-            context = authority.client(alpn=("http/1.1",))
+            context = authority.client(alpn=())
             request = b"GET /version HTTP/1.1\r\nHost: x\r\n\r\n"
             answer = await throw(ports(node)[port], request, context)
             assert answer.startswith(b"HTTP/1.1 400 ")
