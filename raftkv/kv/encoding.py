@@ -76,9 +76,10 @@ class KeyValue(NamedTuple):
 
 def varint(n: int) -> bytes:
     """`n` as a varint; a negative number as its 64-bit two's complement."""
-    if 0 <= n < 16384:
-        return SMALL_VARINTS[n]
-    if 0 < n < 268435456:
+    if n < 16384:
+        if n >= 0:
+            return SMALL_VARINTS[n]
+    elif n < 268435456:
         return LOW_GROUPS[n & 16383] + SMALL_VARINTS[n >> 14]
     n &= U64
     out = bytearray()

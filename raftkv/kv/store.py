@@ -85,8 +85,8 @@ class Store:
         self.attached: dict[int, dict[bytes, None]] = {}  # lease -> its keys
 
     # --- writes --------------------------------------------------------------
-    def put(self, key: bytes, head: bytes, tail: bytes, lease: int = 0) -> None:
-        """Write a version of `key`.
+    def put(self, key: bytes, head: bytes, tail: bytes, lease: int = 0) -> bytes:
+        """Write a version of `key`; its mod revision as a varint.
 
         head, tail: the ready-made fields 1 and 5 of the KeyValue.
         """
@@ -131,6 +131,7 @@ class Store:
         self.hash = crc32(kv, self.hash)
         if self.changes is not None:
             self.changes.append(Change(row_id, key, False, framed, old_id))
+        return mod
 
     def delete_all(self, keys: list[bytes]) -> list[Record]:
         """Write deletions of live keys that lie side by side, in key order; the records ended."""

@@ -21,6 +21,15 @@ _PUT, _RANGE = 0x12, 0x0A  # tags of a RequestOp
 _UNION_TAGS: Final = (0x20, 0x28, 0x30, 0x3A)  # version, create_revision, mod_revision, value
 _CREATE, _MOD, _VALUE = 1, 2, 3  # Compare.CompareTarget
 _EQUAL, _GREATER, _LESS, _NOT_EQUAL = range(4)  # Compare.CompareResult
+# All in front of the key in a failure branch that reads one key, by the key's size.
+_READ_HEADS: Final = [
+    bytes((_FAILURE, size + 4, _RANGE, size + 2, _KEY, size)) for size in range(124)
+]
+# A swap's answer in front of the new revision, by the bytes of that: succeeded, one response, it
+# is a put's, which has a header, which has a revision.
+_PUT_REPLIES: Final = [
+    bytes((0x10, 1, 0x1A, size + 5, _PUT, size + 3, 0x0A, size + 1, 0x18)) for size in range(10)
+]
 _TOO_LONG: Final = 1 << 62
 _NOBODY: Final[Record] = (b"", 0, 0, 0, 0)
 
@@ -42,20 +51,25 @@ def read_swap(data: bytes, at: int) -> Swap | None:
             return None
         size, at = _length(data, at + 1)
         end = at + size
-        if data[at] != _PUT:
+        low = data[at + 1]
+        if low < 128:
+            well = low == size - 2
+            put_at = at + 2
+        else:  # two bytes, if the operation's own length is no longer
+            well = size < 16384 and low + (data[at + 2] << 7) == size + 125
+            put_at = at + 3
+        if not well or data[at] != _PUT:
             return None
-        size, at = _length(data, at + 1)
-        value_at = plain_put(data, at, end)
-        if at + size != end or not value_at:
+        value_at = plain_put(data, put_at, end)
+        if not value_at:
             return None
         if end == len(data):
-            return compares, at, value_at, end, b""
+            return compares, put_at, value_at, end, b""
         # Else it must be the read of one key, and nothing behind it.
         size = len(data) - end - 6
-        sizes = _FAILURE, size + 4, _RANGE, size + 2, _KEY, size
-        if not 0 < size < 124 or tuple(data[end : end + 6]) != sizes:
+        if not 0 < size < 124 or data[end : end + 6] != _READ_HEADS[size]:
             return None
-        return compares, at, value_at, end, data[end + 6 :]
+        return compares, put_at, value_at, end, data[end + 6 :]
     except IndexError:  # the message is cut short
         return None
 
@@ -73,7 +87,10 @@ def _length(data: bytes, at: int) -> tuple[int, int]:
 
 def _read_compare(data: bytes, at: int) -> tuple[Compare | None, int]:
     """The Compare whose length is at `at`, None if it is none of a swap; the place behind it."""
-    size, at = _length(data, at)
+    size = data[at]
+    at += 1
+    if size > 127:
+        size, at = _length(data, at - 1)
     end = at + size
     result = target = 0
     if data[at] == _RESULT:
@@ -140,10 +157,8 @@ def carry_out(store: Store, data: bytes, swap: Swap) -> bytes:
             break
     else:
         tail = b"\x2a" + data[value_at + 1 : end]
-        store.put(data[at + 2 : value_at], data[at:value_at], tail)
-        header = revision_header(store.revision + 1)
-        size = len(header)
-        return b"\x10\x01\x1a%c\x12%c%b" % (size + 2, size, header)
+        mod = store.put(data[at + 2 : value_at], data[at:value_at], tail)
+        return _PUT_REPLIES[len(mod)] + mod
     if not read_key:
         return b""
     record = store.fetch(read_key)
