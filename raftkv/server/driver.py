@@ -133,9 +133,12 @@ class Driver:
     def _persisted(self, number: int) -> None:
         self.replica.on_persisted(number)
         held = self._held
-        while held and held[0][0] <= number:
+        if held and held[0][0] <= number:
+            messages = held.popleft()[1]
+            while held and held[0][0] <= number:  # one sync made several batches durable
+                messages += held.popleft()[1]
             assert self.peers is not None
-            self.peers.send(held.popleft()[1])
+            self.peers.send(messages)
         if self._old_states:
             self._drop_old_states()
         if self.replica.core.has_ready():

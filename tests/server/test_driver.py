@@ -50,3 +50,16 @@ def test_an_answer_that_only_makes_news_due_sets_the_timer_once() -> None:
     late.heard()
     assert loop.soon == []
     assert [seconds for seconds, _ in loop.later] == [NEWS_SECONDS]
+
+
+def test_all_that_waited_for_one_sync_is_sent_at_once_and_in_order() -> None:
+    one, _ = driver(work=False, news=False)
+    one.replica.on_persisted = lambda number: None  # type: ignore[method-assign]
+    one.replica.core.has_ready = lambda: False  # type: ignore[method-assign]
+    sent: list[Any] = []
+    one.peers = SimpleNamespace(send=sent.append)
+    one._held.extend([(1, ["a"]), (2, ["b", "c"]), (3, ["d"])])  # type: ignore[list-item]
+    one._persisted(2)
+    assert sent == [["a", "b", "c"]]
+    one._persisted(3)
+    assert sent == [["a", "b", "c"], ["d"]]
