@@ -32,10 +32,13 @@ MEMBER_ADD: Final = 10
 LEARNER_ADD: Final = 11
 MEMBER_REMOVE: Final = 12
 MEMBER_PROMOTE: Final = 13
-# Numbers kept for what is built on top of this machine.
+# Leases. `leases` has the layouts of their requests.
 LEASE_GRANT: Final = 16
 LEASE_REVOKE: Final = 17
-LEASE_CHECKPOINT: Final = 18
+LEASE_CHECKPOINT: Final = 18  # what is left of some, or that they were renewed
+LEASE_EXPIRE: Final = 19  # what the leader's clock has decided
+PUT_WITH_TTL: Final = 20  # a lease and the put of its only key
+# Numbers kept for what is built on top of this machine.
 ALARM: Final = 24
 AUTH: Final = 32  # 32 to 63
 

@@ -17,6 +17,7 @@ Rows:
     c                                -> configuration
     g                                -> compaction: finished revision, next row, bytes removed
     k escaped-key 00 00 inverse-id   -> "", 01 if that version is a deletion, or 02 lease u64
+    l lease                          -> Lease (`leases` has the layout)
     n member                         -> Member
     r id                             -> previous id | kind u8 | framed KeyValue
     x member                         -> "" (a removed member)
@@ -40,6 +41,7 @@ APPLIED_ROW: Final = b"a"
 CONFIGURATION_ROW: Final = b"c"
 COMPACTION_ROW: Final = b"g"
 KEY_ROWS: Final = (b"k", b"l")
+LEASE_ROWS: Final = (b"l", b"m")
 MEMBER_ROWS: Final = (b"n", b"o")
 REVISION_ROWS: Final = (b"r", b"s")
 REMOVED_ROWS: Final = (b"x", b"y")

@@ -1,0 +1,310 @@
+"""Leases as the log tells them: granted, revoked, checkpointed, expired; and their keys' end.
+
+Nothing here knows the time. The leader's clock decides when a lease is over and proposes that; to
+apply it is to delete, on every member alike. A put names a lease and the order of the log decides
+whether that still exists; a key whose newest version names a lease goes when the lease goes, all
+keys of one entry in one revision and in key order.
+
+Requests of the commands, big-endian, behind the envelope (`commands`):
+
+    LEASE_GRANT       id i64 | ttl_ms i64
+    LEASE_REVOKE      id i64
+    LEASE_CHECKPOINT  (id i64 | remaining_ms i64)*     0 clears: the lease was renewed
+    LEASE_EXPIRE      term u64 | id i64*
+    PUT_WITH_TTL      id i64 | ttl_ms i64 | PutRequest
+
+The proposer chooses ids and has raised a TTL to the minimum. A request that is longer or shorter
+than this, or has an id or a TTL of 0, is of another version: ProtocolError, so that no two versions
+apply one entry differently.
+
+An expiry belongs to the leader that decided it. If its entry has another term than the one that it
+names, the leader's clock was no longer the one that counts, and the entry does nothing.
+
+A hidden lease comes into being with the only put that was ever meant to use it. When the next such
+put to the same key leaves it without any key, it goes too: a key that is refreshed a thousand times
+within its TTL has one lease, not a thousand. Everything else treats it as any lease.
+
+A row: `l` + id + 2^63 as u64 -> version u8 | ttl_ms i64 | remaining_ms i64 | flags u8 | index u64.
+"""
+
+from collections.abc import Iterator
+from struct import Struct
+from struct import error as struct_error
+from typing import Final, NamedTuple
+from zlib import crc32
+
+from raftkv.errors import (
+    LEASE_EXISTS,
+    LEASE_NOT_FOUND,
+    LEASE_PROVIDED,
+    ApiError,
+    CorruptionError,
+    ProtocolError,
+)
+from raftkv.kv import commands
+from raftkv.kv.backend import Row, View
+from raftkv.kv.encoding import LEASE_ROWS, varint
+from raftkv.kv.store import Store
+from raftkv.kv.writes import Writer
+from raftkv.pb import rpc_pb2 as pb
+from raftkv.raft.types import Entry
+
+# Kinds of lease events, for the leader's clock.
+GRANTED: Final = 1
+REVOKED: Final = 2
+CHECKPOINTED: Final = 3
+
+_VERSION: Final = 1
+_HIDDEN: Final = 1
+_ROW: Final = Struct(">BqqBQ")
+_NAME: Final = Struct(">cQ")
+_ID_OFFSET: Final = 1 << 63
+_ID: Final = Struct(">q")
+_PAIR: Final = Struct(">qq")
+_TERM: Final = Struct(">Q")
+
+
+class Lease(NamedTuple):
+    """id: signed, 64 bits, never 0. ttl_ms: what was granted. remaining_ms: what was left of it at
+    the last checkpoint, 0 if it was renewed since or had none. hidden: made by a put with a TTL.
+    granted_index: the entry of the log that made it.
+    """
+
+    id: int
+    ttl_ms: int
+    remaining_ms: int = 0
+    hidden: bool = False
+    granted_index: int = 0
+
+
+class Leases:
+    """Every lease that exists.
+
+    by_id: in the order of their grants. Not to be changed by anybody but the commands.
+    """
+
+    __slots__ = ("by_id",)
+
+    def __init__(self) -> None:
+        self.by_id: dict[int, Lease] = {}
+
+    def __contains__(self, lease: int) -> bool:
+        return lease in self.by_id
+
+    def __iter__(self) -> Iterator[Lease]:
+        return iter(self.by_id.values())
+
+    def __len__(self) -> int:
+        return len(self.by_id)
+
+    def get(self, lease: int) -> Lease | None:
+        """The lease with this id."""
+        return self.by_id.get(lease)
+
+
+# --- requests ------------------------------------------------------------------
+def grant_request(lease: int, ttl_ms: int) -> bytes:
+    """The request of LEASE_GRANT."""
+    return _PAIR.pack(lease, ttl_ms)
+
+
+def revoke_request(lease: int) -> bytes:
+    """The request of LEASE_REVOKE."""
+    return _ID.pack(lease)
+
+
+def checkpoint_request(remaining: list[tuple[int, int]]) -> bytes:
+    """The request of LEASE_CHECKPOINT. remaining: (id, milliseconds left, 0: renewed)."""
+    return b"".join([_PAIR.pack(lease, left) for lease, left in remaining])
+
+
+def expire_request(term: int, leases: list[int]) -> bytes:
+    """The request of LEASE_EXPIRE. term: of the leader whose clock has decided it."""
+    return _TERM.pack(term) + b"".join([_ID.pack(lease) for lease in leases])
+
+
+def put_with_ttl_request(lease: int, ttl_ms: int, put: bytes) -> bytes:
+    """The request of PUT_WITH_TTL. put: a PutRequest's bytes, which name no lease."""
+    return _PAIR.pack(lease, ttl_ms) + put
+
+
+# --- rows ----------------------------------------------------------------------
+def row_name(lease: int) -> bytes:
+    """The key of a lease's row: rows in the order of ids, negative ones first."""
+    return _NAME.pack(b"l", lease + _ID_OFFSET)
+
+
+def lease_row(lease: Lease) -> tuple[bytes, bytes]:
+    """The row of one lease."""
+    flags = _HIDDEN if lease.hidden else 0
+    value = _ROW.pack(_VERSION, lease.ttl_ms, lease.remaining_ms, flags, lease.granted_index)
+    return row_name(lease.id), value
+
+
+def parse_lease_row(name: bytes, value: bytes) -> Lease:
+    """The lease in a row. Raises CorruptionError if this version did not write it."""
+    if len(name) != _NAME.size or len(value) != _ROW.size or value[0] != _VERSION:
+        raise CorruptionError(f"the row {name!r} holds no lease that this version knows")
+    _, ttl_ms, remaining_ms, flags, index = _ROW.unpack(value)
+    number = _NAME.unpack(name)[1] - _ID_OFFSET
+    return Lease(number, ttl_ms, remaining_ms, bool(flags & _HIDDEN), index)
+
+
+def load_leases(view: View, leases: Leases, slice_rows: int) -> Iterator[None]:
+    """Fill `leases` from the rows, oldest grant first; pauses after every `slice_rows` rows.
+
+    Raises CorruptionError for a row that cannot be read.
+    """
+    found = []
+    for name, value in view.scan(*LEASE_ROWS):
+        found.append(parse_lease_row(name, value))
+        if len(found) % slice_rows == 0:
+            yield
+    # No two leases have the same index: an entry grants one.
+    found.sort(key=lambda lease: lease.granted_index)
+    leases.by_id.update((lease.id, lease) for lease in found)
+
+
+class LeaseCommands:
+    """Applies the commands about leases.
+
+    store: has the keys and which lease each is attached to. writer: carries out puts.
+    events: (kind, id) of every lease that was granted, revoked or checkpointed, in log order. The
+        reader empties it in place.
+    """
+
+    __slots__ = ("_store", "_writer", "events", "leases")
+
+    def __init__(self, store: Store, leases: Leases, writer: Writer) -> None:
+        self._store = store
+        self._writer = writer
+        self.leases = leases
+        self.events: list[tuple[int, int]] = []
+
+    def apply(self, entry: Entry, at: int) -> bytes | ApiError:
+        """Carry out an entry whose request begins at `at`; the body of the answer.
+
+        Raises ProtocolError if it is none of the commands about leases, or one of a form that this
+        version does not know. Nothing has changed then.
+        """
+        command, request = entry.payload[1], entry.payload[at:]
+        try:
+            if command == commands.LEASE_GRANT:
+                return self._grant(request, entry.index)
+            if command == commands.PUT_WITH_TTL:
+                return self._put_with_ttl(request, entry.index)
+            if command == commands.LEASE_REVOKE:
+                return self._revoke(*_ID.unpack(request))
+            if command == commands.LEASE_CHECKPOINT:
+                return self._checkpoint(list(_PAIR.iter_unpack(request)))
+            if command == commands.LEASE_EXPIRE:
+                (term,) = _TERM.unpack_from(request)
+                leases = [lease for (lease,) in _ID.iter_unpack(request[_TERM.size :])]
+                return self._expire(leases) if term == entry.term else b""
+        except struct_error as cause:
+            raise ProtocolError(
+                f"entry {entry.index}: a request of command {command} has {len(request)} bytes"
+            ) from cause
+        raise ProtocolError(f"entry {entry.index} has the unknown command {command}")
+
+    def keys(self, lease: int) -> list[bytes]:
+        """The live keys attached to a lease, in key order."""
+        return sorted(self._store.attached.get(lease, ()))
+
+    # --- commands --------------------------------------------------------------
+    def _grant(self, request: bytes, index: int) -> bytes | ApiError:
+        lease, ttl_ms = _PAIR.unpack(request)
+        granted = _checked(Lease(lease, ttl_ms, granted_index=index))
+        if lease in self.leases:
+            return LEASE_EXISTS
+        self._add(granted)
+        return b"\x10%b\x18%b" % (varint(lease), varint(ttl_ms // 1000))
+
+    def _put_with_ttl(self, request: bytes, index: int) -> bytes | ApiError:
+        lease, ttl_ms = _PAIR.unpack_from(request)
+        granted = _checked(Lease(lease, ttl_ms, hidden=True, granted_index=index))
+        put = pb.PutRequest.FromString(request[_PAIR.size :])
+        if lease in self.leases:
+            return LEASE_EXISTS
+        if put.lease or put.ignore_lease:
+            return LEASE_PROVIDED
+        refused = self._writer.check_put(put)
+        if refused is not None:
+            return refused
+        old = self._store.numbers(put.key)
+        replaced = 0 if old is None else old[4]
+        self._add(granted)
+        put.lease = lease
+        body = self._writer.put_request(put)
+        before = self.leases.get(replaced)
+        if before is not None and before.hidden and replaced not in self._store.attached:
+            self._remove(replaced)
+        return body
+
+    def _revoke(self, lease: int) -> bytes | ApiError:
+        if lease not in self.leases:
+            return LEASE_NOT_FOUND
+        return self._expire([lease])
+
+    def _expire(self, leases: list[int]) -> bytes:
+        """End those that exist, and all their keys in one revision."""
+        keys = []
+        for lease in leases:
+            if lease in self.leases:
+                keys += self.keys(lease)
+                self._remove(lease)
+        if keys:
+            keys.sort()  # a key has one lease at most: each is here once
+            self._delete(keys)
+        return b""
+
+    def _delete(self, keys: list[bytes]) -> None:
+        store = self._store
+        first, last = store.index.bounds(keys[0], keys[-1] + b"\0")
+        if last - first == len(keys):
+            store.delete_all(keys)  # no other key lies between them
+            return
+        for key in keys:
+            store.delete_all([key])
+
+    def _checkpoint(self, remaining: list[tuple[int, int]]) -> bytes:
+        by_id = self.leases.by_id
+        if any(left < 0 for _, left in remaining):
+            raise ProtocolError("a checkpoint says that less than nothing is left")
+        for number, left in remaining:
+            lease = by_id.get(number)
+            if lease is None:
+                continue
+            # A leader that has just taken over may think that more is left than was granted.
+            left = min(left, lease.ttl_ms)
+            if left != lease.remaining_ms:
+                self._write(lease._replace(remaining_ms=left))
+            self.events.append((CHECKPOINTED, number))
+        return b""
+
+    # --- rows --------------------------------------------------------------------
+    def _add(self, lease: Lease) -> None:
+        self._write(lease)
+        self.events.append((GRANTED, lease.id))
+
+    def _write(self, lease: Lease) -> None:
+        self.leases.by_id[lease.id] = lease
+        name, value = lease_row(lease)
+        self._record((name, value), name + value)
+
+    def _remove(self, number: int) -> None:
+        del self.leases.by_id[number]
+        name = row_name(number)
+        self._record((name, None), name)
+        self.events.append((REVOKED, number))
+
+    def _record(self, row: Row, change: bytes) -> None:
+        self._store.pending.append(row)
+        self._store.hash = crc32(change, self._store.hash)
+
+
+def _checked(lease: Lease) -> Lease:
+    """What is about to be granted. Raises ProtocolError if no proposer of ours asked for it."""
+    if not lease.id or lease.ttl_ms <= 0:
+        raise ProtocolError(f"no proposer asks for lease {lease.id} with {lease.ttl_ms} ms")
+    return lease
