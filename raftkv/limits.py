@@ -22,6 +22,8 @@ MAX_PENDING_PROPOSALS: Final = 20_000  # waiting tickets per member
 MAX_PENDING_READS: Final = 50_000  # linearizable reads waiting for a read index
 MAX_UNCOMMITTED_BYTES: Final = 64 * MIB  # payloads appended by a leader, not yet committed
 MAX_APPLY_LAG_ENTRIES: Final = 5_000  # committed but not applied (etcd's bound)
+STALLED_INTAKE_BYTES_PER_SECOND: Final = 4 * MIB  # appended while the backend cannot keep up
+MAX_HELD_BYTES: Final = 16 * MIB  # of followers' writes meanwhile; more are refused
 
 # --- replication ------------------------------------------------------------
 MAX_APPEND_BYTES: Final = 1 * MIB  # payload bytes of one AppendEntries (one entry may exceed)
@@ -44,6 +46,7 @@ HANDSHAKE_SECONDS: Final = 10.0  # TLS handshake plus HTTP/2 preface
 # rest is for clients.
 RESERVED_FILES: Final = 1024
 
+assert MAX_HELD_BYTES <= 5 * STALLED_INTAKE_BYTES_PER_SECOND  # no client has given up by then
 assert MAX_APPEND_BYTES < MAX_INFLIGHT_BYTES < MAX_UNCOMMITTED_BYTES
 assert MAX_REQUEST_BYTES + GRPC_OVERHEAD_BYTES < MAX_PEER_MESSAGE_BYTES
 assert MAX_REQUEST_BYTES + MAX_APPEND_BYTES < MAX_PEER_MESSAGE_BYTES

@@ -171,6 +171,10 @@ class Replica:
         """The checkpoint asked for at `index` has finished."""
         self.housekeeping.checkpointed(index)
 
+    def on_backend(self, *, stalling: bool) -> None:
+        """Whether the backend is about to slow its writer down; to be said some times a second."""
+        self.writes.throttle.stalling = stalling
+
     def on_truncated(self, index: int) -> None:
         """The disk log no longer holds entries up to `index`."""
         self.housekeeping.truncated(index)

@@ -24,8 +24,14 @@ from raftkv.raft.types import CONFIG, NOBODY, Entry
 from raftkv.replica.changes import CHANGE_COMMANDS, Change, Changes, context_of, plan
 from raftkv.replica.effects import Effects, Ticket
 from raftkv.replica.pending import Pending, Write
+from raftkv.replica.throttle import Throttle
 
 MAX_PROCESSES: Final = 256  # whose newest forward a leader remembers
+
+
+def _size(forward: Forward) -> int:
+    """Payload bytes of a forward."""
+    return sum(len(payload) for _, payload in forward.proposals)
 
 
 class Writes:
@@ -43,6 +49,7 @@ class Writes:
         self.timeout_seconds = timeout_seconds
         self.pending = Pending()
         self.changes = Changes()
+        self.throttle = Throttle()
         self.joining: Member | None = None
         self.proposals: list[tuple[float, int, Ticket, bytes]] = []  # since the last turn
         self._forwarded_here: dict[tuple[int, int], int] = {}  # (sender, boot) -> newest number
@@ -106,6 +113,8 @@ class Writes:
 
     def place(self, now: float, machine: StateMachine, effects: Effects) -> None:
         """Appends or forwards all that can go now."""
+        if self.throttle.stalling:
+            self.throttle.refill(now)
         if self._taken:
             self._take_forwards(now)
         if self.proposals:
@@ -130,7 +139,7 @@ class Writes:
 
     def _place_proposals(self) -> None:
         proposals, self.proposals = self.proposals, []
-        if self.core.is_leader and not self.pending.waiting:
+        if self.core.is_leader and not self.pending.waiting and not self.throttle.stalling:
             payloads = [commands.encode(command, request) for _, command, _, request in proposals]
             try:
                 index = self.core.propose(payloads)
@@ -154,6 +163,9 @@ class Writes:
             waiting = self._divert_changes()
         if not waiting or self.core.uncommitted_bytes > limits.MAX_UNCOMMITTED_BYTES // 2:
             return  # below half, so that a full log does not encode the same writes every turn
+        if self.throttle.stalling:
+            self._append_slowly()
+            return
         payloads = [commands.encode(write.command, write.request) for write in waiting]
         try:
             index = self.core.propose(payloads)
@@ -163,6 +175,18 @@ class Writes:
             self._note_local(index, write)
             index += 1
         waiting.clear()
+
+    def _append_slowly(self) -> None:
+        """Appends as many waiting writes as the throttle admits, oldest first."""
+        waiting, throttle = self.pending.waiting, self.throttle
+        while waiting and throttle.admits():
+            payload = commands.encode(waiting[0].command, waiting[0].request)
+            try:
+                index = self.core.propose([payload])
+            except Refusal:
+                return
+            throttle.took(len(payload))
+            self._note_local(index, waiting.popleft())
 
     def _note_local(self, index: int, write: Write) -> None:
         self.pending.local.append(
@@ -200,7 +224,14 @@ class Writes:
 
     def _take_forwards(self, now: float) -> None:
         taken, self._taken = self._taken, []
-        for forward in taken:
+        held_bytes = self._held_bytes(taken)
+        for at, forward in enumerate(taken):
+            if held_bytes and not self.throttle.admits() and held_bytes <= limits.MAX_HELD_BYTES:
+                self._taken = taken[at:]
+                return
+            # Too much is held: the oldest is refused, so that numbers are used in their order.
+            full = bool(held_bytes) and not self.throttle.admits()
+            held_bytes -= _size(forward) if held_bytes else 0
             process = (forward.sender, forward.boot)
             newest = self._forwarded_here.pop(process, 0)
             fresh = [proposal for proposal in forward.proposals if proposal[0] > newest]
@@ -210,9 +241,23 @@ class Writes:
             if len(self._forwarded_here) > MAX_PROCESSES:
                 del self._forwarded_here[next(iter(self._forwarded_here))]
             if fresh:
-                self._append_forward(forward, fresh, now)
+                self._append_forward(forward, fresh, now, full=full)
 
-    def _append_forward(self, forward: Forward, fresh: list[tuple[int, bytes]], now: float) -> None:
+    def _held_bytes(self, taken: list[Forward]) -> int:
+        """How much waits there if the throttle does not admit it; 0: nothing may be held.
+
+        A membership change is not slowed down, nor is what came before it. Who does not lead
+        sends everything back.
+        """
+        if not self.throttle.stalling or not self.core.is_leader:
+            return 0
+        if any(one[1][1] in CHANGE_COMMANDS for forward in taken for one in forward.proposals):
+            return 0
+        return sum(_size(forward) for forward in taken)
+
+    def _append_forward(
+        self, forward: Forward, fresh: list[tuple[int, bytes]], now: float, *, full: bool
+    ) -> None:
         code, text = 0, ""
         if self.core.is_leader and forward.term == self.core.term:
             writes = [proposal for proposal in fresh if proposal[1][1] not in CHANGE_COMMANDS]
@@ -220,8 +265,11 @@ class Writes:
                 self._queue_changes(fresh, now)
                 fresh = writes
             try:
+                if full:
+                    raise UncommittedFull
                 if fresh:
                     index = self.core.propose([payload for _, payload in fresh])
+                    self.throttle.took(sum(len(payload) for _, payload in fresh))
                     self.core.want_commit(forward.sender, index + len(fresh) - 1)
                 return
             except UncommittedFull:

@@ -6,6 +6,7 @@ first, because they have disk and network latency ahead of them.
 """
 
 import asyncio
+import logging
 import random
 import time
 from collections import deque
@@ -19,11 +20,16 @@ from raftkv.raft.types import SnapshotMeta
 from raftkv.replica.effects import Effects
 from raftkv.replica.replica import Replica
 from raftkv.server.disk import Disk
+from raftkv.server.logs import Repeats
 from raftkv.storage.backend import StateBackend
 from raftkv.storage.recovery import DataDirectory
 
+log = logging.getLogger("raftkv.server")
+
 # How long a follower may not know of a commit while nothing else is sent to it.
 NEWS_SECONDS: Final = 0.002
+# How often the state's backend is asked whether it keeps up.
+LOOK_SECONDS: Final = 0.1
 
 
 class PeerSender(Protocol):
@@ -82,6 +88,8 @@ class Driver:
         self._compacting = False
         self._tending = False
         self._next_tick = 0.0
+        self._next_look = 0.0
+        self._repeats = Repeats()
         self._stopped = False
         self._old_states = False  # replaced states wait to be removed
         self._tasks: dict[asyncio.Task[None], None] = {}
@@ -128,7 +136,17 @@ class Driver:
         self._next_tick = max(self._next_tick + self.tick_seconds, now + self.tick_seconds / 2)
         self._timer = self.loop.call_at(self._next_tick, self._tick)
         self.replica.tick()
+        if now >= self._next_look:
+            self._next_look = now + LOOK_SECONDS
+            self._look(now)
         self.wake()
+
+    def _look(self, now: float) -> None:
+        """Tells the replica whether the state's backend keeps up."""
+        stalling = cast(StateBackend, self.replica.machine.backend).stalling()
+        self.replica.on_backend(stalling=stalling)
+        if stalling and self._repeats.times("stalling", now):
+            log.warning("writes are taken in slowly until the state's tables are merged")
 
     def _persisted(self, number: int) -> None:
         self.replica.on_persisted(number)
