@@ -37,7 +37,7 @@ from raftkv.kv.hashing import hash_kv_slices
 from raftkv.kv.members import Member, Roster, decode_member, encode_member, joining_member
 from raftkv.kv.runs import put_run
 from raftkv.kv.store import Change, Store
-from raftkv.kv.swaps import carry_out, read_swap
+from raftkv.kv.swaps import carry_out, read_swap, swap_run
 from raftkv.kv.writes import Writer, is_read_only
 from raftkv.pb import rpc_pb2 as pb
 from raftkv.raft.membership import decode_change
@@ -45,7 +45,8 @@ from raftkv.raft.types import CONFIG, NORMAL, Configuration, Entry
 
 _MAX_REVISION: Final = (1 << 63) - 1
 _INDEX_MASK: Final = (1 << 32) - 1
-_PUT_COMMAND: Final = bytes((commands.PUT,))
+# What applies neighbouring entries in one go, by their command byte.
+_RUNS: Final = {bytes((commands.PUT,)): put_run, bytes((commands.TXN,)): swap_run}
 _new = tuple.__new__
 
 
@@ -240,26 +241,27 @@ class StateMachine:
 
     def apply_some(self, entries: list[Entry], first: int) -> list[Result | ApiError | None]:
         """`apply` for one entry or more of the log, from position `first` of `entries` on: what it
-        would have returned for each. Neighbouring plain puts are done in one go.
+        would have returned for each. Neighbouring writes of one kind are done in one go.
         """
-        # A run is not worth its preparations for one entry, nor for what is no put.
-        if first + 1 < len(entries) and entries[first].payload[1:2] == _PUT_COMMAND:
-            results = self.apply_run(entries, first)
-            if results:
-                return results
-        return [self.apply(entries[first])]
+        # A run is not worth its preparations for one entry.
+        results = self.apply_run(entries, first) if first + 1 < len(entries) else None
+        return results or [self.apply(entries[first])]
 
     def apply_run(self, entries: list[Entry], first: int) -> list[Result | ApiError | None]:
-        """`apply` for the plain puts from position `first` on, up to the first other entry."""
-        answered = self.store.revision
+        """`apply` for the plain puts, or the swaps, from position `first` on, up to the first other
+        entry. None at all is possible.
+        """
+        run = _RUNS.get(entries[first].payload[1:2])
+        if run is None:
+            return []
         assert entries[first].index == self.applied_index + 1, "the log has a hole"
-        count = put_run(self.store, entries, first)
-        if count:
-            last = entries[first + count - 1]
-            self.applied_index += count
+        answers = run(self.store, entries, first)
+        if answers:
+            last = entries[first + len(answers) - 1]
+            self.applied_index += len(answers)
             self.applied_term = last.term
             assert last.index == self.applied_index, "the log has a hole"
-        return [_new(Result, (answered + number, b"")) for number in range(1, count + 1)]
+        return [_new(Result, answer) for answer in answers]
 
     def _delete_range(self, payload: bytes, at: int) -> bytes | ApiError:
         request = pb.DeleteRangeRequest.FromString(payload[at:])

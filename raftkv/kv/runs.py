@@ -28,7 +28,7 @@ from raftkv.raft.types import NORMAL, Entry
 _KEY_TAG: Final = 0x0A
 _VALUE_TAG: Final = 0x12
 _PUT_COMMAND: Final = bytes((PUT,))
-_INDEX_MASK: Final = (1 << 32) - 1
+INDEX_MASK: Final = (1 << 32) - 1
 _ENTRY: Final = 1 << SUB_BITS  # between the row ids of two entries
 _SHORT: Final = 1 << 14
 _LONG: Final = 1 << 28
@@ -53,8 +53,9 @@ def plain_put(payload: bytes, at: int, size: int) -> int:
     return place if well else 0
 
 
-def put_run(store: Store, entries: list[Entry], first: int) -> int:
-    """Apply `entries` from position `first` on as long as each is a `plain_put`; how many were.
+def put_run(store: Store, entries: list[Entry], first: int) -> list[tuple[int, bytes]]:
+    """Apply `entries` from position `first` on as long as each is a `plain_put`; the answer of each
+    one: its revision and the body.
 
     Raises what a read of the backend raises; then the store stays half applied.
     """
@@ -107,13 +108,13 @@ def put_run(store: Store, entries: list[Entry], first: int) -> int:
         pend((pointer, b""))
         cached_bytes += len(framed)
         written_bytes += len(pointer) + len(row) + REVISION_ROW_BYTES
-        state = crc32(kv, state ^ (entry.index & _INDEX_MASK))
+        state = crc32(kv, state ^ (entry.index & INDEX_MASK))
         if changes is not None:
             changes.append(Change(row_id, key, False, framed, old_id))
         revision += 1
         row_id += _ENTRY
     store.hash, store.next_id = state, row_id
     store.cached_bytes, store.written_bytes = cached_bytes, written_bytes
-    count = revision - 1 - store.revision
-    store.revision += count
-    return count
+    answers = [(number, b"") for number in range(store.revision + 1, revision)]
+    store.revision = revision - 1
+    return answers

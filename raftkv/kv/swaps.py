@@ -9,11 +9,14 @@ member. Whatever is of another shape, or encoded otherwise than protobuf librari
 `txn` and `Writer.txn`, which also say what a swap means: both ways answer alike, to the byte.
 """
 
+from itertools import islice
 from typing import Any, Final
 
+from raftkv.kv.commands import REQUEST_AT, TXN
 from raftkv.kv.encoding import SUB_BITS, framed_value, revision_header, varint
-from raftkv.kv.runs import plain_put
+from raftkv.kv.runs import INDEX_MASK, plain_put
 from raftkv.kv.store import Record, Store
+from raftkv.raft.types import NORMAL, Entry
 
 _KEY, _RESULT, _TARGET, _COMPARED_KEY = 0x0A, 0x08, 0x10, 0x1A  # tags
 _COMPARE, _SUCCESS, _FAILURE = 0x0A, 0x12, 0x1A  # tags of a TxnRequest
@@ -30,6 +33,7 @@ _READ_HEADS: Final = [
 _PUT_REPLIES: Final = [
     bytes((0x10, 1, 0x1A, size + 5, _PUT, size + 3, 0x0A, size + 1, 0x18)) for size in range(10)
 ]
+_TXN_COMMAND: Final = bytes((TXN,))
 _TOO_LONG: Final = 1 << 62
 _NOBODY: Final[Record] = (b"", 0, 0, 0, 0)
 
@@ -55,8 +59,8 @@ def read_swap(data: bytes, at: int) -> Swap | None:
         if low < 128:
             well = low == size - 2
             put_at = at + 2
-        else:  # two bytes, if the operation's own length is no longer
-            well = size < 16384 and low + (data[at + 2] << 7) == size + 125
+        else:  # two bytes: low - 128 + (high << 7) == size - 3
+            well = low + (data[at + 2] << 7) == size + 125
             put_at = at + 3
         if not well or data[at] != _PUT:
             return None
@@ -147,6 +151,30 @@ def _holds(store: Store, compare: Compare) -> bool:
     else:
         holds = stored < given if result == _LESS else stored != given
     return bool(holds)
+
+
+def swap_run(store: Store, entries: list[Entry], first: int) -> list[tuple[int, bytes]]:
+    """Apply `entries` from position `first` on as long as each is a swap; the answer of each one:
+    the revision behind it and the body.
+
+    Raises what a read of the backend raises; then the store stays half applied.
+    """
+    answers = []
+    try:
+        for entry in islice(entries, first, None):
+            payload = entry.payload
+            if entry.kind != NORMAL or payload[1:2] != _TXN_COMMAND or payload[0] > 3:
+                break
+            swap = read_swap(payload, REQUEST_AT[payload[0]])
+            if swap is None:
+                break
+            store.hash ^= entry.index & INDEX_MASK
+            body = carry_out(store, payload, swap)
+            answers.append((store.close_entry(), body))
+    except BaseException:
+        store.next_id |= 1  # the applied index does not have the entries before: never flush
+        raise
+    return answers
 
 
 def carry_out(store: Store, data: bytes, swap: Swap) -> bytes:

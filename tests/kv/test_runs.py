@@ -1,4 +1,4 @@
-"""Neighbouring puts applied in one loop leave what they leave one by one."""
+"""Neighbouring puts, or swaps, applied in one loop leave what they leave one by one."""
 
 from collections.abc import Iterator
 from random import Random
@@ -31,11 +31,28 @@ def _put(random: Random) -> bytes:
     return commands.encode(commands.PUT, request.SerializeToString(), origin, session)
 
 
+def _txn(random: Random) -> bytes:
+    key = b"%d" % random.randrange(20)
+    one = pb.Compare(key=key, target=pb.Compare.MOD, result=pb.Compare.EQUAL)
+    one.mod_revision = 0
+    if random.randrange(2):
+        one = pb.Compare(key=key, target=pb.Compare.VALUE, result=pb.Compare.NOT_EQUAL, value=b"1")
+    put = pb.PutRequest(key=key, value=random.choice((b"1", b"2", b"v" * 256)))
+    if random.randrange(20) == 0:
+        put.lease = 7
+    request = pb.TxnRequest(compare=[one], success=[pb.RequestOp(request_put=put)])
+    if random.randrange(2):
+        request.failure.append(pb.RequestOp(request_range=pb.RangeRequest(key=key)))
+    return commands.encode(commands.TXN, request.SerializeToString())
+
+
 def _log(random: Random, count: int) -> list[Entry]:
     entries = []
+    swaps = False
     for index in range(1, count + 1):
         draw = random.randrange(15)
-        payload, kind = _put(random), NORMAL
+        swaps ^= random.randrange(6) == 0
+        payload, kind = _txn(random) if swaps else _put(random), NORMAL
         if draw == 0:
             payload, kind = b"", NOOP
         elif draw == 1:
@@ -70,13 +87,16 @@ def _apply_in_chunks(
 def test_a_run_leaves_what_its_entries_leave_one_by_one(start: int, watched: bool) -> None:
     """Answers, rows, hash, sizes and the watchers' changes, over borders of the varints."""
     random = Random(start)
-    entries = _log(random, 500)
+    entries = _log(random, 700)
     subjects = [machine(MemoryBackend(), cache_bytes=9_000) for _ in range(2)]
     for subject in subjects:
         subject.leases[7] = None
         subject.store.revision, subject.store.next_id = start, (start + 1) << 32
         subject.collect_changes(watched)
     wanted = [subjects[0].apply(entry) for entry in entries]
+    bodies = [result.body for result in wanted if isinstance(result, Result)]
+    assert any(body.startswith(b"\x10\x01") for body in bodies)  # a swap took place
+    assert any(body.startswith(b"\x1a") for body in bodies)  # and one did not
     assert list(_apply_in_chunks(subjects[1], entries, random)) == wanted
     one, other = subjects
     assert one.state_hash == other.state_hash
@@ -105,25 +125,33 @@ def test_a_run_ends_at_the_first_entry_that_is_no_plain_put() -> None:
     assert subject.applied_index == 2
 
 
-def test_nothing_is_flushed_after_a_run_that_broke_off() -> None:
+@pytest.mark.parametrize("command", [commands.PUT, commands.TXN])
+def test_nothing_is_flushed_after_a_run_that_broke_off(command: int) -> None:
     """D16: the row of a key to overwrite cannot be read; the applied index must not cover it."""
     backend = MemoryBackend()
     before = machine(backend)
-    put = commands.encode(commands.PUT, pb.PutRequest(key=b"a", value=b"1").SerializeToString())
-    before.apply(Entry(1, _TERM, NORMAL, put))
+    before.apply(_write(1, commands.PUT, b"a"))
     before.flush()
     for name in [name for name in backend.rows if name.startswith(b"r")]:
         del backend.rows[name]
     subject = StateMachine(backend, before.cluster)
     rows = dict(backend.rows)
-    other = commands.encode(commands.PUT, pb.PutRequest(key=b"b", value=b"1").SerializeToString())
-    entries = [Entry(2, _TERM, NORMAL, other), Entry(3, _TERM, NORMAL, put)]
+    entries = [_write(2, command, b"b"), _write(3, command, b"a")]
     with pytest.raises(CorruptionError):
         subject.apply_some(entries, 0)
-    subject.applied_index = 3
-    with pytest.raises(AssertionError):
-        subject.flush()
+    for index in (1, 2, 3):
+        subject.applied_index = index
+        with pytest.raises(AssertionError):
+            subject._flush_rows()
     assert backend.rows == rows
+
+
+def _write(index: int, command: int, key: bytes) -> Entry:
+    put = pb.PutRequest(key=key, value=b"1")
+    one = pb.Compare(key=key, target=pb.Compare.MOD, result=pb.Compare.NOT_EQUAL, mod_revision=5)
+    request = pb.TxnRequest(compare=[one], success=[pb.RequestOp(request_put=put)])
+    chosen = put if command == commands.PUT else request
+    return Entry(index, _TERM, NORMAL, commands.encode(command, chosen.SerializeToString()))
 
 
 @pytest.mark.parametrize("key_bytes", [1, 2, 126, 127, 128, 300])

@@ -129,11 +129,16 @@ def test_damaged_requests_are_never_read_otherwise_than_by_protobuf(
     wire = request.SerializeToString(deterministic=True)
     place = min(place, len(wire))
     broken = wire[:place] if byte is None else wire[:place] + bytes([byte]) + wire[place + fill :]
-    swap = read_swap(broken, 0)
+    _check_reading(broken)
+
+
+def _check_reading(wire: bytes) -> None:
+    """If these bytes are read as a swap, it is the message that protobuf reads, and no other."""
+    swap = read_swap(wire, 0)
     if swap is None:
         return
     try:
-        read = pb.TxnRequest.FromString(broken)
+        read = pb.TxnRequest.FromString(wire)
     except DecodeError:
         pytest.fail("bytes that protobuf refuses were read as a swap")
     found, at, value_at, end, read_key = swap
@@ -141,9 +146,26 @@ def test_damaged_requests_are_never_read_otherwise_than_by_protobuf(
     for target, result, key, number_or_value in found:
         one = again.compare.add(key=key, target=target, result=result)
         setattr(one, _FIELDS[target], number_or_value)
-    again.success[0].request_put.ParseFromString(broken[at:end])
-    assert again.success[0].request_put.key == broken[at + 2 : value_at]
+    again.success[0].request_put.Clear()
+    again.success[0].request_put.ParseFromString(wire[at:end])
+    assert again.success[0].request_put.key == wire[at + 2 : value_at]
     assert again == read
+
+
+@pytest.mark.parametrize("value_bytes", [1, 130])
+@pytest.mark.parametrize("target", range(4))
+def test_every_other_value_of_every_byte_is_read_as_protobuf_reads_it(
+    value_bytes: int, target: int
+) -> None:
+    one = Compare(key=b"k1", target=_TARGETS[target], result=Compare.LESS)
+    setattr(one, _FIELDS[target], b"v" * value_bytes if target == 3 else 300)
+    put = _put(b"k2", b"v" * value_bytes)
+    wire = pb.TxnRequest(compare=[one], success=[put], failure=[_get(b"k3")]).SerializeToString()
+    assert read_swap(wire, 0) is not None
+    for place in range(len(wire)):
+        if wire[place : place + 1] != b"v":
+            for byte in range(256):
+                _check_reading(wire[:place] + bytes((byte,)) + wire[place + 1 :])
 
 
 @pytest.mark.parametrize("target", range(4))
