@@ -27,13 +27,13 @@ from raftkv.errors import (
     FUTURE_REVISION,
     MEMBER_NOT_FOUND,
     ApiError,
-    ProtocolError,
 )
 from raftkv.kv import commands, loading, ranges, txn
 from raftkv.kv.backend import Backend, Row, View
 from raftkv.kv.compaction import Compaction
 from raftkv.kv.encoding import APPLIED, APPLIED_ROW
 from raftkv.kv.hashing import hash_kv_slices
+from raftkv.kv.leases import LeaseCommands, Leases, load_leases
 from raftkv.kv.members import Member, Roster, decode_member, encode_member, joining_member
 from raftkv.kv.runs import put_run
 from raftkv.kv.store import Change, Store
@@ -139,17 +139,20 @@ class StateMachine:
         self.settings = settings
         self.applied_index = 0
         self.applied_term = 0
-        self.leases: dict[int, None] = {}
+        self.leases = Leases()
         self.store = Store(backend, settings.cache_bytes)
         self._roster = Roster()
         self._rows: list[Row] = []  # rows about members and configuration, not yet flushed
         self._flushed_index = -1
-        self._writer = Writer(self.store, self.lease_exists)
+        self._writer = Writer(self.store, self.leases.__contains__)
+        self._lease_commands = LeaseCommands(self.store, self.leases, self._writer)
+        self.lease_events = self._lease_commands.events
         stored = backend.get(APPLIED_ROW)
         if stored is not None:
             self.applied_index, self.applied_term = loading.load_applied(self.store, stored)
             self._flushed_index = self.applied_index
             self._roster = loading.load_roster(backend)
+            yield from load_leases(backend, self.leases, loading.SLICE_ROWS)
             yield from loading.load_keys(self.store)
         elif bootstrap is not None:
             self._bootstrap(bootstrap)
@@ -202,10 +205,6 @@ class StateMachine:
         """Ids that may never come back, in the order of their removal."""
         return self._roster.removed
 
-    def lease_exists(self, lease: int) -> bool:
-        """May keys be attached to this lease?"""
-        return lease in self.leases
-
     # --- applying --------------------------------------------------------------
     def apply(self, entry: Entry) -> Result | ApiError | None:
         """Carry out the next entry of the log.
@@ -225,8 +224,9 @@ class StateMachine:
             at = commands.request_at(payload)
             handler = self._handlers.get(payload[1])
             if handler is None:
-                raise ProtocolError(f"entry {index} has the unknown command {payload[1]}")
-            answer = handler(payload, at)
+                answer = self._lease_commands.apply(entry, at)
+            else:
+                answer = handler(payload, at)
             revision = store.close_entry()
             if isinstance(answer, bytes):
                 outcome = _new(Result, (revision, answer))
@@ -461,9 +461,9 @@ class StateMachine:
         self.store.changes = []
         return changes
 
-    def attached_keys(self, lease: int) -> list[bytes]:
+    def lease_keys(self, lease: int) -> list[bytes]:
         """The live keys attached to a lease, in key order."""
-        return sorted(self.store.attached.get(lease, ()))
+        return self._lease_commands.keys(lease)
 
     # --- compaction ------------------------------------------------------------------
     @property

@@ -10,11 +10,12 @@ from typing import Any
 
 from google.protobuf.message import Message
 
-from raftkv.errors import ApiError, Code
-from raftkv.kv import commands, encoding, txn
+from raftkv.errors import LEASE_TTL_TOO_LARGE, ApiError, Code
+from raftkv.kv import commands, encoding, leases, txn
 from raftkv.kv.machine import Bootstrap, MachineSettings, Result, StateMachine
 from raftkv.kv.members import Member
 from raftkv.kv.writes import is_read_only
+from raftkv.limits import MAX_LEASE_TTL_SECONDS
 from raftkv.pb import rpc_pb2 as pb
 from raftkv.raft.types import NORMAL, Configuration, Entry
 from tests.conformance.target import Answer
@@ -30,13 +31,27 @@ ANSWERS: dict[type[Message], type[Message]] = {
     pb.DeleteRangeRequest: pb.DeleteRangeResponse,
     pb.TxnRequest: pb.TxnResponse,
     pb.CompactionRequest: pb.CompactionResponse,
+    pb.LeaseGrantRequest: pb.LeaseGrantResponse,
+    pb.LeaseRevokeRequest: pb.LeaseRevokeResponse,
 }
 COMMANDS: dict[type[Message], int] = {
     pb.PutRequest: commands.PUT,
     pb.DeleteRangeRequest: commands.DELETE_RANGE,
     pb.TxnRequest: commands.TXN,
     pb.CompactionRequest: commands.COMPACT,
+    pb.LeaseGrantRequest: commands.LEASE_GRANT,
+    pb.LeaseRevokeRequest: commands.LEASE_REVOKE,
 }
+MIN_TTL_SECONDS = 2  # etcd's, with its default timings
+
+
+def request_bytes(request: Message) -> bytes:
+    """What a server puts into the entry."""
+    if isinstance(request, pb.LeaseGrantRequest):
+        return leases.grant_request(request.ID, max(request.TTL, MIN_TTL_SECONDS) * 1000)
+    if isinstance(request, pb.LeaseRevokeRequest):
+        return leases.revoke_request(request.ID)
+    return request.SerializeToString()
 
 
 def finish(steps: Any) -> Any:
@@ -67,10 +82,19 @@ class Driver:
 
     def submit(self, request: Message) -> Result | ApiError:
         """A write, applied without a check of its form."""
-        payload = commands.encode(COMMANDS[type(request)], request.SerializeToString())
-        outcome = self.entry(payload)
+        return self.command(COMMANDS[type(request)], request_bytes(request))
+
+    def command(self, command: int, request: bytes, term: int = TERM) -> Result | ApiError:
+        """A command with its bytes, applied as an entry of this term."""
+        payload = commands.encode(command, request)
+        subject = self.machine
+        outcome = subject.apply(Entry(subject.applied_index + 1, term, NORMAL, payload))
         assert outcome is not None
         return outcome
+
+    def grant(self, lease: int, ttl_ms: int = 60_000) -> Result | ApiError:
+        """A lease."""
+        return self.command(commands.LEASE_GRANT, leases.grant_request(lease, ttl_ms))
 
     def entry(self, payload: bytes, kind: int = NORMAL) -> Result | ApiError | None:
         """The next entry of the log, applied."""
@@ -90,22 +114,39 @@ class Driver:
             error = txn.validate_txn(request, subject.settings.max_txn_ops)
             if error is None and is_read_only(request):
                 return subject.read_txn(request)
+        elif isinstance(request, pb.LeaseGrantRequest) and request.TTL > MAX_LEASE_TTL_SECONDS:
+            error = LEASE_TTL_TOO_LARGE
         return error or self.submit(request)
 
     def call(self, request: Message) -> Answer:
         """The server's whole answer."""
+        if isinstance(request, pb.LeaseTimeToLiveRequest):
+            return Answer("OK", message=self._time_to_live(request))
         outcome = self.perform(request)
         if isinstance(outcome, ApiError):
             return Answer(CODES[outcome.code], outcome.text)
         header = encoding.header(CLUSTER, MEMBER, outcome.revision, TERM)
         return Answer("OK", message=ANSWERS[type(request)].FromString(header + outcome.body))
 
+    def _time_to_live(self, request: pb.LeaseTimeToLiveRequest) -> pb.LeaseTimeToLiveResponse:
+        """What the machine knows of it. What remains is the clock's: here all of it."""
+        subject = self.machine
+        header = pb.ResponseHeader(
+            cluster_id=CLUSTER, member_id=MEMBER, revision=subject.revision, raft_term=TERM
+        )
+        answer = pb.LeaseTimeToLiveResponse(header=header, ID=request.ID, TTL=-1)
+        lease = subject.leases.get(request.ID)
+        if lease is not None:
+            answer.TTL = answer.grantedTTL = lease.ttl_ms // 1000
+            if request.keys:
+                answer.keys.extend(subject.lease_keys(request.ID))
+        return answer
+
     def reopen(self) -> None:
         """Flush and start again from the rows."""
         self.machine.flush()
         old = self.machine
         self.machine = StateMachine(old.backend, old.cluster, old.settings, None)
-        self.machine.leases = dict(old.leases)
         assert self.machine.state_hash == old.state_hash
 
 

@@ -7,6 +7,7 @@ The form of requests (empty keys, duplicate keys of a transaction...) is not loo
 """
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 from google.protobuf.message import Message
@@ -18,6 +19,8 @@ FUTURE: Final = "etcdserver: mvcc: required revision is a future revision"
 COMPACTED: Final = "etcdserver: mvcc: required revision has been compacted"
 KEY_NOT_FOUND: Final = "etcdserver: key not found"
 LEASE_NOT_FOUND: Final = "etcdserver: requested lease not found"
+LEASE_EXISTS: Final = "etcdserver: lease already exists"
+LEASE_PROVIDED: Final = "etcdserver: lease is provided"
 
 Keys: TypeAlias = dict[bytes, KeyValue]
 
@@ -26,17 +29,26 @@ class Refused(Exception):
     """An error answer; the text is the status message."""
 
 
+@dataclass
+class Granted:
+    """A lease: milliseconds granted, and left at the last checkpoint (0: none)."""
+
+    ttl_ms: int
+    remaining_ms: int = 0
+    hidden: bool = False
+
+
 class Model:
     """A store that remembers everything.
 
-    history: revision -> every key at that revision. leases: ids that may be attached to.
+    history: revision -> every key at that revision. leases: id -> what was granted.
     """
 
     def __init__(self) -> None:
         self.history: dict[int, Keys] = {1: {}}
         self.revision = 1
         self.compacted = -1
-        self.leases: list[int] = []
+        self.leases: dict[int, Granted] = {}
         self._now: Keys = {}  # while a request is carried out
         self._writes = 0
 
@@ -68,6 +80,62 @@ class Model:
         answer.header.CopyFrom(_header(self.revision))
         assert isinstance(answer, Message)
         return answer
+
+    # --- leases ----------------------------------------------------------------------
+    def grant(self, lease: int, ttl_ms: int = 60_000) -> None:
+        """Raises Refused if there is such a lease."""
+        if lease in self.leases:
+            raise Refused(LEASE_EXISTS)
+        self.leases[lease] = Granted(ttl_ms)
+
+    def revoke(self, lease: int) -> None:
+        """Raises Refused if there is no such lease."""
+        if lease not in self.leases:
+            raise Refused(LEASE_NOT_FOUND)
+        self.expire([lease])
+
+    def expire(self, leases: list[int]) -> list[bytes]:
+        """End all that exist, in one revision; the keys that go."""
+        over = [lease for lease in leases if self.leases.pop(lease, None) is not None]
+        gone = [name for name, kv in sorted(self.latest().items()) if kv.lease in over]
+        if gone:
+            left = {name: kv for name, kv in self.latest().items() if name not in gone}
+            self.revision += 1
+            self.history[self.revision] = left
+        return gone
+
+    def checkpoint(self, remaining: list[tuple[int, int]]) -> None:
+        """What is left of some leases."""
+        for lease, left in remaining:
+            if lease in self.leases:
+                self.leases[lease].remaining_ms = min(left, self.leases[lease].ttl_ms)
+
+    def put_with_ttl(self, lease: int, ttl_ms: int, request: pb.PutRequest) -> Message:
+        """A put and the lease of its own. Raises Refused: neither happened."""
+        if lease in self.leases:
+            raise Refused(LEASE_EXISTS)
+        if request.lease or request.ignore_lease:
+            raise Refused(LEASE_PROVIDED)
+        old = self.latest().get(request.key)
+        put = pb.PutRequest()
+        put.CopyFrom(request)
+        put.lease = lease
+        self.leases[lease] = Granted(ttl_ms, hidden=True)
+        try:
+            answer = self.perform(put)
+        except Refused:
+            del self.leases[lease]
+            raise
+        before = None if old is None else self.leases.get(old.lease)
+        if old is not None and before is not None and before.hidden:
+            used = [kv.lease for kv in self.latest().values()]
+            if old.lease not in used:
+                del self.leases[old.lease]
+        return answer
+
+    def latest(self) -> Keys:
+        """Every key that exists."""
+        return self.history[self.revision]
 
     # --- single operations -------------------------------------------------------
     def _seen(self) -> int:

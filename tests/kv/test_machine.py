@@ -406,14 +406,15 @@ def test_odd_keys_and_sizes_survive(key: bytes, size: int) -> None:
 # --- leases and members -----------------------------------------------------------------
 def test_keys_of_a_lease_are_known_after_a_restart() -> None:
     driver = Driver()
-    driver.machine.leases[-5] = driver.machine.leases[6] = None
+    driver.grant(-5)
+    driver.grant(6)
     for key, lease in ((b"b", -5), (b"a", -5), (b"c", 6), (b"a", 6), (b"c", 0), (b"d", -5)):
         ok(driver.submit(Put(key=key, value=b"1", lease=lease)))
     ok(driver.submit(Put(key=b"b", value=b"2", ignore_lease=True)))
     ok(driver.submit(Delete(key=b"d")))
     for _ in range(2):
-        assert driver.machine.attached_keys(-5) == [b"b"]
-        assert driver.machine.attached_keys(6) == [b"a"]
+        assert driver.machine.lease_keys(-5) == [b"b"]
+        assert driver.machine.lease_keys(6) == [b"a"]
         driver.reopen()
 
 

@@ -27,8 +27,9 @@ class Comparison(RuleBasedStateMachine):
         self.twin = Driver()  # never flushes or restarts: hashes must agree all the same
         self.model = Model()
         for lease in (7, -7):
-            self.model.leases.append(lease)
-            self.driver.machine.leases[lease] = self.twin.machine.leases[lease] = None
+            self.model.grant(lease)
+            self.driver.grant(lease)
+            self.twin.grant(lease)
 
     def _both(self, request: Message) -> None:
         outcome = self.driver.perform(request)
@@ -109,7 +110,7 @@ class Comparison(RuleBasedStateMachine):
                 for key, kv in sorted(self.model.history[self.model.revision].items())
                 if kv.lease == lease
             ]
-            assert one.attached_keys(lease) == attached == other.attached_keys(lease)
+            assert one.lease_keys(lease) == attached == other.lease_keys(lease)
 
 
 TestComparison = Comparison.TestCase

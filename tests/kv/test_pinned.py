@@ -13,6 +13,7 @@ from zlib import crc32
 import pytest
 
 from raftkv.kv import commands
+from raftkv.kv.leases import Lease
 from raftkv.kv.machine import Result
 from raftkv.pb import rpc_pb2 as pb
 from raftkv.raft.types import NOOP, NORMAL
@@ -46,7 +47,7 @@ class Workload:
         self.random = Random(seed)
         self.backend = MemoryBackend()
         self.driver = Driver(machine(self.backend, cache_bytes=cache_bytes))
-        self.driver.machine.leases[7] = None
+        self.driver.machine.leases.by_id[7] = Lease(7, 60_000)
         self.answers = 0
 
     def put(self) -> pb.PutRequest:

@@ -7,6 +7,7 @@ import pytest
 
 from raftkv.errors import ApiError, CorruptionError
 from raftkv.kv import commands
+from raftkv.kv.leases import Lease
 from raftkv.kv.machine import Result, StateMachine
 from raftkv.kv.runs import plain_put
 from raftkv.pb import rpc_pb2 as pb
@@ -90,7 +91,7 @@ def test_a_run_leaves_what_its_entries_leave_one_by_one(start: int, watched: boo
     entries = _log(random, 700)
     subjects = [machine(MemoryBackend(), cache_bytes=9_000) for _ in range(2)]
     for subject in subjects:
-        subject.leases[7] = None
+        subject.leases.by_id[7] = Lease(7, 60_000)
         subject.store.revision, subject.store.next_id = start, (start + 1) << 32
         subject.collect_changes(watched)
     wanted = [subjects[0].apply(entry) for entry in entries]
@@ -102,7 +103,7 @@ def test_a_run_leaves_what_its_entries_leave_one_by_one(start: int, watched: boo
     assert one.state_hash == other.state_hash
     assert one.revision == other.revision
     assert one.take_changes() == other.take_changes()
-    assert one.attached_keys(7) == other.attached_keys(7)
+    assert one.lease_keys(7) == other.lease_keys(7)
     one.flush()
     other.flush()
     assert isinstance(one.backend, MemoryBackend)

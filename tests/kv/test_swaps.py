@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from raftkv import limits
 from raftkv.errors import ApiError
+from raftkv.kv.leases import Lease
 from raftkv.kv.machine import StateMachine
 from raftkv.kv.swaps import carry_out, read_swap
 from raftkv.kv.txn import validate_txn
@@ -78,7 +79,7 @@ def _subjects() -> list[StateMachine]:
     """Two equal machines; one key has a lease, some have left the cache."""
     subjects = [machine(MemoryBackend(), cache_bytes=700) for _ in range(2)]
     for subject in subjects:
-        subject.leases[7] = None
+        subject.leases.by_id[7] = Lease(7, 60_000)
         writer = subject._writer
         for number, key in enumerate([b"a", b"a", b"a\0", b"k" * 127, b"a", b"x", b"y"]):
             lease = 7 if key == b"a\0" else 0
@@ -98,7 +99,7 @@ def _same_state(one: StateMachine, other: StateMachine) -> None:
     assert isinstance(one.backend, MemoryBackend)
     assert isinstance(other.backend, MemoryBackend)
     assert one.backend.rows == other.backend.rows
-    assert one.attached_keys(7) == other.attached_keys(7)
+    assert one.lease_keys(7) == other.lease_keys(7)
 
 
 @settings(max_examples=400)
@@ -112,7 +113,9 @@ def test_a_swap_answers_and_writes_what_the_general_way_does(request: pb.TxnRequ
     assert not is_read_only(request)
     quick, general = _subjects()
     body = carry_out(quick.store, wire, swap)
-    wanted = Writer(general.store, general.lease_exists).txn(request, lambda: general.backend)
+    wanted = Writer(general.store, general.leases.__contains__).txn(
+        request, lambda: general.backend
+    )
     assert not isinstance(wanted, ApiError)
     assert body == wanted
     _same_state(quick, general)
