@@ -344,7 +344,10 @@ class Replica:
         self.writes.jumped(effects)
 
     def _divert_snapshots(self, effects: Effects) -> None:
-        if not any(type(message) is InstallSnapshot for message in effects.messages):
+        for message in effects.messages:
+            if type(message) is InstallSnapshot:
+                break
+        else:
             return
         kept: list[Message] = []
         for message in effects.messages:

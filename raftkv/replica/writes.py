@@ -234,7 +234,9 @@ class Writes:
             held_bytes -= _size(forward) if held_bytes else 0
             process = (forward.sender, forward.boot)
             newest = self._forwarded_here.pop(process, 0)
-            fresh = [proposal for proposal in forward.proposals if proposal[0] > newest]
+            fresh = forward.proposals
+            if fresh and fresh[0][0] <= newest:
+                fresh = [proposal for proposal in fresh if proposal[0] > newest]
             # The latest last: a process that is no more must be remembered for a while, because
             # a message of it may still be repeated after its successor has spoken.
             self._forwarded_here[process] = fresh[-1][0] if fresh else newest
@@ -260,17 +262,18 @@ class Writes:
     ) -> None:
         code, text = 0, ""
         if self.core.is_leader and forward.term == self.core.term:
-            writes = [proposal for proposal in fresh if proposal[1][1] not in CHANGE_COMMANDS]
-            if len(writes) < len(fresh):
+            payloads = [payload for _, payload in fresh if payload[1] not in CHANGE_COMMANDS]
+            if len(payloads) < len(fresh):
                 self._queue_changes(fresh, now)
-                fresh = writes
+                fresh = [proposal for proposal in fresh if proposal[1][1] not in CHANGE_COMMANDS]
             try:
                 if full:
                     raise UncommittedFull
-                if fresh:
-                    index = self.core.propose([payload for _, payload in fresh])
-                    self.throttle.took(sum(len(payload) for _, payload in fresh))
-                    self.core.want_commit(forward.sender, index + len(fresh) - 1)
+                if payloads:
+                    index = self.core.propose(payloads)
+                    if self.throttle.stalling:
+                        self.throttle.took(sum(map(len, payloads)))
+                    self.core.want_commit(forward.sender, index + len(payloads) - 1)
                 return
             except UncommittedFull:
                 code, text = TOO_MANY_REQUESTS.code, TOO_MANY_REQUESTS.text

@@ -1,8 +1,9 @@
 """The driver: runs turns of the replica on the event loop and executes their effects.
 
-Whoever gives the replica a fact calls `wake`; one `call_soon` then runs one turn for the
-whole burst. A turn ends with one write per connection that has something to say: peers
-first, because they have disk and network latency ahead of them.
+Whoever gives the replica a fact calls `wake`, or `heard` for messages of members, many of which
+leave nothing to do; one `call_soon` then runs one turn for the whole burst. A turn ends with one
+write per connection that has something to say: peers first, because they have disk and network
+latency ahead of them.
 """
 
 import asyncio
