@@ -99,9 +99,12 @@ class Engine(Protocol):
         """The rows of a log; of an empty directory: one that must be begun. `paranoid`:
         CorruptionError if the engine notices any damage."""
 
-    def log_tail(self, path: str) -> list[bytes]:
+    def log_tail(self, path: str, kept: str) -> list[bytes]:
         """The raw files of what was written last, oldest first: evidence of records that the
-        engine no longer shows (`waltail`). Must be asked before `open_log`. OSError."""
+        engine no longer shows (`waltail`).
+
+        Must be asked before `open_log`, which may remove them: so they are kept in the directory
+        `kept` as well, and those that an earlier opening left there come first. OSError."""
 
     def open_state(self, path: str, *, buffer_bytes: int, create: bool = False) -> StateBackend:
         """The rows of a state machine, exactly as of their last `sync` or a later moment at

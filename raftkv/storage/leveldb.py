@@ -12,6 +12,7 @@ closes has joined the other threads before. Iterators and snapshots go first, th
 
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import suppress
 from errno import EMFILE, ENFILE, ENOSPC
@@ -256,6 +257,15 @@ class LevelShelf:
             REAL.remove_tree(self._of(number))
 
 
+def _keep(path: str, name: str) -> None:
+    """Makes the content of a file outlive its removal: under a second name, or copied."""
+    with suppress(FileExistsError):
+        try:
+            os.link(path, name)
+        except PermissionError:  # a file system without links
+            shutil.copyfile(path, name)
+
+
 def segment_numbers(path: str) -> list[int]:
     """The segments below `path`, ascending. CorruptionError if they cannot be told."""
     try:
@@ -410,15 +420,17 @@ class LevelEngine:
     def open_log(self, path: str, *, paranoid: bool = True) -> LogRows:
         return Segments(LevelShelf(path, paranoid))
 
-    def log_tail(self, path: str) -> list[bytes]:
-        found = []
+    def log_tail(self, path: str, kept: str) -> list[bytes]:
+        os.makedirs(kept, mode=0o700, exist_ok=True)
         for number in segment_numbers(path)[-TAIL_SEGMENTS:]:
             segment = f"{path}/{number:08d}"
-            for name in sorted(os.listdir(segment)):
+            for name in os.listdir(segment):
                 if name.endswith(".log"):
-                    with open(f"{segment}/{name}", "rb") as file:
-                        found.append(file.read())
-        return [raw for raw in found if raw]
+                    _keep(f"{segment}/{name}", f"{kept}/{number:08d}-{name}")
+        REAL.sync_directory(kept)
+        REAL.sync_directory(os.path.dirname(kept))
+        contents = [REAL.read(f"{kept}/{name}") for name in REAL.names(kept)]
+        return [raw for raw in contents if raw]
 
     def open_state(self, path: str, *, buffer_bytes: int, create: bool = False) -> StateBackend:
         # After a power cut this unsynced write-ahead log can have holes below its end, and rows

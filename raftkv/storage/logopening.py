@@ -6,7 +6,8 @@ The rules, in the order they are applied:
     atomic, so anything else means that a durable batch is damaged: refuse.
  2. LevelDB may have dropped records without a word. Its raw write-ahead log, read before it is
     opened, must not show that a batch behind the recovered ones was durable (`waltail`): refuse.
-    A lone unfinished batch at the end is an ordinary power cut.
+    A lone unfinished batch at the end is an ordinary power cut. Opening removes the raw files, so
+    they stay in `log.tail` until the log is trusted: the next attempt must not find less.
  3. Less than the mark remembers: refuse. "Less" compares (term, index) of the last entry as
     Raft 5.4.1 does, because a conflicting suffix may legally shorten the log.
  4. If LevelDB itself reports damage at opening (one unwritten page of the last batch does),
@@ -47,6 +48,7 @@ from raftkv.storage.records import (
 from raftkv.storage.waltail import lost_batch
 
 LOG: Final = "log"
+TAIL: Final = "log.tail"
 COPY: Final = "log.copy"
 NEW: Final = "log.new"
 WHOLE: Final = "log.whole"
@@ -85,7 +87,7 @@ def open_log(place: Place, mark: MarkValue, failed_after: int | None) -> tuple[L
     with final_errors(f"finishing a rewrite in {place.path}"):
         _finish_rewrite(place)
     try:
-        tail = engine.log_tail(place.of(LOG))
+        tail = engine.log_tail(place.of(LOG), place.of(TAIL))
     except OSError as error:
         raise CorruptionError(f"{place.of(LOG)} cannot be read: {error}") from error
     try:
@@ -99,6 +101,8 @@ def open_log(place: Place, mark: MarkValue, failed_after: int | None) -> tuple[L
             check_mark(scan, mark)
             return _rewrite(place, rows, scan)
         rows.drop(KEY.pack(RECORD, scan.anchor.generation, scan.anchor.index + 1))
+        with final_errors(f"removing {place.of(TAIL)}"):
+            _remove(place, TAIL)
     except BaseException:
         rows.close()
         raise
@@ -194,14 +198,19 @@ def _copy_records(rows: LogRows, new: LogRows, scan: LogScan, end: bytes) -> Non
 def _finish_rewrite(place: Place) -> None:
     """Goes on with a rewrite where a crash stopped it, and drops what it left unfinished."""
     fs = place.fs
-    for name in (NEW, COPY):
-        if fs.exists(place.of(name)):
-            fs.remove_tree(place.of(name))
+    _remove(place, NEW)
+    _remove(place, COPY)
     if fs.exists(place.of(WHOLE)):
-        if fs.exists(place.of(LOG)):
-            fs.remove_tree(place.of(LOG))
+        _remove(place, TAIL)  # evidence about the old files says nothing about the new ones
+        fs.sync_directory(place.path)
+        _remove(place, LOG)
         fs.rename(place.of(WHOLE), place.of(LOG))
         fs.sync_directory(place.path)
+
+
+def _remove(place: Place, name: str) -> None:
+    if place.fs.exists(place.of(name)):
+        place.fs.remove_tree(place.of(name))
 
 
 def _fill(place: Place, name: str, anchor: Anchor, end: End) -> LogRows:

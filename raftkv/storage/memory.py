@@ -46,7 +46,7 @@ class MemoryEngine:
     def open_log(self, path: str, *, paranoid: bool = True) -> LogRows:
         return Segments(MemoryShelf(self._disk, path, paranoid))
 
-    def log_tail(self, path: str) -> list[bytes]:
+    def log_tail(self, path: str, kept: str) -> list[bytes]:
         return []
 
     def open_state(self, path: str, *, buffer_bytes: int, create: bool = False) -> StateBackend:

@@ -326,8 +326,9 @@ def test_a_hole_with_a_later_batch_behind_it_is_refused(tmp_path: Path) -> None:
         # Zero exactly one record: LevelDB takes a zeroed head for the end of a block.
         start, end = ends[number - 1], ends[number]
         overwrite(last_wal(copy), start, bytes(end - start))
-        with pytest.raises(CorruptionError, match="a durable part of the log is damaged"):
-            DataDirectory.open(copy, CLUSTER, MEMBER)
+        for _ in range(2):  # opening it must not destroy the evidence
+            with pytest.raises(CorruptionError, match="a durable part of the log is damaged"):
+                DataDirectory.open(copy, CLUSTER, MEMBER)
         refused += 1
     assert refused == 12
 
@@ -389,7 +390,7 @@ def test_a_client_cannot_make_a_member_refuse_by_writing_what_looks_like_a_recor
     other = real_place(str(tmp_path / "other")).open()
     for number in range(1, 9):
         other.log.write([batch(number, entries(number, number))])
-    forged = b"".join(other._engine.log_tail(f"{other.path}/log"))
+    forged = Path(last_wal(other.path)).read_bytes()
     other.close()
     place = real_place(str(tmp_path / "member"))
     directory = place.open()

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from raftkv.raft.types import Entry
-from raftkv.storage.leveldb import LevelShelf
+from raftkv.storage.leveldb import LEVELDB, LevelShelf
 from raftkv.storage.memory import MemoryShelf
 from raftkv.storage.raftlog import RaftLog
 from raftkv.storage.records import KEY, RECORD
@@ -235,3 +235,19 @@ def test_the_next_opening_drops_what_lies_before_the_anchor(place: Place) -> Non
     assert len(segments_of(again)) == 1
     assert everything(again) == entries(401, 402, term=2)
     again.close()
+
+
+def test_the_raw_files_kept_as_evidence_go_when_the_log_is_trusted(real: Place) -> None:
+    """D30: a crash in the middle of an opening leaves them; the next opening judges them too."""
+    directory = real.open()
+    directory.log.write([batch(1, entries(1, 5))])
+    directory.close(checkpoint=False)
+    tail = f"{real.path}/log.tail"
+    LEVELDB.log_tail(f"{real.path}/log", tail)
+    LEVELDB.open_log(f"{real.path}/log").close()
+    assert os.listdir(tail) != []
+    for _ in range(2):
+        again = real.open()
+        assert everything(again) == entries(1, 5)
+        assert not os.path.exists(tail)
+        again.close()
