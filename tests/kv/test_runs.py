@@ -102,7 +102,9 @@ def test_a_run_leaves_what_its_entries_leave_one_by_one(start: int, watched: boo
     one, other = subjects
     assert one.state_hash == other.state_hash
     assert one.revision == other.revision
-    assert one.take_changes() == other.take_changes()
+    # What a change knows besides depends on the cache.
+    changes = [[change[:5] for change in subject.take_changes()] for subject in subjects]
+    assert changes[0] == changes[1]
     assert one.lease_keys(7) == other.lease_keys(7)
     one.flush()
     other.flush()
