@@ -54,10 +54,11 @@ def plain_put(payload: bytes, at: int, size: int) -> int:
 
 
 def put_run(store: Store, entries: list[Entry], first: int) -> list[tuple[int, bytes]]:
-    """Apply `entries` from position `first` on as long as each is a `plain_put`; the answer of each
-    one: its revision and the body.
+    """Apply `entries` from position `first` on as long as each is a `plain_put`; their answers: the
+    revision and the body.
 
-    Raises what a read of the backend raises; then the store stays half applied.
+    Raises what a read of the backend raises; then the store stays half applied. `Store.put` says why
+    the rows are made as they are.
     """
     cache, live, changes = store.cache, store.live, store.changes
     cached, pend, join = cache.get, store.pending.append, b"".join
@@ -84,23 +85,21 @@ def put_run(store: Store, entries: list[Entry], first: int) -> list[tuple[int, b
             cached_bytes -= len(old[0])
         mod = low[revision & 16383] + small[revision >> 14] if medium else varint(revision)
         if old is None:
-            old_id, create_revision, create, version = 0, revision, mod, 1
+            old_id, born, create, version = 0, revision, mod, 1
             live[key] = 0
             store.index.add(key)
         else:
-            _, old_id, create_revision, version, lease = old
+            _, old_id, born, version, lease = old  # born: create revision
             version += 1
-            if medium and create_revision >= _SHORT:
-                create = low[create_revision & 16383] + small[create_revision >> 14]
-            else:
-                create = varint(create_revision)
+            quick = medium and born >= _SHORT
+            create = low[born & 16383] + small[born >> 14] if quick else varint(born)
             if lease:
                 store.detach(key, lease)
         times = small[version] if version < _SHORT else varint(version)
         head, value = payload[at:place], payload[place + 1 :]
         kv = join((head, b"\x10", create, b"\x18", mod, b"\x20", times, b"\x2a", value))
         framed = FRAME_HEADS[len(kv)] + kv if len(kv) < 4096 else frame(kv)
-        cache[key] = (framed, row_id, create_revision, version, 0)
+        cache[key] = (framed, row_id, born, version, 0)
         row = (old_id << 8).to_bytes(ROW_HEAD_BYTES, "big") + framed
         escaped = key.replace(b"\0", b"\0\xff") if 0 in key else key
         pointer = b"k" + escaped + (ID_MAX - row_id).to_bytes(ID_BYTES + 2, "big")
