@@ -14,8 +14,11 @@ import pytest
 from raftkv.pb import rpc_pb2
 from tests import processes
 from tests.conformance.store import Store
+from tests.conformance.streams import WatchStream, skip_unless_offered
 from tests.conformance.target import Target
 from tests.processes import StartFailed
+
+Open = Callable[[], WatchStream]
 
 SUBJECTS = ("etcd", "raftkv", "raftkv-follower")
 _numbers = count()
@@ -93,3 +96,31 @@ def etcd_and_raftkv(tmp_path: Path) -> Iterator[Callable[[int], tuple[Target, li
             return targets[0], targets[1:]
 
         yield start
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    with ExitStack() as open_things:
+        yield open_things
+
+
+def opener(target: Target, stack: ExitStack) -> Open:
+    """A function that opens watch streams of a server that has them."""
+    skip_unless_offered(target, "Watch.Watch")
+
+    def start() -> WatchStream:
+        stream = WatchStream(target)
+        stack.callback(stream.close)
+        return stream
+
+    return start
+
+
+@pytest.fixture
+def open_stream(store: Store, stack: ExitStack) -> Open:
+    return opener(store.target, stack)
+
+
+@pytest.fixture
+def stream(open_stream: Open) -> WatchStream:
+    return open_stream()

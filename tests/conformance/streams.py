@@ -17,6 +17,7 @@ import pytest
 
 from raftkv.pb import kv_pb2, rpc_pb2, rpc_pb2_grpc
 from tests.conformance.calls import every_rpc, status_of_empty_call
+from tests.conformance.store import Store
 from tests.conformance.target import Target
 
 Req = TypeVar("Req")
@@ -83,6 +84,14 @@ class Stream(Generic[Req, Res]):
     def take(self, timeout_seconds: float = PATIENCE_SECONDS) -> Res | Ended:
         """The next answer, or the end. Errors: queue.Empty when nothing comes in time."""
         return self._answers.get(timeout=timeout_seconds)
+
+    def come(self) -> list[Res | Ended]:
+        """What has come and was not taken yet."""
+        found: list[Res | Ended] = []
+        with suppress(Empty):
+            while True:
+                found.append(self.take(0.0))
+        return found
 
     def next(self) -> Res:
         """The next answer, which must come."""
@@ -179,8 +188,19 @@ class KeepAliveStream(Stream[rpc_pb2.LeaseKeepAliveRequest, rpc_pb2.LeaseKeepAli
         return answer.ID, answer.TTL
 
 
-def drained(stream: Stream[Any, Res]) -> Iterator[Res | Ended]:
-    """What has come and was not taken yet."""
-    with suppress(Empty):
-        while True:
-            yield stream.take(0.0)
+def revision_of(store: Store) -> int:
+    """The current revision, which the node that was asked has applied."""
+    return store.range("nothing").header.revision
+
+
+def grant(store: Store, ttl_seconds: int = 600) -> int:
+    request = rpc_pb2.LeaseGrantRequest(TTL=ttl_seconds)
+    return store.call(request, rpc_pb2.LeaseGrantResponse).ID
+
+
+def kinds(store: Store, events: list[kv_pb2.Event]) -> list[tuple[str, str]]:
+    """(PUT or DELETE, name of the key) of each event."""
+    return [
+        (kv_pb2.Event.EventType.Name(e.type), e.kv.key.removeprefix(store.prefix).decode())
+        for e in events
+    ]
