@@ -57,8 +57,8 @@ def put_run(store: Store, entries: list[Entry], first: int) -> list[tuple[int, b
     """Apply `entries` from position `first` on as long as each is a `plain_put`; their answers: the
     revision and the body.
 
-    Raises what a read of the backend raises; then the store stays half applied. `Store.put` says why
-    the rows are made as they are.
+    Raises what a read of the backend raises; then the store stays half applied. `Store.put` says
+    why the rows are made as they are.
     """
     cache, live, changes = store.cache, store.live, store.changes
     cached, pend, join = cache.get, store.pending.append, b"".join
