@@ -109,7 +109,8 @@ def put_run(store: Store, entries: list[Entry], first: int) -> list[tuple[int, b
         written_bytes += len(pointer) + len(row) + REVISION_ROW_BYTES
         state = crc32(kv, state ^ (entry.index & INDEX_MASK))
         if changes is not None:
-            changes.append(Change(row_id, key, False, framed, old_id))
+            replaced = old[0] if old is not None else b""
+            changes.append(Change(row_id, key, False, framed, old_id, replaced))
         revision += 1
         row_id += _ENTRY
     store.hash, store.next_id = state, row_id

@@ -62,6 +62,7 @@ class Change(NamedTuple):
     deleted: bool
     framed: bytes
     previous_id: int  # row id of the version replaced, 0: the key did not exist
+    previous: bytes = b""  # that version, framed, if it was at hand
 
 
 class Store:
@@ -130,7 +131,8 @@ class Store:
         self.pending += ((name, value), (pointer, mark))
         self.hash = crc32(kv, self.hash)
         if self.changes is not None:
-            self.changes.append(Change(row_id, key, False, framed, old_id))
+            replaced = old[0] if old is not None else b""
+            self.changes.append(Change(row_id, key, False, framed, old_id, replaced))
         return mod
 
     def delete_all(self, keys: list[bytes]) -> list[Record]:
@@ -156,7 +158,7 @@ class Store:
         if old[4]:
             self.detach(key, old[4])
         if self.changes is not None:
-            self.changes.append(Change(row_id, key, True, framed, old[1]))
+            self.changes.append(Change(row_id, key, True, framed, old[1], old[0]))
         return old
 
     def detach(self, key: bytes, lease: int) -> None:

@@ -16,6 +16,7 @@ from typing import TypeAlias
 
 from raftkv.errors import ApiError
 from raftkv.kv.machine import Result, StateMachine
+from raftkv.kv.store import Change
 from raftkv.raft.messages import InstallSnapshot, Message
 from raftkv.raft.types import LogBatch, SnapshotMeta
 
@@ -35,6 +36,8 @@ class Effects:
     truncate: (index, term): drop log entries up to here; report by `on_truncated`.
     members_changed: the configuration or the member table may name other members.
     applied: entries were applied.
+    changes: what they wrote, up to the machine's revision, while somebody watches: for
+        `Watches.publish`, after `Watches.replaced` if a state was installed.
     news: followers will learn the newest commit index a little later: call `replica.tell_news`
         in a millisecond or two, unless more writes have carried it by then.
     more: there is work for another turn at once.
@@ -54,5 +57,6 @@ class Effects:
     role_changed: bool = False
     members_changed: bool = False
     applied: bool = False
+    changes: list[Change] = field(default_factory=list)
     news: bool = False
     more: bool = False

@@ -291,6 +291,7 @@ class Replica:
         if ready.committed:
             effects.applied = True
             self._apply(ready.committed, effects)
+            effects.changes = self.machine.take_changes()
         if effects.messages:
             self._divert_snapshots(effects)
 

@@ -1,0 +1,365 @@
+"""The hub of watches: every watcher gets each of its events once, in order, revisions whole.
+
+A watcher is *synced* if it has seen everything up to the published revision; then `publish`, at
+the end of a turn, gives it the turn's events. Otherwise it is behind, keeps nothing but the next
+revision it needs, and is served from the revision rows by `catch_up`, in slices that the driver
+calls while there is work:
+
+    add --> synced (it starts now or later)
+        \\-> waiting -> scanned -> synced
+                ^         |          |
+                |         v          |
+                +----- stalled <-----+   its sink is full
+
+A watcher near the published revision is scanned at once; the others share a few long scans. One
+whose next revision is below the compacted one is cancelled with that revision: there is never a
+silent gap. So is one that starts there: revisions from the compacted one on can be watched.
+
+`seen` tells the revision of an exact bookmark. A watcher that begins in the future has seen
+nothing, neither event nor bookmark, until its start.
+
+After a state came from another member every watcher is behind: its events lie in the new rows.
+"""
+
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Iterable
+from itertools import islice
+from typing import Final
+
+from raftkv.kv.audience import (
+    GONE,
+    SCANNED,
+    STALLED,
+    SYNCED,
+    WAITING,
+    Audience,
+    Batch,
+    Sink,
+    Watcher,
+)
+from raftkv.kv.catchup import Scan
+from raftkv.kv.encoding import SUB_BITS, SUB_MASK
+from raftkv.kv.events import stored_previous
+from raftkv.kv.machine import StateMachine
+from raftkv.kv.store import Change
+from raftkv.kv.watchindex import normal_range
+
+__all__ = ["Batch", "Sink", "Watcher", "Watches", "normal_range"]
+
+SLICE_UNITS: Final = 3000  # of `catch_up`, about a microsecond each
+NEAR_REVISIONS: Final = 1000  # so far behind, a watcher need not wait for a long scan
+LONG_SCANS: Final = 4  # at once
+POLLED: Final = 64  # stalled watchers looked at in one slice
+MOVED: Final = 1000  # watchers taken into a scan, or out of one, in one slice
+
+
+class Watches:
+    """See the module's docstring. Never called again from within `publish` or `catch_up`, but a
+    sink may add and remove watchers there.
+    """
+
+    def __init__(self, machine: StateMachine) -> None:
+        self.machine = machine
+        self.revision = machine.revision  # published
+        self.count = 0  # watchers
+        self.delivered_events = 0
+        self.stalls = 0  # how often a watcher met a full sink
+        self._synced = Audience(self.revision + 1)
+        self._waiting: dict[Watcher, None] = {}
+        self._far: dict[Watcher, None] = {}  # waiting for a long scan
+        self._stalled: dict[Watcher, None] = {}
+        self._near: deque[Scan] = deque()
+        self._long: deque[Scan] = deque()
+        self._compacted = machine.store.compacted
+
+    # --- coming and going --------------------------------------------------------
+    def add(self, watcher: Watcher) -> None:
+        """Begin to serve a watcher. No event comes before this returns."""
+        assert watcher.state == GONE, "the watcher is there already"
+        if not self.count:
+            self._begin()
+        self.count += 1
+        start = watcher.start_revision
+        watcher.next_revision = start if start else self.machine.revision + 1
+        self._place(watcher)
+
+    def remove(self, watcher: Watcher) -> None:
+        """Nothing more comes for it. Harmless if it is gone."""
+        state = watcher.state
+        if state == GONE:
+            return
+        if watcher.group is not None:
+            watcher.group.audience.remove(watcher)
+        elif state == STALLED:
+            del self._stalled[watcher]
+        elif watcher in self._waiting:
+            del self._waiting[watcher]
+        else:
+            del self._far[watcher]
+        watcher.state = GONE
+        self.count -= 1
+        if not self.count:
+            self.machine.collect_changes(False)
+
+    def _begin(self) -> None:
+        self.revision = self.machine.revision
+        self._synced.next_revision = self.revision + 1
+        self.machine.collect_changes(True)
+
+    def _place(self, watcher: Watcher) -> None:
+        if watcher.next_revision > self.revision:
+            watcher.state = SYNCED
+            self._synced.add(watcher)
+        else:
+            watcher.state = WAITING
+            self._waiting[watcher] = None
+
+    def wake(self, watchers: Iterable[Watcher]) -> None:
+        """The sink of these is no longer full."""
+        for watcher in watchers:
+            if watcher.state == STALLED:
+                del self._stalled[watcher]
+                watcher.state = WAITING
+                self._waiting[watcher] = None
+
+    # --- what a watcher has seen ---------------------------------------------------
+    def seen(self, watcher: Watcher) -> int:
+        """The revision up to which everything was delivered; 0: nothing to say yet, because it
+        starts later. A bookmark with this revision is exact.
+        """
+        seen = watcher.next_revision
+        if watcher.group is not None:
+            seen = max(seen, watcher.group.audience.next_revision)
+        seen -= 1
+        return seen if seen >= watcher.start_revision else 0
+
+    def is_synced(self, watcher: Watcher) -> bool:
+        """Has it seen everything published?"""
+        return watcher.state == SYNCED
+
+    @property
+    def behind(self) -> int:
+        """Watchers that are not synced."""
+        return self.count - self._synced.size
+
+    @property
+    def backlog(self) -> int:
+        """Revisions that the watcher furthest behind has still to get. Walks over those behind."""
+        floors = [scan.audience.next_revision for scan in (*self._near, *self._long)]
+        floors += [
+            watcher.next_revision
+            for some in (self._waiting, self._far, self._stalled)
+            for watcher in some
+        ]
+        return self.revision + 1 - max(min(floors), 1) if floors else 0
+
+    # --- synced watchers -------------------------------------------------------------
+    def publish(self, changes: list[Change], revision: int) -> None:
+        """What a turn changed, in order, up to the store's revision after it."""
+        first = self.revision + 1
+        if revision < first:
+            return
+        self.revision = revision
+        if self.count:
+            if changes[0].row_id >> SUB_BITS < first:  # of before the first watcher came
+                changes = [one for one in changes if one.row_id >> SUB_BITS >= first]
+            assert changes[0].row_id >> SUB_BITS == first, "changes are missing"
+            assert changes[-1].row_id >> SUB_BITS == revision, "changes are missing"
+            self._gather(changes)
+            self._deliver(self._synced, revision)
+        self._synced.next_revision = revision + 1
+
+    def _gather(self, changes: list[Change]) -> None:
+        find, gather = self._synced.index.find, self._synced.gather
+        change = changes[0]
+
+        def previous() -> bytes:
+            return self._previous(change)
+
+        for change in changes:
+            row_id, key, deleted, framed = change[:4]
+            groups = find(key)
+            if groups:
+                gather(groups, row_id >> SUB_BITS, deleted, framed, previous)
+
+    def _previous(self, change: Change) -> bytes:
+        """The framed prev_kv of a change just made."""
+        store = self.machine.store
+        revision = change.row_id >> SUB_BITS
+        if not change.previous_id or revision <= store.compacted:
+            return b""
+        if change.previous and change.previous_id >> SUB_BITS != revision:
+            return change.previous
+        self.machine.flush()
+        return stored_previous(store.backend, change.row_id, change.previous_id, store.compacted)
+
+    def _deliver(self, audience: Audience, last: int) -> int:
+        """Hand over what was gathered, up to revision `last`; how many deliveries that were."""
+        gathered, audience.gathered = audience.gathered, []
+        deliveries = 0
+        for group in gathered:
+            events, revisions = group.events, group.revisions
+            group.events, group.revisions = None, []
+            assert events is not None
+            first = revisions[0]
+            for watcher in tuple(group.members):
+                if watcher.group is not group:
+                    continue  # a sink has removed it just now
+                at = 0
+                if watcher.next_revision > first:
+                    at = bisect_left(revisions, watcher.next_revision)
+                    if at == len(revisions):
+                        continue
+                sink = watcher.sink
+                if sink.full():
+                    self._stall(watcher)
+                    continue
+                part = Batch(events[at:]) if at else events
+                deliveries += 1
+                self.delivered_events += len(part)
+                sink.deliver(watcher, revisions[at], last, part)
+        return deliveries
+
+    def _stall(self, watcher: Watcher) -> None:
+        assert watcher.group is not None
+        watcher.group.audience.remove(watcher)
+        watcher.state = STALLED
+        self._stalled[watcher] = None
+        self.stalls += 1
+
+    # --- watchers that are behind ---------------------------------------------------
+    def catch_up(self, units: int = SLICE_UNITS) -> bool:
+        """One slice of about `units` microseconds. True: there is more to do at once.
+
+        To be called after `publish` while watchers are `behind`, and at every tick.
+        """
+        if self.count == self._synced.size:
+            return False
+        self._check_compacted()
+        for watcher in tuple(islice(self._stalled, POLLED)):
+            if watcher.state == STALLED:
+                del self._stalled[watcher]
+                if watcher.sink.full():
+                    self._stalled[watcher] = None  # behind the others
+                else:
+                    watcher.state = WAITING
+                    self._waiting[watcher] = None
+        self._sort_waiting()
+        for scans in (self._near, self._long):
+            rounds = len(scans)
+            while scans and units > 0 and rounds:
+                rounds -= 1
+                scan = scans.popleft()
+                units = self._advance(scan, units)
+                if scan.audience.size:
+                    scans.append(scan)
+        return bool(self._waiting or self._near or self._long)
+
+    def _check_compacted(self) -> None:
+        """After a compaction: cancel everybody who has missed something."""
+        compacted = self.machine.store.compacted
+        if compacted == self._compacted:
+            return
+        self._compacted = compacted
+        lost = [
+            watcher
+            for some in (self._far, self._stalled)
+            for watcher in some
+            if watcher.next_revision < compacted
+        ]
+        for scan in (*self._near, *self._long):
+            floor = scan.audience.next_revision
+            if floor < compacted:
+                members = scan.audience.watchers()
+                lost += [one for one in members if max(one.next_revision, floor) < compacted]
+        for watcher in lost:
+            self._cancel(watcher)
+
+    def _cancel(self, watcher: Watcher) -> None:
+        if watcher.state != GONE:
+            self.remove(watcher)
+            watcher.sink.cancelled(watcher, self.machine.store.compacted)
+
+    def _sort_waiting(self) -> None:
+        """Who is near gets a scan at once, the others wait until fewer long ones are under way."""
+        near: list[Watcher] = []
+        lost: list[Watcher] = []
+        compacted, revision = self.machine.store.compacted, self.revision
+        for watcher in tuple(islice(self._waiting, MOVED)):
+            del self._waiting[watcher]
+            if watcher.next_revision < compacted:
+                self._far[watcher] = None  # so that it can be removed
+                lost.append(watcher)
+            elif watcher.next_revision > revision:
+                self._place(watcher)
+            elif watcher.next_revision > revision - NEAR_REVISIONS:
+                near.append(watcher)
+            else:
+                self._far[watcher] = None
+        for watcher in lost:
+            self._cancel(watcher)
+        if near:
+            self._near.append(_scan(near))
+        if self._far and len(self._long) < LONG_SCANS:
+            some = list(islice(self._far, MOVED))
+            for watcher in some:
+                del self._far[watcher]
+            self._long.append(_scan(some))
+
+    def _advance(self, scan: Scan, units: int) -> int:
+        """A slice of one scan; units left."""
+        audience, machine = scan.audience, self.machine
+        if audience.size <= POLLED:  # a slice for nobody would be a waste
+            for watcher in audience.watchers():
+                if watcher.group is not None and watcher.sink.full():
+                    self._stall(watcher)
+            if not audience.size:
+                return units
+        if scan.next_id >> SUB_BITS <= self.revision:
+            newest = min(self.revision, machine.store.flushed_id >> SUB_BITS)
+            if scan.next_id >> SUB_BITS > newest:
+                machine.flush()
+                newest = self.revision
+            units = scan.read(machine, newest, units)
+            if scan.next_id & SUB_MASK:
+                return units  # within a revision
+            units -= self._deliver(audience, (scan.next_id >> SUB_BITS) - 1)
+            audience.next_revision = scan.next_id >> SUB_BITS
+        if audience.next_revision > self.revision:
+            for watcher in audience.watchers()[:MOVED]:
+                audience.remove(watcher)
+                self._place(watcher)
+        return units
+
+    # --- another state -----------------------------------------------------------------
+    def replaced(self, machine: StateMachine) -> None:
+        """The state was replaced by one received from another member, further on in the log."""
+        self.machine.collect_changes(False)
+        self.machine = machine
+        assert machine.revision >= self.revision, "a state went back"
+        watchers = self._synced.watchers()
+        for scan in (*self._near, *self._long):
+            watchers += scan.audience.watchers()
+        watchers += [*self._waiting, *self._far, *self._stalled]
+        self._near.clear()
+        self._long.clear()
+        for some in (self._waiting, self._far, self._stalled):
+            some.clear()
+        self.revision = machine.revision
+        for watcher in watchers:
+            if watcher.group is not None:
+                floor = watcher.group.audience.next_revision
+                watcher.next_revision = max(watcher.next_revision, floor)
+                watcher.group = None
+        self._synced = Audience(self.revision + 1)
+        for watcher in watchers:
+            self._place(watcher)
+        if self.count:
+            machine.collect_changes(True)
+
+
+def _scan(watchers: list[Watcher]) -> Scan:
+    for watcher in watchers:
+        watcher.state = SCANNED
+    return Scan(watchers)
