@@ -82,8 +82,9 @@ class Cluster:
         node = Node(self, member, initial)
         self.network.add(member, self.nodes)
         for other in self.nodes.values():
-            # A new directory takes part only when a majority of the others, counted without
-            # it, has noted it (`raftkv.server.identify`); here all of them have.
+            # A new directory takes part only when others have confirmed that they know no
+            # earlier one (`raftkv.server.identify`). Here all of them have, and remember it:
+            # one that it never spoke to would take its successor for the first (R33).
             other.home.meets(member, node.home.incarnation)
             node.home.meets(other.member, other.home.incarnation)
         self.nodes[member] = node
