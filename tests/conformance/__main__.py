@@ -25,8 +25,9 @@ FSYNC_OFF = "--unsafe-no-fsync"  # the judge's disk is not under test
     "--runs", default=1, show_default=True, help="Fresh stores, one seed after the other."
 )
 @click.option("--nodes", default=1, show_default=True, help="raftkv nodes, each asked in turn.")
+@click.option("--leases", is_flag=True, help="Leases, and keys attached to them, as well.")
 @click.option("--against", type=click.Choice(["raftkv", "etcd"]), default="raftkv")
-def main(ops: int, seed: int, runs: int, nodes: int, against: str) -> None:
+def main(ops: int, seed: int, runs: int, nodes: int, leases: bool, against: str) -> None:
     """Compare raftkv with a real etcd, request by request."""
     for one in range(seed, seed + runs):
         with ExitStack() as stack:
@@ -41,7 +42,7 @@ def main(ops: int, seed: int, runs: int, nodes: int, against: str) -> None:
                 for server in (*judge.servers, *subject.servers)
             ]
             try:
-                report = Differential(targets[0], targets[1:], one).run(ops)
+                report = Differential(targets[0], targets[1:], one, leases=leases).run(ops)
             except Difference as difference:
                 click.echo(str(difference))
                 sys.exit(1)

@@ -4,7 +4,8 @@ Three header fields name the server or its election and are replaced by whether 
 set: cluster_id, member_id, raft_term. And etcd sorts with an unstable algorithm, so where
 more than six pairs are sorted by something else than the key, pairs that tie are put in key
 order; of the last tie of a page cut off by `limit` only the sorted field is kept, because
-which of its pairs made it onto the page is arbitrary too.
+which of its pairs made it onto the page is arbitrary too. Of the time that a lease has left only
+the sign is kept, because time passes; its keys, which come in no order, are put in order.
 """
 
 from collections.abc import Sequence
@@ -34,6 +35,9 @@ def canonical(request: Message, answer: Message) -> Message:
         _ties(request, copy)
     elif isinstance(request, rpc_pb2.TxnRequest) and isinstance(copy, rpc_pb2.TxnResponse):
         _txn_ties(request, copy)
+    elif isinstance(copy, rpc_pb2.LeaseTimeToLiveResponse):
+        copy.TTL = max(min(copy.TTL, 1), -1)
+        copy.keys[:] = sorted(copy.keys)
     return copy
 
 

@@ -44,11 +44,13 @@ class Report:
 class Differential:
     """One run over one pair of fresh stores."""
 
-    def __init__(self, judge: Target, nodes: Sequence[Target], seed: int) -> None:
+    def __init__(
+        self, judge: Target, nodes: Sequence[Target], seed: int, *, leases: bool = False
+    ) -> None:
         self._judge = judge
         self._nodes = list(nodes)
         self._random = Random(seed)
-        self._requests = Requests(Random(seed + 1))
+        self._requests = Requests(Random(seed + 1), leases=leases)
         self._current = self._nodes[0]
         self._seed = seed
         self.report = Report()

@@ -43,6 +43,9 @@ KEYS: Final = (
 )
 VALUES: Final = (b"", b"1", b"2", b"10", b"\x00", b"value", b"v\x00w", b"\xff" * 30, b"x" * 2000)
 NO_SUCH_LEASE: Final = 4711
+LEASES: Final = (1, 2, 3, -1, -(1 << 63), (1 << 63) - 1)
+# Seconds; none ends during a run. The last one is too many.
+TTLS: Final = (600, 86_401, 8_999_999_999, 9_000_000_000, 9_000_000_001)
 MAX_DEPTH: Final = 3
 
 Range = rpc_pb2.RangeRequest
@@ -51,16 +54,20 @@ Range = rpc_pb2.RangeRequest
 class Requests:
     """An endless source of requests.
 
+    leases: whether leases are granted and revoked, keys attached to them, and who is asked.
     revision, compacted: where the store stands; the caller keeps them true.
     """
 
-    def __init__(self, random: Random) -> None:
+    def __init__(self, random: Random, *, leases: bool = False) -> None:
         self._random = random
+        self._leases = leases
         self.revision = 1
         self.compacted = 0
 
     def next(self) -> Message:
         """One request, fit for sending to every server under test."""
+        if self._leases and self._chance(15):
+            return self._lease()
         kind = self._random.choices(
             ("put", "range", "delete", "txn", "compact"), (30, 34, 8, 26, 2)
         )[0]
@@ -112,7 +119,19 @@ class Requests:
             request.ignore_lease = True
         if self._chance(1.5):
             request.lease = NO_SUCH_LEASE
+        if self._leases and not request.ignore_lease and self._chance(45):
+            request.lease = self._random.choice(LEASES)
         return request
+
+    def _lease(self) -> Message:
+        """A grant, a revoke, or which keys go with a lease."""
+        kind = self._random.choices(("grant", "revoke", "keys"), (45, 25, 30))[0]
+        lease = self._random.choice((*LEASES, NO_SUCH_LEASE))
+        if kind == "keys":
+            return rpc_pb2.LeaseTimeToLiveRequest(ID=lease, keys=self._chance(80))
+        if kind == "grant" and lease != NO_SUCH_LEASE:
+            return rpc_pb2.LeaseGrantRequest(ID=lease, TTL=self._random.choice(TTLS))
+        return rpc_pb2.LeaseRevokeRequest(ID=lease)
 
     def _range(self) -> rpc_pb2.RangeRequest:
         request = Range(key=self._key())
@@ -165,7 +184,7 @@ class Requests:
         elif given == rpc_pb2.Compare.VALUE:
             compare.value = random.choice(VALUES)
         elif given == rpc_pb2.Compare.LEASE:
-            compare.lease = random.choice((0, NO_SUCH_LEASE))
+            compare.lease = random.choice((0, *(LEASES if self._leases else ()), NO_SUCH_LEASE))
         if self._chance(25):
             compare.range_end = self._range_end(compare.key)
         return compare
