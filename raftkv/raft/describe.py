@@ -50,6 +50,13 @@ def followers(core: "Core") -> dict[int, FollowerView]:
     }
 
 
+def rounds(core: "Core") -> tuple[int, int]:
+    """On a leader: the newest round that its messages carry, and the newest that a quorum has
+    echoed (`progress.EVER` if it is a quorum alone). Else (0, 0). See `raft.progress`.
+    """
+    return core.state.rounds_now() if isinstance(core.state, Leader) else (0, 0)
+
+
 def configuration_text(configuration: Configuration) -> str:
     """One line: voters, outgoing voters if joint, learners."""
     text = "voters=" + ",".join(map(str, configuration.voters))

@@ -237,6 +237,12 @@ class Leader:
         """The newest round that a quorum, ourselves included, has answered."""
         return min([majority_value([p.acked_round for p in group]) for group in self._groups])
 
+    def rounds_now(self) -> tuple[int, int]:
+        """The newest round there is, and the newest that a quorum has answered (`progress.EVER`
+        if this member alone is one). Whatever answers a later round was sent after now.
+        """
+        return self.rounds.newest, self._acked_round()
+
     def quorum_active(self) -> bool:
         """See `Core.quorum_active`."""
         oldest = self.core.now - self.core.settings.election_timeout_ticks

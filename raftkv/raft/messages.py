@@ -10,7 +10,7 @@ r (or a later one) of the same term confirms the leadership at the start of r.
 """
 
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from raftkv.raft.types import Entry, SnapshotMeta
 
@@ -181,6 +181,41 @@ class ForwardReply:
     text: str = ""
 
 
+# What a LeaseAsk asks for.
+RENEW: Final = 1  # that the lease begins anew (LeaseKeepAlive)
+REMAINING: Final = 2  # how long it still has (LeaseTimeToLive)
+
+
+@dataclass(slots=True)
+class LeaseAsk:
+    """Follower to leader, whose clock decides about leases. May be repeated.
+
+    boot: random number of the sender's process. asks: (number, RENEW or REMAINING, lease id);
+    the numbers are the sender's own and come back with the answers.
+    """
+
+    to: int
+    sender: int
+    term: int
+    boot: int
+    asks: list[tuple[int, int, int]] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class LeaseTold:
+    """Leader to follower: the answers that it has, in any order and any grouping.
+
+    answers: (number, ttl_ms, granted_ms). For RENEW ttl_ms is what was granted, 0 for a lease that
+    does not exist; for REMAINING it is what is left, -1 for one that does not exist.
+    """
+
+    to: int
+    sender: int
+    term: int
+    boot: int
+    answers: list[tuple[int, int, int]] = field(default_factory=list)
+
+
 Message: TypeAlias = (
     AppendEntries
     | AppendReply
@@ -194,4 +229,6 @@ Message: TypeAlias = (
     | ReadIndexReply
     | Forward
     | ForwardReply
+    | LeaseAsk
+    | LeaseTold
 )

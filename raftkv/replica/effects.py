@@ -5,14 +5,15 @@ The order of execution is that of `raftkv.raft.ready`:
  1. `messages` go at once, before any disk work of this turn.
  2. `batch` goes to the disk; when it is durable: `replica.on_persisted(number)`.
  3. `after` goes when batch `after_number` is durable (at once if it already is).
- 4. `replies` are answers to tickets: a `Result`, or the `ApiError` to give instead.
+ 4. `replies` are answers to tickets: a `Result` (about leases a `LeaseAnswer`), or the `ApiError`
+    to give instead.
  5. `reads` are tickets whose linearizable read may be served from the state as it is now,
     before the next turn.
  6. The rest starts longer work, whose end is told to the replica by a method of the same name.
 """
 
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from raftkv.errors import ApiError
 from raftkv.kv.machine import Result, StateMachine
@@ -21,6 +22,18 @@ from raftkv.raft.messages import InstallSnapshot, Message
 from raftkv.raft.types import LogBatch, SnapshotMeta
 
 Ticket: TypeAlias = object  # whatever the driver gave with a request; handed back untouched
+
+
+class LeaseAnswer(NamedTuple):
+    """The leader's clock about a lease.
+
+    ttl_seconds: after a renewal what was granted, 0: there is no such lease. Else the whole seconds
+    that are left, -1: there is no such lease. granted_seconds: 0 if there is none.
+    """
+
+    lease: int
+    ttl_seconds: int
+    granted_seconds: int
 
 
 @dataclass(slots=True)
@@ -47,7 +60,7 @@ class Effects:
     messages: list[Message] = field(default_factory=list)
     after: list[Message] = field(default_factory=list)
     after_number: int = 0
-    replies: list[tuple[Ticket, Result | ApiError]] = field(default_factory=list)
+    replies: list[tuple[Ticket, Result | LeaseAnswer | ApiError]] = field(default_factory=list)
     reads: list[Ticket] = field(default_factory=list)
     snapshots: list[InstallSnapshot] = field(default_factory=list)
     installed: SnapshotMeta | None = None

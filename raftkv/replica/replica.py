@@ -22,19 +22,25 @@ from raftkv.errors import (
     TOO_MANY_REQUESTS,
     ApiError,
 )
+from raftkv.kv import commands
 from raftkv.kv.machine import Result, StateMachine
 from raftkv.raft.core import Core, CoreSettings, LogReader
 from raftkv.raft.messages import (
+    REMAINING,
+    RENEW,
     Forward,
     ForwardReply,
     InstallSnapshot,
+    LeaseAsk,
+    LeaseTold,
     Message,
 )
 from raftkv.raft.ready import Ready
-from raftkv.raft.roles import NoLeader
+from raftkv.raft.roles import NoLeader, Refusal
 from raftkv.raft.types import CONFIG, NOBODY, Entry, RecoveredLog, SnapshotMeta
 from raftkv.replica.effects import Effects, Ticket
 from raftkv.replica.housekeeping import Housekeeping
+from raftkv.replica.keepalives import Keepalives
 from raftkv.replica.pending import TICKET, Write
 from raftkv.replica.reading import Reading
 from raftkv.replica.watchdog import DiskWatchdog
@@ -51,12 +57,15 @@ class ReplicaSettings:
     """What a replica needs to know beyond its core's settings.
 
     request_timeout_seconds: how long a write or read may wait (etcd: 5 s + 2 elections).
+    election_timeout_seconds: what the core's election_timeout_ticks take; the same at all members
+        of a cluster, or leases are not safe (`raftkv.replica.lessor`).
     snapshot_count: entries between checkpoints of the state.
     catch_up_entries: log entries kept behind a checkpoint for slow followers.
     """
 
     core: CoreSettings
     request_timeout_seconds: float = 7.0
+    election_timeout_seconds: float = 1.0
     snapshot_count: int = 10_000
     catch_up_entries: int = 5_000
     max_pending: int = limits.MAX_PENDING_PROPOSALS
@@ -87,6 +96,9 @@ class Replica:
         self.core.defers_news = True
         self.writes = Writes(self.core, boot, settings.request_timeout_seconds)
         self.reading = Reading()
+        self.keepalives = Keepalives(
+            self.core, boot, settings.election_timeout_seconds, settings.request_timeout_seconds
+        )
         self._watchdog = DiskWatchdog(self.core)
         self.housekeeping = Housekeeping(
             settings.snapshot_count,
@@ -138,6 +150,20 @@ class Replica:
         self.reading.add(self._now + self.settings.request_timeout_seconds, ticket)
         return None
 
+    def renew(self, lease: int, ticket: Ticket) -> ApiError | None:
+        """Queues a keepalive (LeaseKeepAlive); a `LeaseAnswer` comes in `Effects.replies`."""
+        return self._ask(RENEW, lease, ticket)
+
+    def time_to_live(self, lease: int, ticket: Ticket) -> ApiError | None:
+        """Queues the question what is left of a lease (LeaseTimeToLive), answered likewise."""
+        return self._ask(REMAINING, lease, ticket)
+
+    def _ask(self, kind: int, lease: int, ticket: Ticket) -> ApiError | None:
+        if len(self.keepalives) >= self.settings.max_pending_reads:
+            return TOO_MANY_REQUESTS
+        self.keepalives.new.append((kind, lease, ticket))
+        return None
+
     def on_message(self, message: Message) -> None:
         """A message of another member."""
         kind = type(message)
@@ -145,6 +171,10 @@ class Replica:
             self.writes.on_forward(message)  # type: ignore[arg-type]
         elif kind is ForwardReply:
             self.writes.on_forward_reply(message)  # type: ignore[arg-type]
+        elif kind is LeaseAsk:
+            self.keepalives.on_ask(message)  # type: ignore[arg-type]
+        elif kind is LeaseTold:
+            self.keepalives.on_told(message)  # type: ignore[arg-type]
         else:
             self.core.step(message)
 
@@ -154,12 +184,18 @@ class Replica:
 
     def has_work(self) -> bool:
         """False if a turn now would find nothing to do but what can wait for the next tick."""
-        return self.core.has_ready() or self.writes.has_work() or bool(self.reading.new)
+        return (
+            self.core.has_ready()
+            or self.writes.has_work()
+            or bool(self.reading.new)
+            or self.keepalives.has_work()
+        )
 
     def tick(self) -> None:
         """One tick of Raft's clock has passed."""
         self.core.tick()
         self.writes.tick()
+        self.keepalives.tick()
         if self.core.is_leader and self._watchdog.behind():
             self._watchdog.hand_over(self.transfer_target())
 
@@ -216,6 +252,7 @@ class Replica:
             (ticket, STOPPED) for ticket in self.writes.drain()
         ]
         replies.extend((ticket, NO_LEADER) for ticket in self.reading.drain())
+        replies.extend((ticket, NO_LEADER) for ticket in self.keepalives.drain())
         return replies
 
     # --- facts out ----------------------------------------------------------
@@ -264,13 +301,14 @@ class Replica:
                 effects.discarded.append(self._received)
                 self._received = None
         self.writes.drain_output(effects)
+        self.keepalives.turn(now, self.machine, self._append, effects)
         if self.reading.confirmed:
             effects.reads = self.reading.served(self.machine.applied_index)
         if now >= self._next_sweep:
             self._sweep(now, effects)
         self._housekeep(effects)
         effects.news = core.has_news()
-        effects.more = core.dirty or self.writes.has_more
+        effects.more = core.dirty or self.writes.has_more or self.keepalives.more
         lag = core.commit - self.machine.applied_index
         taken = len(self.writes.pending)
         self._room = 0 if lag > limits.MAX_APPLY_LAG_ENTRIES else self.settings.max_pending - taken
@@ -324,6 +362,14 @@ class Replica:
         """The answer to a change of the configuration: that it is applied."""
         return Result(self.machine.revision, b"")
 
+    def _append(self, command: int, request: bytes) -> bool:
+        """Proposes a command of this member's own, for which nobody waits."""
+        try:
+            self.core.propose([commands.encode(command, request)])
+        except Refusal:
+            return False
+        return True
+
     # --- reads --------------------------------------------------------------
 
     def _ask_reads(self) -> None:
@@ -365,7 +411,7 @@ class Replica:
         self._next_sweep = now + 0.1
         self.machine.flush()
         self.writes.expire(now, effects)
-        for ticket in self.reading.expired(now):
+        for ticket in (*self.reading.expired(now), *self.keepalives.expired(now)):
             effects.replies.append((ticket, TIMEOUT))
 
     def _housekeep(self, effects: Effects) -> None:

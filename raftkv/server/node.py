@@ -243,6 +243,7 @@ class Node:
                 heartbeat_ticks=1,
             ),
             request_timeout_seconds=5.0 + 2 * election / 1000,
+            election_timeout_seconds=election / 1000,
             snapshot_count=config.snapshot_count,
             catch_up_entries=min(CATCH_UP_ENTRIES, config.snapshot_count),
         )

@@ -24,6 +24,8 @@ from raftkv.raft.messages import (
     AppendReply,
     Forward,
     ForwardReply,
+    LeaseAsk,
+    LeaseTold,
     Message,
     ReadIndexRequest,
     VoteReply,
@@ -32,9 +34,9 @@ from raftkv.raft.messages import (
 from raftkv.raft.types import CONFIG, NORMAL, Entry
 from raftkv.sim.etcd import identity_of
 
-# These ask for commands to be appended, or say that they were not: no promise of the sender
-# depends on the term in them.
-_WITHOUT_PROMISE: Final = (Forward, ForwardReply, ReadIndexRequest)
+# These ask for commands to be appended, or say that they were not, or speak about the leader's
+# clock: no promise of the sender depends on the term in them.
+_WITHOUT_PROMISE: Final = (Forward, ForwardReply, LeaseAsk, LeaseTold, ReadIndexRequest)
 
 
 class InvariantBroken(Exception):

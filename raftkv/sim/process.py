@@ -201,6 +201,7 @@ def build_replica(node: "Node", timing: "Timing", random: Random) -> Replica:
             max_inflight_messages=timing.max_inflight_messages,
             max_log_cache_bytes=timing.max_log_cache_bytes,
         ),
+        election_timeout_seconds=timing.tick_us * timing.election_ticks / 1_000_000,
         request_timeout_seconds=timing.request_timeout_seconds,
         snapshot_count=timing.snapshot_count,
         catch_up_entries=timing.catch_up_entries,

@@ -12,6 +12,8 @@ for the kinds that have them, lists behind their count u32:
     InstallSnapshot  index, term u64 | 4 x (count u32 | member u64 *)
     Forward          boot u64 | count u32 | (number u64 | length u32 | payload)*
     ForwardReply     boot u64 | code u32 | count u32 | number u64 * | text (UTF-8, to the end)
+    LeaseAsk         boot u64 | (number u64 | kind u8 | lease i64)*
+    LeaseTold        boot u64 | (number u64 | ttl_ms i64 | granted_ms u64)*
 
 Kinds are never reused. A kind this version does not know is an error, not skipped: a
 message of Raft that one side ignores is worse than a connection that is refused.
@@ -27,6 +29,8 @@ from typing import Any, Final
 
 from raftkv.errors import ProtocolError
 from raftkv.raft.messages import (
+    REMAINING,
+    RENEW,
     AppendEntries,
     AppendReply,
     Forward,
@@ -34,6 +38,8 @@ from raftkv.raft.messages import (
     Heartbeat,
     HeartbeatReply,
     InstallSnapshot,
+    LeaseAsk,
+    LeaseTold,
     Message,
     ReadIndexReply,
     ReadIndexRequest,
@@ -55,6 +61,8 @@ _READ: Final = 9
 _READ_REPLY: Final = 10
 _FORWARD: Final = 11
 _FORWARD_REPLY: Final = 12
+_LEASE_ASK: Final = 13
+_LEASE_TOLD: Final = 14
 
 _HEAD: Final = Struct(">BI")
 _COUNT: Final = Struct(">I")
@@ -72,6 +80,9 @@ _read: Final = Struct(">BI4Q")
 _read_reply: Final = Struct(">BI5Q")
 _forward: Final = Struct(">BI4QI")
 _forward_reply: Final = Struct(">BI4QII")
+_lease: Final = Struct(">BI4Q")
+_lease_ask: Final = Struct(">QBq")
+_lease_answer: Final = Struct(">QqQ")
 _entry: Final = Struct(">IQQB")
 _proposal: Final = Struct(">QI")
 _ENTRY_HEAD_BYTES: Final = 17
@@ -202,6 +213,16 @@ def _encode_forward_reply(m: ForwardReply) -> bytes:
     return head + blob
 
 
+def _encode_lease_ask(m: LeaseAsk) -> bytes:
+    blob = b"".join([_lease_ask.pack(*ask) for ask in m.asks])
+    return _lease.pack(_LEASE_ASK, 32 + len(blob), m.to, m.sender, m.term, m.boot) + blob
+
+
+def _encode_lease_told(m: LeaseTold) -> bytes:
+    blob = b"".join([_lease_answer.pack(*answer) for answer in m.answers])
+    return _lease.pack(_LEASE_TOLD, 32 + len(blob), m.to, m.sender, m.term, m.boot) + blob
+
+
 _ENCODERS: Final[dict[type, Callable[[Any], bytes]]] = {
     AppendEntries: _encode_append,
     AppendReply: _encode_append_reply,
@@ -215,6 +236,8 @@ _ENCODERS: Final[dict[type, Callable[[Any], bytes]]] = {
     ReadIndexReply: _encode_read_reply,
     Forward: _encode_forward,
     ForwardReply: _encode_forward_reply,
+    LeaseAsk: _encode_lease_ask,
+    LeaseTold: _encode_lease_told,
 }
 
 
@@ -343,6 +366,26 @@ def _decode_forward_reply(data: bytes, pos: int, end: int) -> Message:
     return ForwardReply(to, sender, term, boot, list(numbers), code, text)
 
 
+def _decode_lease_ask(data: bytes, pos: int, end: int) -> Message:
+    _, _, to, sender, term, boot = _lease.unpack_from(data, pos)
+    asks = list(_lease_ask.iter_unpack(_rest(data, pos, end)))
+    if any(kind not in (RENEW, REMAINING) for _, kind, _ in asks):
+        raise ProtocolError("a LeaseAsk asks for something that this member does not know")
+    return LeaseAsk(to, sender, term, boot, asks)
+
+
+def _decode_lease_told(data: bytes, pos: int, end: int) -> Message:
+    _, _, to, sender, term, boot = _lease.unpack_from(data, pos)
+    return LeaseTold(to, sender, term, boot, list(_lease_answer.iter_unpack(_rest(data, pos, end))))
+
+
+def _rest(data: bytes, pos: int, end: int) -> bytes:
+    """What follows the fixed fields of a message about leases."""
+    if pos + _lease.size > end:
+        raise ProtocolError("a peer message is shorter or longer than its fields")
+    return data[pos + _lease.size : end]
+
+
 def _at_end(pos: int, end: int) -> None:
     if pos != end:
         raise ProtocolError("a peer message is shorter or longer than its fields")
@@ -361,6 +404,8 @@ _DECODERS: Final[dict[int, Callable[[bytes, int, int], Message]]] = {
     _READ_REPLY: _decode_read_reply,
     _FORWARD: _decode_forward,
     _FORWARD_REPLY: _decode_forward_reply,
+    _LEASE_ASK: _decode_lease_ask,
+    _LEASE_TOLD: _decode_lease_told,
 }
 
 

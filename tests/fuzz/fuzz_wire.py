@@ -24,12 +24,16 @@ import hpack
 
 from raftkv.errors import ProtocolError
 from raftkv.raft.messages import (
+    REMAINING,
+    RENEW,
     AppendEntries,
     AppendReply,
     Forward,
     ForwardReply,
     Heartbeat,
     InstallSnapshot,
+    LeaseAsk,
+    LeaseTold,
     Message,
     VoteRequest,
 )
@@ -336,6 +340,8 @@ def peer_messages(rng: random.Random) -> list[Message]:
         InstallSnapshot(1, 2, 3, SnapshotMeta(9, 8, who)),
         Forward(1, 2, 3, 4, [(5, b"abc"), (6, b"")]),
         ForwardReply(1, 2, 3, 4, [1, 2, 3], 8, "text"),
+        LeaseAsk(1, 2, 3, 4, [(5, RENEW, -7), (6, REMAINING, 8)]),
+        LeaseTold(1, 2, 3, 4, [(5, 0, 0), (6, -1, 60_000)]),
     ]
     return rng.choices(choices, k=rng.randrange(1, 5))
 

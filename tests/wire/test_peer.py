@@ -13,6 +13,7 @@ from raftkv.wire import peer
 from raftkv.wire.peer import decode_messages, encode_messages, pack, unpack
 from raftkv.wire.record import encode_entry
 
+i64 = st.integers(-(2**63), 2**63 - 1)
 u64 = st.integers(0, 2**64 - 1)
 u32 = st.integers(0, 2**32 - 1)
 ids = st.lists(u64, max_size=4).map(tuple)
@@ -37,6 +38,17 @@ MESSAGES = {
     m.Forward: st.builds(m.Forward, u64, u64, u64, u64, proposals),
     m.ForwardReply: st.builds(
         m.ForwardReply, u64, u64, u64, u64, st.lists(u64, max_size=4), u32, st.text(max_size=20)
+    ),
+    m.LeaseAsk: st.builds(
+        m.LeaseAsk,
+        u64,
+        u64,
+        u64,
+        u64,
+        st.lists(st.tuples(u64, st.sampled_from([m.RENEW, m.REMAINING]), i64), max_size=4),
+    ),
+    m.LeaseTold: st.builds(
+        m.LeaseTold, u64, u64, u64, u64, st.lists(st.tuples(u64, i64, u64), max_size=4)
     ),
 }
 any_messages = st.lists(st.one_of(*MESSAGES.values()), max_size=5)
