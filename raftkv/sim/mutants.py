@@ -267,7 +267,7 @@ def _serve_before_applied(self: Reading, applied_index: int) -> list[Any]:
 def _take_every_forward(self: Writes, now: float) -> None:
     taken, self._taken = self._taken, []
     for forward in taken:
-        self._append_forward(forward, forward.proposals, now)
+        self._append_forward(forward, forward.proposals, now, full=False)
 
 
 _forward_waiting = Writes._forward_waiting
