@@ -10,7 +10,11 @@ same load and prints what came out next to what was asked for.
     children   processes that end with the benchmark
     clusters   three nodes of a system, started and always ended
     rows       the rows of the table and how one is measured
+    streams    a call whose answers are counted, not decoded
+    streaming  runs of watches and renewals
+    watching   the rows of watches and leases
     special    long writing, a million keys, losing the leader
+    table      all rows
     targets    what is asked for
     report     medians, ratios, the tables, JSON
     plots      the same as pictures

@@ -11,7 +11,7 @@ from bench import profiling, report
 from bench.clusters import SYSTEMS, ClusterFailed, environment
 from bench.generator import LoadFailed
 from bench.rows import LOAD_ROWS, Samples, Settings, say, select
-from bench.special import ROWS
+from bench.table import ROWS
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -80,6 +80,8 @@ def _settings(given: argparse.Namespace) -> Settings:
         long_seconds=choose(given.long_seconds, 60.0, 10.0),
         bulk_keys=int(choose(given.bulk_keys, 1_000_000, 50_000)),
         trials=int(choose(given.trials, 3, 1)),
+        watched_keys=int(choose(None, 10_000, 2_000)),
+        live_leases=int(choose(None, 100_000, 10_000)),
         directory=given.data,
     )
 

@@ -14,14 +14,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from contextlib import ExitStack, suppress
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Final, Self
 
 import uvloop
 
-from bench import counters, requests
+from bench import counters, requests, streaming
 from bench.children import die_with_parent
 from bench.load import Load, Tally
 
@@ -40,10 +40,12 @@ class Run:
     """What to do.
 
     endpoints: host:port, one per connection. pids: the servers whose usage is measured.
-    kind: one of `requests.KINDS`. keys, value_bytes: what the operations work on.
+    kind: one of `requests.KINDS`, or of `streaming.KINDS`. keys, value_bytes: what the
+    operations work on.
     outstanding: calls per connection, closed loop. rate_per_second: open loop instead, if
     not 0. seconds: the measured window, after warmup_seconds. fill: ignore kind and seconds,
-    put every key once. with_times: report when each success came.
+    put every key once, or with the kind "lease" grant that many leases. with_times: report
+    when each success came. watchers: of the kinds of `bench.streaming`.
     """
 
     endpoints: Sequence[str]
@@ -58,6 +60,7 @@ class Run:
     seed: int = 1
     fill: bool = False
     with_times: bool = False
+    watchers: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +70,8 @@ class Measured:
     latency_seconds: per percentile of PERCENTILES. errors: text -> count.
     generator_cpu_seconds: of the generator itself. server_cpu_seconds, write_bytes: of all
     pids together. rss_bytes, anon_bytes: per pid, at the end. unanswered: calls at the end
-    of the window. success_times: seconds on the monotonic clock.
+    of the window. success_times: seconds on the monotonic clock. delivered: events of a run
+    whose latencies are those of puts.
     """
 
     seconds: float
@@ -81,6 +85,7 @@ class Measured:
     anon_bytes: list[int]
     unanswered: int
     success_times: list[float] = field(default_factory=list)
+    delivered: int = 0
 
     @property
     def rate(self) -> float:
@@ -132,12 +137,15 @@ class _Window:
             anon_bytes=[one.anon_bytes for one in after],
             unanswered=unanswered,
             success_times=tally.success_times or [],
+            delivered=tally.delivered,
         )
 
 
 async def measure(run: Run) -> Measured:
     """Does the run in this process; prints `measuring` when the window starts."""
-    if run.fill:
+    if run.fill and run.kind == "lease":
+        operations = requests.lease_fill(leases=run.keys, seed=run.seed)
+    elif run.fill:
         operations = requests.fill(keys=run.keys, value_bytes=run.value_bytes, seed=run.seed)
     else:
         operations = requests.endless(
@@ -175,10 +183,32 @@ async def measure(run: Run) -> Measured:
         load.close()
 
 
+async def stream(run: Run) -> Measured:
+    """Does a run of streams in this process; prints `measuring` when the window starts."""
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    with ExitStack() as stack:
+        streaming_run = streaming.Streaming(run, stack)
+        await streaming_run.prepare()
+        await asyncio.sleep(run.warmup_seconds)
+        window = _Window(run.pids)
+        streaming_run.new_tally()
+        print(MEASURING, flush=True)
+        await streaming_run.wait()
+        events = streaming_run.tally.delivered
+        return replace(window.close(streaming_run.new_tally(), 0), delivered=events)
+
+
 def main() -> None:
     """The child process."""
     run = Run(**json.loads(sys.stdin.readline()))
-    print(json.dumps(asdict(uvloop.run(measure(run)))), flush=True)
+    work = stream if run.kind in streaming.KINDS else measure
+    try:
+        measured = uvloop.run(work(run))
+    except (streaming.StreamFailed, OSError) as error:
+        sys.exit(f"load generator: {error}")
+    print(json.dumps(asdict(measured)), flush=True)
 
 
 # --- the parent -----------------------------------------------------------------

@@ -46,12 +46,14 @@ class Tally:
 
     latencies: of every success, in order. success_times: when it came, if asked for.
     errors: "CODE text" -> how often; a lost connection counts every call that was on it.
+    delivered: events that have no latency.
     """
 
     def __init__(self, *, with_times: bool = False) -> None:
         self.latencies: list[float] = []
         self.success_times: list[float] | None = [] if with_times else None
         self.errors: Counter[str] = Counter()
+        self.delivered = 0
 
 
 class Session(asyncio.Protocol):

@@ -27,6 +27,11 @@ COLUMNS: Final = {
     "generator_us": ("gen us/op", ".1f"),
     "generator_share": ("gen core", ".2f"),
     "errors": ("errors", ",.0f"),
+    "kept": ("kept", ".2f"),
+    "watcher_kib": ("KiB/watcher", ".2f"),
+    "longest_ms": ("longest ms", ".1f"),
+    "cpu_share": ("core", ".3f"),
+    "idle_share": ("core before", ".3f"),
     "gap_s": ("gap s", ".3f"),
     "stop_s": ("stop s", ".2f"),
     "restart_s": ("restart s", ".2f"),
@@ -150,7 +155,7 @@ def targets_table(found: Sequence[Finding]) -> str:
     for one in found:
         target = one.target
         sign = ">=" if target.higher_is_better else "<"
-        unit = "x" if target.relative else " s"
+        unit = "x" if target.relative else target.unit
         lines.append(
             [
                 target.row,

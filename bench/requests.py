@@ -14,11 +14,15 @@ from raftkv.pb import rpc_pb2
 PUT: Final = b"/etcdserverpb.KV/Put"
 RANGE: Final = b"/etcdserverpb.KV/Range"
 TXN: Final = b"/etcdserverpb.KV/Txn"
+LEASE_GRANT: Final = b"/etcdserverpb.Lease/LeaseGrant"
+LEASE_REVOKE: Final = b"/etcdserverpb.Lease/LeaseRevoke"
 STATUS: Final = b"/etcdserverpb.Maintenance/Status"
 
 POOL_OPERATIONS: Final = 8192
 RANGE_KEYS: Final = 100
 READS_PER_TEN: Final = 8
+LEASE_SECONDS: Final = 60
+PAIR_DISTANCE: Final = 2048  # far more operations than any run has under way
 
 # TxnResponse: field 2 (succeeded) is true, then field 3 (responses) begins.
 _SUCCEEDED: Final = b"\x10\x01\x1a"
@@ -102,11 +106,44 @@ KINDS: Final[dict[str, Build]] = {
 }
 
 
+def lease_grant(lease: int, ttl_seconds: int) -> Operation:
+    """Grants a lease with a chosen id."""
+    request = rpc_pb2.LeaseGrantRequest(ID=lease, TTL=ttl_seconds)
+    return Operation(LEASE_GRANT, request.SerializeToString(), 1)
+
+
+def _lease_revoke(lease: int) -> Operation:
+    return Operation(LEASE_REVOKE, rpc_pb2.LeaseRevokeRequest(ID=lease).SerializeToString(), 1)
+
+
+def lease_pairs(seed: int) -> Iterator[Operation]:
+    """Grants, each followed by the revoke of the same lease, for ever.
+
+    A revoke comes long after its grant was answered, whatever is under way.
+    """
+    first = (seed + 1) << 32
+    ids = range(first, first + POOL_OPERATIONS)
+    grants = [lease_grant(lease, LEASE_SECONDS) for lease in ids]
+    revokes = [_lease_revoke(lease) for lease in ids]
+    yield from grants[:PAIR_DISTANCE]
+    for place in itertools.count(PAIR_DISTANCE):
+        yield grants[place % POOL_OPERATIONS]
+        yield revokes[(place - PAIR_DISTANCE) % POOL_OPERATIONS]
+
+
+def lease_fill(*, leases: int, seed: int) -> Iterator[Operation]:
+    """One grant for each of `leases` leases."""
+    first = (seed + 1) << 32
+    return (lease_grant(first + number, LEASE_SECONDS) for number in range(leases))
+
+
 def endless(kind: str, *, keys: int, value_bytes: int, seed: int) -> Iterator[Operation]:
     """Operations of a kind on random ones of `keys` keys, for ever: a pool, repeated.
 
     Errors: KeyError for an unknown kind.
     """
+    if kind == "lease-pair":
+        return lease_pairs(seed)
     build = KINDS[kind]
     rng = random.Random(seed)
     numbers = keys - RANGE_KEYS if kind == "range" else keys

@@ -27,7 +27,7 @@ class Settings:
     systems: label -> system; at least two. entry: see Cluster.endpoints. rate_per_second: if
     not 0, the closed loops become open ones. directory: where the data of the clusters goes.
     long_seconds: of the row `long-put`. bulk_keys: of the row `million`. trials: leaders lost
-    per system.
+    per system. watched_keys: with a watcher each. live_leases: of the row `leases-idle`.
     """
 
     systems: Mapping[str, str]
@@ -42,6 +42,8 @@ class Settings:
     bulk_keys: int = 1_000_000
     bulk_value_bytes: int = 64
     trials: int = 3
+    watched_keys: int = 10_000
+    live_leases: int = 100_000
     directory: Path | None = None
 
 
@@ -62,7 +64,8 @@ Procedure = Callable[["Row", Settings], Samples]
 class Row:
     """A row: its name and what is done.
 
-    kind, connections, outstanding: the closed loop; see requests.KINDS.
+    kind, connections, outstanding: the closed loop; see requests.KINDS, and with watchers
+    streaming.KINDS.
     """
 
     name: str
@@ -70,6 +73,7 @@ class Row:
     kind: str = ""
     connections: int = 0
     outstanding: int = 0
+    watchers: int = 0
 
 
 def say(text: str) -> None:
@@ -115,6 +119,7 @@ def load(cluster: Cluster, row: Row, settings: Settings, seconds: float, seed: i
             seconds=seconds,
             warmup_seconds=settings.warmup_seconds,
             seed=seed,
+            watchers=row.watchers,
         )
     )
     cluster.check()

@@ -15,7 +15,6 @@ from typing import Final
 from bench.clusters import Cluster, Node
 from bench.generator import Generator, Run
 from bench.rows import (
-    LOAD_ROWS,
     MIB,
     Row,
     Sample,
@@ -154,4 +153,3 @@ SPECIAL_ROWS: Final = (
     Row("failover-kill", kill),
     Row("failover-freeze", freeze),
 )
-ROWS: Final = (*LOAD_ROWS, *SPECIAL_ROWS)

@@ -21,7 +21,7 @@ class Target:
     """One demand on a metric of a row.
 
     must, aim: bounds. higher_is_better: at least the bound is asked for, else less than it.
-    relative: the bounds are for raftkv / etcd, else for raftkv's value itself.
+    relative: the bounds are for raftkv / etcd, else for raftkv's value itself, in `unit`.
     """
 
     row: str
@@ -30,6 +30,7 @@ class Target:
     aim: float | None = None
     higher_is_better: bool = False
     relative: bool = True
+    unit: str = " s"
 
     def judge(self, value: float | None) -> Verdict:
         """The verdict on a measured ratio (or value)."""
@@ -59,6 +60,17 @@ TARGETS: Final = (
     _rate("ser-get-10x10", 1.5, 2.0),
     _rate("range-10x1", 1.0, 1.5),
     *(Target(row.name, "p99_ms", 1.0) for row in LOAD_ROWS),
+    _rate("watch-fanout-100", 2.0, 3.0),
+    _rate("watch-fanout-1000", 1.0, 1.3),
+    Target("watch-fanout-100", "p99_ms", 1.0),
+    Target("watch-fanout-1000", "p99_ms", 1.0),
+    Target("watch-keys", "kept", 0.9, higher_is_better=True, relative=False, unit=""),
+    Target("watch-keys", "watcher_kib", 2.0, relative=False, unit=" KiB"),
+    _rate("watch-catch-up", 1.0, 1.5),
+    _rate("keepalive-10x1", 1.5, 2.0),
+    _rate("keepalive-10x10", 1.0, 1.5),
+    _rate("lease-pair-10x10", 2.0, 2.5),
+    Target("leases-idle", "cpu_share", 0.1, relative=False, unit=" core"),
     Target("put-10x10", "cpu_us", 0.6, 0.5),
     Target("put-10x10", "bytes", 1.0),
     Target("long-put-10x10", "bytes", 2.0),

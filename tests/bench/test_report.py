@@ -11,7 +11,8 @@ from bench.generator import Measured
 from bench.profiling import weigh
 from bench.report import findings, grid, middle, ratio, save, text
 from bench.rows import LOAD_ROWS, Sample, Samples, sample, select
-from bench.special import ROWS, longest_gap
+from bench.special import longest_gap
+from bench.table import ROWS
 from bench.targets import TARGETS, Target, Verdict
 
 

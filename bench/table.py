@@ -1,0 +1,9 @@
+"""All rows of the table, in its order."""
+
+from typing import Final
+
+from bench.rows import LOAD_ROWS
+from bench.special import SPECIAL_ROWS
+from bench.watching import STREAM_ROWS
+
+ROWS: Final = (*LOAD_ROWS, *STREAM_ROWS, *SPECIAL_ROWS)
