@@ -190,15 +190,18 @@ def test_thousands_of_leases_expire_in_batches() -> None:
     assert lease_rows(driver.machine) == []
 
 
-def test_opening_pauses_while_it_reads_many_leases() -> None:
+def test_opening_pauses_while_it_reads_and_orders_many_leases() -> None:
     driver = Driver()
-    for lease in range(1, 5001):
+    ids = list(range(-2500, 0)) + list(range(1, 2501))
+    Random(3).shuffle(ids)
+    for lease in ids:
         driver.grant(lease)
     driver.machine.flush()
     loaded = leases.Leases()
     pauses = list(leases.load_leases(driver.machine.backend, loaded, 1000))
-    assert len(pauses) == 5
+    assert len(pauses) == 10
     assert list(loaded) == list(driver.machine.leases)
+    assert [lease.id for lease in loaded] == ids
 
 
 def test_who_asked_changes_nothing() -> None:
