@@ -1,9 +1,11 @@
 """The hub of watches, promise by promise."""
 
+from itertools import pairwise
 from random import Random
 
 import pytest
 
+from raftkv.kv.encoding import KeyValue
 from raftkv.kv.events import Event
 from raftkv.kv.watches import Watcher, normal_range
 from raftkv.pb import rpc_pb2 as pb
@@ -25,9 +27,9 @@ def test_a_put_event_is_the_whole_key_value_and_a_deletion_only_key_and_revision
     watcher = town.watch(b"a")
     town.turn(put(b"a", b"1"), put(b"a", b"2"), delete(b"a"))
     first, second, third = town.sink.events(watcher)
-    assert first == Event(False, (b"a", 2, 2, 1, b"1", 0), None)
-    assert second == Event(False, (b"a", 2, 3, 2, b"2", 0), None)
-    assert third == Event(True, (b"a", 0, 4, 0, b"", 0), None)
+    assert first == Event(False, KeyValue(b"a", 2, 2, 1, b"1", 0), None)
+    assert second == Event(False, KeyValue(b"a", 2, 3, 2, b"2", 0), None)
+    assert third == Event(True, KeyValue(b"a", 0, 4, 0, b"", 0), None)
 
 
 def test_events_are_the_bytes_that_protobuf_makes() -> None:
@@ -295,7 +297,7 @@ def test_a_revision_is_never_split_even_if_it_is_longer_than_a_slice() -> None:
     whole = [[e for e in one.events if e.kv.mod_revision == 502] for one in deliveries]
     assert sorted(map(len, whole))[-2:] == [0, 500]
     spans = [(one.first, one.last) for one in deliveries]
-    assert all(last < first for (_, last), (first, _) in zip(spans, spans[1:], strict=False))
+    assert all(last < first for (_, last), (first, _) in pairwise(spans))
 
 
 def test_a_transaction_of_128_keys_is_one_delivery() -> None:

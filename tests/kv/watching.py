@@ -40,9 +40,10 @@ class Recorder:
     def deliver(self, watcher: Watcher, first: int, last: int, events: Batch) -> None:
         assert not self.closed, "a full sink was given something"
         assert watcher not in self.cancels, "an event after the cancel"
-        assert events and first <= last
+        assert events, "an empty delivery"
         got = [decode_event(event) for event in events]
-        assert got[0].kv.mod_revision == first and got[-1].kv.mod_revision <= last
+        assert got[0].kv.mod_revision == first
+        assert got[-1].kv.mod_revision <= last
         self.deliveries.setdefault(watcher, []).append(Delivery(first, last, got))
         self.batches.append(events)
 
@@ -117,7 +118,7 @@ def compact(revision: int) -> pb.CompactionRequest:
     return Compact(revision=revision)
 
 
-def txn(*requests: Message) -> pb.TxnRequest:
+def txn(*requests: pb.PutRequest | pb.DeleteRangeRequest) -> pb.TxnRequest:
     ops = [
         pb.RequestOp(request_put=one)
         if isinstance(one, Put)
