@@ -49,6 +49,8 @@ class PeerProtocol(asyncio.Protocol):
         """Someone connected to the peer port."""
         self._transport = cast(asyncio.Transport, transport)
         self.peers.accepted[self] = None
+        if self.peers.stopped:
+            self._transport.abort()
 
     def data_received(self, data: bytes) -> None:
         """Frames of the other member; their messages are queued for the next turn."""

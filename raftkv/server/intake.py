@@ -143,6 +143,8 @@ class Intakes:
 
     def begin(self, call: StateCall, chunk: peer_pb2.StateChunk) -> None:
         """The first piece: what comes. Answers where to begin. ProtocolError, StorageError."""
+        if self._closed:
+            raise ProtocolError("the member stops")
         message = self._announced(call.sender, chunk.body)
         key = (call.sender, chunk.transfer, message.term, message.snapshot)
         if chunk.transfer and key == self._done:  # only the answer got lost

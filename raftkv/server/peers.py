@@ -77,6 +77,7 @@ class Peers:
         self.failover.wake = driver.wake
         self.removed: Callable[[], None] = lambda: None
         self.open = False  # False until this member may take part: streams are refused
+        self.stopped = False  # who still gets in is cut
         self._identity = identity
         self._known = known
         self._own_urls = own_urls
@@ -339,6 +340,7 @@ class Peers:
 
     def stop(self) -> None:
         """Closes everything."""
+        self.stopped = True
         self.transfers.close()
         self.intakes.close()
         for link in self.links.values():

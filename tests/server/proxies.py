@@ -6,16 +6,16 @@ import asyncio
 class Proxy:
     """Passes bytes on to a port of 127.0.0.1.
 
-    budget: bytes towards the target until every connection is cut; None: never. passed: bytes
-    towards the target so far. refusing: new connections are closed at once.
+    budgets: bytes towards the target until every connection is cut, one number for each cut.
+    refusing: new connections are closed at once. refuses_then: begin that with the next cut.
     """
 
     def __init__(self, target: int) -> None:
         self.target = target
-        self.budget: int | None = None
-        self.passed = 0
+        self.budgets: list[int] = []
         self.cuts = 0
         self.refusing = False
+        self.refuses_then = False
         self._server: asyncio.Server | None = None
         self._writers: list[asyncio.StreamWriter] = []
         self._tasks: list[asyncio.Task[None]] = []
@@ -27,6 +27,7 @@ class Proxy:
     def cut(self) -> None:
         """Breaks everything that passes now."""
         self.cuts += 1
+        self.refusing = self.refusing or self.refuses_then
         writers, self._writers = self._writers, []
         for writer in writers:
             writer.transport.abort()
@@ -61,14 +62,12 @@ class Proxy:
     ) -> None:
         try:
             while data := await reader.read(65536):
-                if towards:
-                    self.passed += len(data)
-                    if self.budget is not None:
-                        self.budget -= len(data)
+                if towards and self.budgets:
+                    self.budgets[0] -= len(data)
                 writer.write(data)
                 await writer.drain()
-                if self.budget is not None and self.budget <= 0:
-                    self.budget = None
+                if self.budgets and self.budgets[0] <= 0:
+                    self.budgets.pop(0)
                     self.cut()
                     return
         except OSError:

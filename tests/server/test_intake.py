@@ -328,6 +328,7 @@ def test_a_member_that_stops_gives_the_replica_nothing_and_waits_for_its_threads
         assert not member.received
         assert member.discarded == member.made
         assert sender.answers[-1].reason == "the member stops"
+        assert Sender(intakes).begin() == -1
 
     run(scenario)
 

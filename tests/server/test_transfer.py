@@ -132,12 +132,10 @@ def test_a_broken_transfer_goes_on_behind_the_last_chunk_that_arrived(
 
     async def scenario() -> None:
         async with rig(tmp_path) as it:
-            it.proxy.budget = 3_000_000
+            it.proxy.budgets = [3_000_000, 2_000_000]
             await it.start_third()
-            await until(lambda: it.proxy.cuts == 1)
-            it.proxy.budget = 2_000_000
-            await until(lambda: it.proxy.cuts == 2)
             await until(it.caught_up)
+            assert it.proxy.cuts == 2
             await until(it.same_state)
             await until(lambda: not outgoing(it.leader))
             assert not replica_of(it.leader).housekeeping._in_flight
@@ -158,16 +156,20 @@ def test_a_receiver_that_was_restarted_begins_anew_from_the_same_view(
 
     async def scenario() -> None:
         async with rig(tmp_path) as it:
-            it.proxy.budget = 3_000_000
+            it.proxy.budgets = [3_000_000]
+            it.proxy.refuses_then = True
             await it.start_third()
             await until(lambda: it.proxy.cuts == 1)
-            it.proxy.refusing = True
             await it.nodes[2].stop()
+            await until(lambda: all(one.task is None for one in outgoing(it.leader).values()))
             (kept,) = outgoing(it.leader).values()
             it.proxy.refusing = False
             await it.start_third()
-            await until(lambda: kept.task is not None)  # the very same transfer
             await until(it.caught_up)
+            assert it.nodes[2]._peers is not None
+            done = it.nodes[2]._peers.intakes._done
+            assert done is not None
+            assert done[1] == kept.transfer  # the very same
             await until(it.same_state)
 
     asyncio.run(scenario())
@@ -184,11 +186,10 @@ def test_another_leader_begins_anew_and_the_old_one_lets_its_view_and_log_go(
 
     async def scenario() -> None:
         async with rig(tmp_path) as it:
-            it.proxy.budget = 3_000_000
+            it.proxy.budgets = [3_000_000]
+            it.proxy.refuses_then = True
             await it.start_third()
             await until(lambda: it.proxy.cuts == 1)
-            it.proxy.refusing = True
-            it.proxy.cut()
             old = it.leader
             await until(lambda: all(one.task is None for one in outgoing(old).values()))
             (kept,) = outgoing(old).values()
@@ -229,7 +230,7 @@ def test_damage_in_a_chunk_behind_the_break_is_refused_and_all_begins_anew(
 
     async def scenario() -> None:
         async with rig(tmp_path) as it:
-            it.proxy.budget = 3_000_000
+            it.proxy.budgets = [3_000_000]
             await it.start_third()
             await until(it.caught_up)
             await until(it.same_state)
@@ -248,16 +249,15 @@ def test_both_ends_keep_a_broken_transfer_for_a_bounded_time(
     tmp_path: Path, counts: Counts, lines: Lines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The view is closed, the log may be truncated again, the half state is removed."""
-    monkeypatch.setattr(transfer, "KEPT_SECONDS", 0.5)
-    monkeypatch.setattr(intake, "KEPT_SECONDS", 0.5)
+    monkeypatch.setattr(transfer, "KEPT_SECONDS", 1.0)
+    monkeypatch.setattr(intake, "KEPT_SECONDS", 1.0)
 
     async def scenario() -> None:
         async with rig(tmp_path) as it:
-            it.proxy.budget = 3_000_000
+            it.proxy.budgets = [3_000_000]
+            it.proxy.refuses_then = True
             await it.start_third()
             await until(lambda: it.proxy.cuts == 1)
-            it.proxy.refusing = True
-            it.proxy.cut()
             assert it.nodes[2]._peers is not None
             intakes = it.nodes[2]._peers.intakes
             assert replica_of(it.leader).housekeeping._in_flight
