@@ -242,9 +242,9 @@ class LeaseCommands:
             return refused
         old = self._store.numbers(put.key)
         replaced = 0 if old is None else old[4]
-        self._add(granted)
         put.lease = lease
-        body = self._writer.put_request(put)
+        body = self._writer.put_request(put)  # reads rows: before the lease's own row
+        self._add(granted)
         before = self.leases.get(replaced)
         if before is not None and before.hidden and replaced not in self._store.attached:
             self._remove(replaced)
@@ -257,14 +257,15 @@ class LeaseCommands:
 
     def _expire(self, leases: list[int]) -> bytes:
         """End those that exist, and all their keys in one revision."""
-        keys = []
-        for lease in leases:
-            if lease in self.leases:
-                keys += self.keys(lease)
-                self._remove(lease)
+        attached = self._store.attached
+        over = [lease for lease in dict.fromkeys(leases) if lease in self.leases]
+        # A key has one lease at most: each is here once.
+        keys = sorted([key for lease in over for key in attached.get(lease, ())])
+        # What reads rows comes first: if that fails, no row of this entry must wait for a flush.
         if keys:
-            keys.sort()  # a key has one lease at most: each is here once
             self._delete(keys)
+        for lease in over:
+            self._remove(lease)
         return b""
 
     def _delete(self, keys: list[bytes]) -> None:

@@ -1,5 +1,6 @@
 """Leases on disk, after restarts, in other versions, and very many of them."""
 
+from collections.abc import Callable
 from random import Random
 
 import pytest
@@ -8,8 +9,9 @@ from raftkv.errors import CorruptionError, ProtocolError
 from raftkv.kv import commands, leases
 from raftkv.kv.backend import Row
 from raftkv.kv.encoding import LEASE_ROWS
-from raftkv.kv.leases import Lease
+from raftkv.kv.leases import GRANTED, Lease
 from raftkv.kv.machine import StateMachine
+from raftkv.kv.store import Store
 from raftkv.raft.types import NORMAL, Entry
 from tests.kv.adapter import CLUSTER, TERM, Driver, finish, machine
 from tests.kv.leasing import (
@@ -150,6 +152,38 @@ def test_the_rows_of_leases_lie_in_the_order_of_their_ids() -> None:
     ids = [SMALLEST, -70_000, -1, 1, 255, 256, LARGEST]
     names = [leases.row_name(lease) for lease in ids]
     assert names == sorted(names)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        lambda driver: revoke(driver, 7),
+        lambda driver: expire(driver, 7),
+        lambda driver: put_with_ttl(driver, 8, 1000, key=b"a", prev_kv=True),
+    ],
+)
+def test_a_failure_amid_a_command_leaves_nothing_of_it_to_flush(
+    monkeypatch: pytest.MonkeyPatch, command: Callable[[Driver], object]
+) -> None:
+    """M24: a row that cannot be read is met before the lease's own row is written."""
+    driver = Driver(machine(cache_bytes=0))
+    driver.grant(7)
+    put(driver, b"a", 7)
+    driver.machine.flush()
+    put(driver, b"b", 7)  # applied, not flushed
+
+    def fail(*_: object) -> None:
+        raise CorruptionError("the row is missing")
+
+    monkeypatch.setattr(Store, "_load", fail)
+    with pytest.raises(CorruptionError):
+        command(driver)
+    monkeypatch.undo()
+    assert not any(name[:1] == b"l" for name, _ in driver.machine.store.pending)
+    assert driver.machine.lease_events == [(GRANTED, 7)]
+    again = StateMachine(driver.machine.backend, CLUSTER)
+    assert [lease.id for lease in again.leases] == [7]
+    assert keys(again) == {b"a": 7}
 
 
 # --- many at once ----------------------------------------------------------------------

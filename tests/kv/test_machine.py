@@ -29,7 +29,7 @@ from raftkv.pb import rpc_pb2 as pb
 from raftkv.raft.membership import encode_change
 from raftkv.raft.types import CONFIG, NOOP, NORMAL, Configuration, Entry
 from tests.conformance.generate import Requests
-from tests.kv.adapter import COMMANDS, MEMBER, Driver, finish, machine
+from tests.kv.adapter import COMMANDS, MEMBER, Driver, finish, machine, request_bytes
 from tests.kv.memory import MemoryBackend
 
 Put, Range, Delete, Txn = pb.PutRequest, pb.RangeRequest, pb.DeleteRangeRequest, pb.TxnRequest
@@ -52,11 +52,13 @@ def read(subject: StateMachine, **options: Any) -> dict[bytes, bytes]:
 
 def log_of(seed: int, count: int) -> list[bytes]:
     """Payloads of random commands, refused ones among them."""
-    requests = Requests(Random(seed))
+    requests = Requests(Random(seed), leases=True)
     driver = Driver()
     payloads: list[bytes] = []
     while len(payloads) < count:
         request = requests.next()
+        if isinstance(request, pb.LeaseTimeToLiveRequest):
+            continue  # no command
         requests.revision = driver.machine.revision
         requests.compacted = driver.machine.compacted_revision
         if isinstance(request, Range) or isinstance(driver.perform(request), type(EMPTY_KEY)):
@@ -69,7 +71,7 @@ def log_of(seed: int, count: int) -> list[bytes]:
 
 
 def _payload(request: Any) -> bytes:
-    return commands.encode(COMMANDS[type(request)], request.SerializeToString(deterministic=True))
+    return commands.encode(COMMANDS[type(request)], request_bytes(request))
 
 
 # --- applying -------------------------------------------------------------------
