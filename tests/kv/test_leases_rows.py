@@ -159,7 +159,8 @@ def test_the_rows_of_leases_lie_in_the_order_of_their_ids() -> None:
     [
         lambda driver: revoke(driver, 7),
         lambda driver: expire(driver, 7),
-        lambda driver: put_with_ttl(driver, 8, 1000, key=b"a", prev_kv=True),
+        lambda driver: put_with_ttl(driver, 8, 1000, key=b"a"),  # has a lease: its row is read
+        lambda driver: put_with_ttl(driver, 8, 1000, key=b"c", prev_kv=True),
     ],
 )
 def test_a_failure_amid_a_command_leaves_nothing_of_it_to_flush(
@@ -169,6 +170,7 @@ def test_a_failure_amid_a_command_leaves_nothing_of_it_to_flush(
     driver = Driver(machine(cache_bytes=0))
     driver.grant(7)
     put(driver, b"a", 7)
+    put(driver, b"c")
     driver.machine.flush()
     put(driver, b"b", 7)  # applied, not flushed
 
@@ -183,7 +185,7 @@ def test_a_failure_amid_a_command_leaves_nothing_of_it_to_flush(
     assert driver.machine.lease_events == [(GRANTED, 7)]
     again = StateMachine(driver.machine.backend, CLUSTER)
     assert [lease.id for lease in again.leases] == [7]
-    assert keys(again) == {b"a": 7}
+    assert keys(again) == {b"a": 7, b"c": 0}
 
 
 # --- many at once ----------------------------------------------------------------------
