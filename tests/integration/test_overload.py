@@ -191,17 +191,23 @@ def fill(server: Server, count: int) -> None:
             stub.Txn(request, timeout=20)
 
 
+class Unparsed:
+    """Stands for a message's class: parsing the long ones would hold up the test's own loop."""
+
+    FromString = staticmethod(bytes)
+
+
 def test_reads_of_everything_disturb_neither_writes_nor_the_leader(trio: Cluster) -> None:
     """O02, R44: they are worked on in slices."""
     server = leader(trio)
     fill(server, 30_000)
     before = status(server)
 
-    async def scenario() -> tuple[list[float], int]:
+    async def scenario() -> tuple[list[float], list[bytes]]:
         everything = rpc_pb2.RangeRequest(key=b"k", range_end=b"l", keys_only=True)
         wires = [await Wire.connect(server.client_port) for _ in range(6)]
         reads = [
-            asyncio.create_task(wire.call(RANGE, everything, rpc_pb2.RangeResponse, 60.0))
+            asyncio.create_task(wire.call(RANGE, everything, Unparsed, 60.0))
             for wire in wires[1:]
             for _ in range(6)
         ]
@@ -210,14 +216,13 @@ def test_reads_of_everything_disturb_neither_writes_nor_the_leader(trio: Cluster
             started = time.monotonic()
             await wires[0].call(PUT, rpc_pb2.PutRequest(key=b"p"), rpc_pb2.PutResponse, 20.0)
             took.append(time.monotonic() - started)
-        counts = {(await read).count for read in reads}
+        answers = [await read for read in reads]
         for wire in wires:
             wire.close()
-        assert counts == {30_000}
-        return took, len(reads)
+        return took, answers
 
-    took, reads = asyncio.run(scenario())
-    assert reads == 30
-    assert len(took) >= 5
-    assert max(took) < 1.0, took
+    took, answers = asyncio.run(scenario())
+    assert len(answers) == 30
+    assert {rpc_pb2.RangeResponse.FromString(one).count for one in answers} == {30_000}
+    assert len(took) >= 10, took  # 2 to 5 when each read is one piece of work
     assert {status(one).raftTerm for one in trio.servers} == {before.raftTerm}
