@@ -44,7 +44,7 @@ from raftkv.errors import (
     ProtocolError,
 )
 from raftkv.kv import commands
-from raftkv.kv.backend import Row, View
+from raftkv.kv.backend import Row
 from raftkv.kv.encoding import LEASE_ROWS, varint
 from raftkv.kv.store import Store
 from raftkv.kv.writes import Writer
@@ -153,14 +153,15 @@ def parse_lease_row(name: bytes, value: bytes) -> Lease:
     return Lease(number, ttl_ms, remaining_ms, bool(flags & _HIDDEN), index)
 
 
-def load_leases(view: View, leases: Leases, slice_rows: int) -> Iterator[None]:
+def load_leases(store: Store, leases: Leases, slice_rows: int) -> Iterator[None]:
     """Fill `leases` from the rows, oldest grant first; pauses after every `slice_rows` rows.
 
-    Raises CorruptionError for a row that cannot be read.
+    Raises CorruptionError for a row that cannot be read, and for a key of a lease that is not
+    there: nothing would ever delete it. The store knows its keys already.
     """
     # Rows come in the order of ids. Sorting all of them at once would be one long step.
     slices: list[list[Lease]] = [[]]
-    for name, value in view.scan(*LEASE_ROWS):
+    for name, value in store.backend.scan(*LEASE_ROWS):
         slices[-1].append(parse_lease_row(name, value))
         if len(slices[-1]) == slice_rows:
             slices[-1].sort(key=_granted_index)
@@ -172,6 +173,9 @@ def load_leases(view: View, leases: Leases, slice_rows: int) -> Iterator[None]:
         leases.by_id[lease.id] = lease
         if number % slice_rows == 0:
             yield
+    for orphaned in store.attached:
+        if orphaned not in leases:
+            raise CorruptionError(f"keys are attached to lease {orphaned:x}, which does not exist")
 
 
 class LeaseCommands:

@@ -152,8 +152,8 @@ class StateMachine:
             self.applied_index, self.applied_term = loading.load_applied(self.store, stored)
             self._flushed_index = self.applied_index
             self._roster = loading.load_roster(backend)
-            yield from load_leases(backend, self.leases, loading.SLICE_ROWS)
             yield from loading.load_keys(self.store)
+            yield from load_leases(self.store, self.leases, loading.SLICE_ROWS)
         elif bootstrap is not None:
             self._bootstrap(bootstrap)
         self._compaction = Compaction(self.store)

@@ -141,6 +141,20 @@ def test_a_row_that_holds_no_lease_is_corruption(damage: str) -> None:
         StateMachine(driver.machine.backend, CLUSTER)
 
 
+def test_a_key_of_a_lease_without_a_row_is_corruption() -> None:
+    """M11: nothing would ever delete it on this member, and the others do."""
+    driver = Driver()
+    driver.grant(7)
+    driver.grant(30)
+    put(driver, b"a", 30)
+    ((seven, _), (thirty, _)) = lease_rows(driver.machine)
+    driver.machine.backend.write([(seven, None)])
+    StateMachine(driver.machine.backend, CLUSTER)
+    driver.machine.backend.write([(thirty, None)])
+    with pytest.raises(CorruptionError, match="lease 1e, which does not exist"):
+        StateMachine(driver.machine.backend, CLUSTER)
+
+
 @pytest.mark.parametrize("lease", [SMALLEST, -1, 1, 7, LARGEST])
 def test_a_row_says_everything_about_a_lease(lease: int) -> None:
     for one in (Lease(lease, 1), Lease(lease, LARGEST, LARGEST, True, (1 << 64) - 1)):
@@ -234,7 +248,7 @@ def test_opening_pauses_while_it_reads_and_orders_many_leases() -> None:
         driver.grant(lease)
     driver.machine.flush()
     loaded = leases.Leases()
-    pauses = list(leases.load_leases(driver.machine.backend, loaded, 1000))
+    pauses = list(leases.load_leases(driver.machine.store, loaded, 1000))
     assert len(pauses) == 10
     assert list(loaded) == list(driver.machine.leases)
     assert [lease.id for lease in loaded] == ids
