@@ -32,6 +32,7 @@ PUT_CONNECTIONS: Final = 10
 PUTS_UNDER_WAY: Final = 10
 HOLD_SECONDS: Final = 600.0
 SETTLE_SECONDS: Final = 1.0
+CATCH_UP_SECONDS: Final = 30.0
 IDLE_SECONDS: Final = 15.0
 EVENT_VALUE_BYTES: Final = 64
 
@@ -104,7 +105,7 @@ def _watched(cluster: Cluster, row: Row, settings: Settings, seed: int) -> Sampl
 
 
 def catch_up(row: Row, settings: Settings) -> Samples:
-    """All events since revision 1 to one watcher."""
+    """Events since revision 1 to one watcher: all of them, or as many as come in 30 s."""
     samples: Samples = {}
     for label, system in settings.systems.items():
         with Cluster(system, settings.directory) as cluster:
@@ -117,6 +118,7 @@ def catch_up(row: Row, settings: Settings) -> Samples:
                         cluster.pids,
                         kind=row.kind,
                         keys=settings.bulk_keys,
+                        seconds=CATCH_UP_SECONDS,
                         value_bytes=EVENT_VALUE_BYTES,
                         warmup_seconds=settings.warmup_seconds,
                         seed=number,

@@ -14,6 +14,7 @@ from bench.rows import LOAD_ROWS, Sample, Samples, sample, select
 from bench.special import longest_gap
 from bench.table import ROWS
 from bench.targets import TARGETS, Target, Verdict
+from bench.watching import STREAM_ROWS
 
 
 def samples(etcd: list[float], raftkv: list[float], metric: str = "rate") -> Samples:
@@ -64,9 +65,10 @@ def test_every_target_names_a_row_that_exists() -> None:
     assert {target.row for target in TARGETS} <= {row.name for row in ROWS}
 
 
-def test_every_closed_loop_row_is_judged_by_its_p99() -> None:
+def test_every_closed_loop_row_and_fanout_is_judged_by_its_p99() -> None:
     judged = {target.row for target in TARGETS if target.metric == "p99_ms"}
-    assert judged == {row.name for row in LOAD_ROWS}
+    fanouts = {row.name for row in STREAM_ROWS if row.kind == "watch-fanout"}
+    assert judged == {row.name for row in LOAD_ROWS} | fanouts
 
 
 def test_the_failover_gap_is_judged_in_seconds_not_as_a_ratio() -> None:
