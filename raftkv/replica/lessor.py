@@ -193,7 +193,7 @@ class Lessor:
         """Once per turn: takes the time and what the log has told since."""
         gap = now - self._last_turn
         self._last_turn = now
-        if gap > self._pause:
+        if not 0 <= gap <= self._pause:
             self._lost += gap
             self._quiet_until = self.time + self._quiet
         else:
