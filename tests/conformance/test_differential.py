@@ -60,7 +60,7 @@ def test_each_of_three_nodes_answers_as_etcd_does(etcd_and_raftkv: Start) -> Non
 def test_leases_and_their_keys_are_as_in_etcd(etcd_and_raftkv: Start, nodes: int) -> None:
     """M11, M12: whichever node is asked."""
     judge, subjects = etcd_and_raftkv(nodes)
-    skip_unless_offered(subjects[0], "Lease.LeaseGrant")
+    skip_unless_offered(subjects[0], "Lease.LeaseLeases")
     report = Differential(judge, subjects, seed=3, leases=True).run(3000)
     requests = ("LeaseGrantRequest", "LeaseRevokeRequest", "LeaseTimeToLiveRequest")
     answered = {(name, "OK", "") for name in requests}

@@ -28,7 +28,7 @@ Open = Callable[[], KeepAliveStream]
 @pytest.fixture
 def leases(store: Store) -> Store:
     """A server that has leases."""
-    skip_unless_offered(store.target, "Lease.LeaseGrant")
+    skip_unless_offered(store.target, "Lease.LeaseLeases")
     return store
 
 

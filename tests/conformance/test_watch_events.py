@@ -85,7 +85,7 @@ def test_a_range_delete_gives_its_events_in_key_order(store: Store, stream: Watc
 def test_a_revoked_lease_deletes_its_keys_in_one_revision_in_key_order(
     store: Store, stream: WatchStream
 ) -> None:
-    skip_unless_offered(store.target, "Lease.LeaseGrant")
+    skip_unless_offered(store.target, "Lease.LeaseLeases")
     lease = grant(store)
     for name in "cab":
         store.put(name, b"v", lease=lease)
