@@ -5,9 +5,9 @@ newest one published when it ends, and gathers for all of them. It works in slic
 between two revisions and then delivers, so a revision is never split. If one revision is longer
 than a slice, delivery waits until its end.
 
-Between slices nothing is held but the place to go on at, and each slice looks at the compacted
-revision first: revisions from that on are complete in the rows (`compaction`), whatever is being
-removed below them.
+Between slices nothing is held but the place to go on at and some versions for prev_kv. Each slice
+looks at the compacted revision first: revisions from that on are complete in the rows
+(`compaction`), whatever is being removed below them.
 """
 
 from typing import Final
@@ -22,14 +22,15 @@ from raftkv.kv.store import row_key
 START_UNITS: Final = 30
 ROW_UNITS: Final = 2
 EVENT_UNITS: Final = 1
-PREVIOUS_UNITS: Final = 8
+PREVIOUS_UNITS: Final = 12
 BATCH_BYTES: Final = 1024 * 1024  # rows read before a delivery
+RECENT_BYTES: Final = 4 * 1024 * 1024  # of versions remembered for prev_kv, per scan
 
 
 class Scan:
     """A walk over history for some watchers. They are in its audience; see the module."""
 
-    __slots__ = ("audience", "next_id")
+    __slots__ = ("_recent", "_recent_bytes", "_remembers", "audience", "next_id")
 
     def __init__(self, watchers: list[Watcher]) -> None:
         first = min(watcher.next_revision for watcher in watchers)
@@ -37,6 +38,10 @@ class Scan:
         for watcher in watchers:
             self.audience.add(watcher)
         self.next_id = max(first, 0) << SUB_BITS  # the row to go on with
+        # Versions met by their row ids, for the prev_kv of what replaced them.
+        self._recent: dict[int, bytes] = {}
+        self._recent_bytes = 0
+        self._remembers = any(watcher.prev_kv for watcher in watchers)
 
     def read(self, machine: StateMachine, newest: int, units: int) -> int:
         """Gather from the rows up to revision `newest` for about `units`; units left.
@@ -48,11 +53,17 @@ class Scan:
         compacted = machine.store.compacted
         find, gather = audience.index.find, audience.gather
         left, bytes_left = units - START_UNITS, BATCH_BYTES
-        current = 0
-        row_id = previous_id = 0
+        current = revision = row_id = previous_id = 0
+
+        recent = self._recent
 
         def previous() -> bytes:
             nonlocal left
+            if revision > compacted and previous_id >> SUB_BITS != revision:
+                found = recent.pop(previous_id, None)  # a version is replaced only once
+                if found is not None:
+                    self._recent_bytes -= len(found)
+                    return found
             left -= PREVIOUS_UNITS
             return stored_previous(backend, row_id, previous_id, compacted)
 
@@ -75,6 +86,13 @@ class Scan:
                 previous_id = int.from_bytes(row[:ID_BYTES], "big")
                 deleted = row[ID_BYTES] == DELETE_ROW
                 framed = row[ROW_HEAD_BYTES:]
-                left -= EVENT_UNITS * gather(groups, revision, deleted, framed, previous)
+                count = gather(groups, revision, deleted, framed, previous)
+                left -= EVENT_UNITS * count  # `previous` has changed it, too
+                if self._remembers and not deleted:
+                    recent[row_id] = framed
+                    self._recent_bytes += len(framed)
+            if self._recent_bytes > RECENT_BYTES:
+                recent.clear()
+                self._recent_bytes = 0
         self.next_id = (newest + 1) << SUB_BITS
         return max(left, 0)

@@ -47,7 +47,7 @@ from raftkv.kv.watchindex import normal_range
 
 __all__ = ["Batch", "Sink", "Watcher", "Watches", "normal_range"]
 
-SLICE_UNITS: Final = 3000  # of `catch_up`, about a microsecond each
+SLICE_UNITS: Final = 2500  # of `catch_up`, about a microsecond each
 NEAR_REVISIONS: Final = 1000  # so far behind, a watcher need not wait for a long scan
 LONG_SCANS: Final = 4  # at once
 POLLED: Final = 64  # stalled watchers looked at in one slice
@@ -230,31 +230,37 @@ class Watches:
 
     # --- watchers that are behind ---------------------------------------------------
     def catch_up(self, units: int = SLICE_UNITS) -> bool:
-        """One slice of about `units` microseconds. True: there is more to do at once.
+        """One slice of about `units` microseconds, or up to half as long again. True: there is
+        more to do at once.
 
         To be called after `publish` while watchers are `behind`, and at every tick.
         """
         if self.count == self._synced.size:
             return False
         self._check_compacted()
-        for watcher in tuple(islice(self._stalled, POLLED)):
-            if watcher.state == STALLED:
-                del self._stalled[watcher]
-                if watcher.sink.full():
-                    self._stalled[watcher] = None  # behind the others
-                else:
-                    watcher.state = WAITING
-                    self._waiting[watcher] = None
+        woken = self._poll()
         self._sort_waiting()
-        for scans in (self._near, self._long):
-            rounds = len(scans)
-            while scans and units > 0 and rounds:
-                rounds -= 1
-                scan = scans.popleft()
-                units = self._advance(scan, units)
-                if scan.audience.size:
-                    scans.append(scan)
-        return bool(self._waiting or self._near or self._long)
+        # However many are near all the time, the long scans get half a slice.
+        left = self._advance_all(self._near, units)
+        self._advance_all(self._long, max(left, units // 2))
+        # Where some were no longer full, others may be so, too.
+        under_way = self._waiting or self._far or self._near or self._long
+        return bool(under_way or (woken and self._stalled))
+
+    def _poll(self) -> bool:
+        """Ask some full sinks again, in turn; was one of them no longer full?"""
+        woken = False
+        for watcher in tuple(islice(self._stalled, POLLED)):
+            if watcher.state != STALLED:
+                continue
+            del self._stalled[watcher]
+            if watcher.sink.full():
+                self._stalled[watcher] = None  # behind the others
+            else:
+                watcher.state = WAITING
+                self._waiting[watcher] = None
+                woken = True
+        return woken
 
     def _check_compacted(self) -> None:
         """After a compaction: cancel everybody who has missed something."""
@@ -306,6 +312,17 @@ class Watches:
             for watcher in some:
                 del self._far[watcher]
             self._long.append(_scan(some))
+
+    def _advance_all(self, scans: deque[Scan], units: int) -> int:
+        """Each scan once, until the units are used up; units left."""
+        for _ in range(len(scans)):
+            if units <= 0:
+                break
+            scan = scans.popleft()
+            units = self._advance(scan, units)
+            if scan.audience.size:
+                scans.append(scan)
+        return units
 
     def _advance(self, scan: Scan, units: int) -> int:
         """A slice of one scan; units left."""
