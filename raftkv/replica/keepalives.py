@@ -272,18 +272,8 @@ class Keepalives:
         """Answers all questions that can be, the oldest first."""
         judge = self._judge(now, sent_at, in_contact, machine)
         answers: dict[tuple[int, int], list[tuple[int, int, int]]] = {}
-        waiting, self._waiting = self._waiting, []
-        for ask in waiting:
-            answer = judge(ask.kind, ask.lease, ask.arrived)
-            if answer is None:
-                self._waiting.append(ask)
-            else:
-                effects.replies.append((ask.ticket, _seconds(ask.lease, answer)))
-        for asker, ask in list(self._held.items()):
-            answer = judge(ask.kind, ask.lease, ask.arrived)
-            if answer is not None:
-                del self._held[asker]
-                answers.setdefault(asker[:2], []).append((asker[2], *answer))
+        if in_contact and (self._waiting or self._held):
+            self._answer_waiting(judge, answers, effects)
         if self.new:
             self._answer_new(now, judge, effects)
         for message in self._heard:
@@ -302,6 +292,26 @@ class Keepalives:
             for (member, boot), told in answers.items()
             if told
         )
+
+    def _answer_waiting(
+        self,
+        judge: "Judge",
+        answers: dict[tuple[int, int], list[tuple[int, int, int]]],
+        effects: Effects,
+    ) -> None:
+        """What was asked before this turn. answers: takes those for other members' processes."""
+        waiting, self._waiting = self._waiting, []
+        for ask in waiting:
+            answer = judge(ask.kind, ask.lease, ask.arrived)
+            if answer is None:
+                self._waiting.append(ask)
+            else:
+                effects.replies.append((ask.ticket, _seconds(ask.lease, answer)))
+        for asker, ask in list(self._held.items()):
+            answer = judge(ask.kind, ask.lease, ask.arrived)
+            if answer is not None:
+                del self._held[asker]
+                answers.setdefault(asker[:2], []).append((asker[2], *answer))
 
     def _answer_new(self, now: float, judge: "Judge", effects: Effects) -> None:
         """What own clients have asked since the last turn."""

@@ -48,7 +48,11 @@ be renewed.
 A stopped process must not conclude that its clients were silent (M10): when the time between two
 turns exceeds half an election timeout, that whole gap does not count (`Lessor.time` lags behind the
 driver's clock by the sum of gaps), and nothing expires for an election timeout more, so that what
-queued up outside is heard first. The driver's clock must be monotonic (R20).
+queued up outside is heard first.
+
+The driver's clock must be monotonic (R20) and must not stand still while those of other members
+run: a leader on a host that was suspended together with its clock would think that it spoke with
+its quorum a moment ago, and could answer the keepalives that it finds in its sockets.
 
 A lease of TTL that was silent for half of it gets a checkpoint, and another one after each further
 quarter: then a change of the leader gives it back at most a quarter (M07). All of a turn
