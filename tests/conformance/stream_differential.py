@@ -197,11 +197,15 @@ class WatchDifferential:
     def _create(self) -> None:
         number = self._random.randrange(STREAMS)
         past = self._random.randint(max(0, self._compacted - 3), self._revision)
+        filters = self._random.choice(FILTERS)
+        start = self._random.choice((0, 0, past, past, self._revision + 3))
+        if len(filters) == 2:
+            start = 0  # nobody sees when it has caught up, before which a compaction ends it
         create = rpc_pb2.WatchCreateRequest(
             key=self._random.choice((*KEYS, b"")),
             range_end=self._random.choice(ENDS),
-            start_revision=self._random.choice((0, 0, past, past, self._revision + 3)),
-            filters=self._random.choice(FILTERS),
+            start_revision=start,
+            filters=filters,
             prev_kv=self._random.random() < 0.3,
             fragment=self._random.random() < 0.2,
             watch_id=self._random.choice((0, 0, 0, 0, self._random.randint(1, 9))),
