@@ -72,7 +72,8 @@ class Scan:
             row_id = int.from_bytes(name[1:], "big")
             revision = row_id >> SUB_BITS
             if revision != current:
-                if left <= 0 or bytes_left <= 0:
+                # One revision at least, however little is left.
+                if current and (left <= 0 or bytes_left <= 0):
                     self.next_id = revision << SUB_BITS
                     return 0
                 current = revision

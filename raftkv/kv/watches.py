@@ -51,7 +51,8 @@ SLICE_UNITS: Final = 2500  # of `catch_up`, about a microsecond each
 NEAR_REVISIONS: Final = 1000  # so far behind, a watcher need not wait for a long scan
 LONG_SCANS: Final = 4  # at once
 POLLED: Final = 64  # stalled watchers looked at in one slice
-MOVED: Final = 1000  # watchers taken into a scan, or out of one, in one slice
+MOVED: Final = 250  # watchers taken into a scan, or out of one, at once
+MOVE_UNITS: Final = 4
 
 
 class Watches:
@@ -239,10 +240,10 @@ class Watches:
             return False
         self._check_compacted()
         woken = self._poll()
-        self._sort_waiting()
+        units -= self._sort_waiting()
         # However many are near all the time, the long scans get half a slice.
-        left = self._advance_all(self._near, units)
-        self._advance_all(self._long, max(left, units // 2))
+        left = self._advance_all(self._near, max(units, 1))
+        self._advance_all(self._long, max(left, units // 2, 1))
         # Where some were no longer full, others may be so, too.
         under_way = self._waiting or self._far or self._near or self._long
         return bool(under_way or (woken and self._stalled))
@@ -287,8 +288,11 @@ class Watches:
             self.remove(watcher)
             watcher.sink.cancelled(watcher, self.machine.store.compacted)
 
-    def _sort_waiting(self) -> None:
-        """Who is near gets a scan at once, the others wait until fewer long ones are under way."""
+    def _sort_waiting(self) -> int:
+        """Who is near gets a scan at once, the others wait until fewer long ones are under way.
+        Units used.
+        """
+        moved = min(len(self._waiting), MOVED)
         near: list[Watcher] = []
         lost: list[Watcher] = []
         compacted, revision = self.machine.store.compacted, self.revision
@@ -312,6 +316,8 @@ class Watches:
             for watcher in some:
                 del self._far[watcher]
             self._long.append(_scan(some))
+            moved += len(some)
+        return moved * MOVE_UNITS
 
     def _advance_all(self, scans: deque[Scan], units: int) -> int:
         """Each scan once, until the units are used up; units left."""
@@ -344,9 +350,11 @@ class Watches:
             units -= self._deliver(audience, (scan.next_id >> SUB_BITS) - 1)
             audience.next_revision = scan.next_id >> SUB_BITS
         if audience.next_revision > self.revision:
-            for watcher in audience.watchers()[:MOVED]:
+            done = audience.watchers()[:MOVED]
+            for watcher in done:
                 audience.remove(watcher)
                 self._place(watcher)
+            units -= len(done) * MOVE_UNITS
         return units
 
     # --- another state -----------------------------------------------------------------

@@ -310,6 +310,15 @@ def test_a_transaction_of_128_keys_is_one_delivery() -> None:
     assert (delivery.first, delivery.last) == (2, 2)
 
 
+def test_the_smallest_slice_gets_on() -> None:
+    town = Town()
+    town.turn(*[put(b"a") for _ in range(20)], txn(*[put(b"%d" % n) for n in range(9)]))
+    watcher = town.watch(*ALL, start=1)
+    town.settle(units=1)
+    assert len(town.sink.events(watcher)) == 29
+    assert len(town.sink.deliveries[watcher]) > 10
+
+
 # --- compaction -----------------------------------------------------------------
 def test_a_watcher_that_falls_behind_compaction_is_cancelled_with_its_revision() -> None:
     """W06"""
