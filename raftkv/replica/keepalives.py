@@ -36,12 +36,15 @@ class Ask(NamedTuple):
     ticket: of an own client. asker: (member, boot, number) of another member's question.
     deadline, arrived: seconds of the driver's clock. Elsewhere than on the leader it arrived when
     it was last asked.
+    commit: on the leader its commit index then, which has to be applied before the answer: if its
+    disk is slow another member may have applied that earlier, and told its client of it (M08).
     """
 
     kind: int
     lease: int
     deadline: float
     arrived: float
+    commit: int
     ticket: Ticket
     asker: tuple[int, int, int] | None
 
@@ -169,7 +172,8 @@ class Keepalives:
     def _hold(self, message: LeaseAsk, number: int, kind: int, lease: int, now: float) -> None:
         asker = (message.sender, message.boot, number)
         if asker not in self._held and len(self._held) < MAX_HELD:
-            self._held[asker] = Ask(kind, lease, now + self._timeout, now, None, asker)
+            index = self._core.commit
+            self._held[asker] = Ask(kind, lease, now + self._timeout, now, index, None, asker)
 
     # --- elsewhere than on the leader -----------------------------------------
 
@@ -190,7 +194,7 @@ class Keepalives:
         deadline = now + self._timeout
         waiting = self._waiting
         waiting.extend(
-            Ask(kind, lease, deadline, now, ticket, None) for kind, lease, ticket in self.new
+            Ask(kind, lease, deadline, now, 0, ticket, None) for kind, lease, ticket in self.new
         )
         self.new = []
         if core.leader in (NOBODY, core.member):
@@ -257,9 +261,9 @@ class Keepalives:
         self._cautious = False
         self._ticked = True
         self._told = []
-        if self._asked:
-            self._waiting.extend(self._asked.values())
-            self._asked.clear()
+        asks = (*self._waiting, *self._asked.values())
+        self._waiting = [ask._replace(arrived=now, commit=self._core.commit) for ask in asks]
+        self._asked.clear()
 
     def _answer(
         self,
@@ -272,21 +276,22 @@ class Keepalives:
         """Answers all questions that can be, the oldest first."""
         judge = self._judge(now, sent_at, in_contact, machine)
         answers: dict[tuple[int, int], list[tuple[int, int, int]]] = {}
+        core = self._core
+        commit = core.commit
         if in_contact and (self._waiting or self._held):
             self._answer_waiting(judge, answers, effects)
         if self.new:
             self._answer_new(now, judge, effects)
         for message in self._heard:
-            if message.term == self._core.term:
+            if message.term == core.term:
                 told = answers.setdefault((message.sender, message.boot), [])
                 for number, kind, lease in message.asks:
-                    answer = judge(kind, lease, now)
+                    answer = judge(kind, lease, now, commit)
                     if answer is None:
                         self._hold(message, number, kind, lease, now)
                     else:
                         told.append((number, *answer))
         self._heard = []
-        core = self._core
         effects.messages.extend(
             LeaseTold(member, core.member, core.term, boot, told)
             for (member, boot), told in answers.items()
@@ -302,13 +307,13 @@ class Keepalives:
         """What was asked before this turn. answers: takes those for other members' processes."""
         waiting, self._waiting = self._waiting, []
         for ask in waiting:
-            answer = judge(ask.kind, ask.lease, ask.arrived)
+            answer = judge(ask.kind, ask.lease, ask.arrived, ask.commit)
             if answer is None:
                 self._waiting.append(ask)
             else:
                 effects.replies.append((ask.ticket, _seconds(ask.lease, answer)))
         for asker, ask in list(self._held.items()):
-            answer = judge(ask.kind, ask.lease, ask.arrived)
+            answer = judge(ask.kind, ask.lease, ask.arrived, ask.commit)
             if answer is not None:
                 del self._held[asker]
                 answers.setdefault(asker[:2], []).append((asker[2], *answer))
@@ -318,10 +323,11 @@ class Keepalives:
         new, self.new = self.new, []
         replies = effects.replies
         deadline = now + self._timeout
+        commit = self._core.commit
         for kind, lease, ticket in new:
-            answer = judge(kind, lease, now)
+            answer = judge(kind, lease, now, commit)
             if answer is None:
-                self._waiting.append(Ask(kind, lease, deadline, now, ticket, None))
+                self._waiting.append(Ask(kind, lease, deadline, now, commit, ticket, None))
             else:
                 replies.append((ticket, _seconds(lease, answer)))
 
@@ -329,12 +335,12 @@ class Keepalives:
         self, now: float, sent_at: float, in_contact: bool, machine: StateMachine
     ) -> "Judge":
         """What answers a question in this turn."""
-        lessor, cautious = self.lessor, self._cautious
+        lessor, cautious, applied = self.lessor, self._cautious, machine.applied_index
 
-        def judge(kind: int, lease: int, arrived: float) -> tuple[int, int] | None:
+        def judge(kind: int, lease: int, arrived: float, index: int) -> tuple[int, int] | None:
             if not in_contact:
                 return None
-            if cautious and sent_at < arrived:
+            if applied < index or (cautious and sent_at < arrived):
                 if kind == RENEW:
                     lessor.spare(lease, machine)
                 return None
@@ -354,8 +360,8 @@ class Keepalives:
         return judge
 
 
-# (kind, lease, arrived) -> (ttl_ms, granted_ms), None if it has to wait
-Judge = Callable[[int, int, float], tuple[int, int] | None]
+# (kind, lease, arrived, index) -> (ttl_ms, granted_ms), None if it has to wait
+Judge = Callable[[int, int, float, int], tuple[int, int] | None]
 
 
 def _seconds(lease: int, answer: tuple[int, int]) -> LeaseAnswer:

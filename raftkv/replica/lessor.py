@@ -30,7 +30,8 @@ and it has answered no keepalive since: it treats the lease as checkpointed from
 proposes the checkpoint, and a renewal waits until an entry that clears it is applied. Whoever leads
 later has that entry if the keepalive was answered, for it was committed.
 
-A keepalive of a lease that does not exist is answered only when a quorum acknowledged a message
+Whatever was committed when a question arrived is applied before the answer, as for a read. A
+keepalive of a lease that does not exist is answered only when a quorum acknowledged a message
 sent after the keepalive arrived, as a read is: the lease may have been granted by a new leader, and
 its holder must not be told that it is gone. After an attempt to hand over the leadership all
 answers are like that, because the other may lead any moment. What remains: within E of an election

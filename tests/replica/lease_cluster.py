@@ -52,6 +52,8 @@ class Cluster:
         self.held: set[tuple[int, int]] = set()
         self.late: list[Message] = []
         self.stopped: set[int] = set()
+        self.slow: set[int] = set()  # their disks do not answer
+        self._unwritten: list[tuple[Replica, Effects]] = []
         self._inbox: dict[int, list[Message]] = {}
         who = Configuration(tuple(range(1, voters + 1)), learners=tuple(learners))
         self.members = {number: self._member(number, who, source) for number in who.members()}
@@ -117,11 +119,28 @@ class Cluster:
             assert ticket not in self.answers, "answered twice"
             self.answers[ticket] = answer
             self.answered_at[ticket] = self.now
-        if effects.batch is not None:
-            replica.on_persisted(effects.batch.number)
-        for message in (*effects.messages, *effects.after):
+        leaving = [*effects.messages]
+        if number in self.slow:
+            self._unwritten.append((replica, effects))
+        else:
+            leaving += self._written(replica, effects)
+        for message in leaving:
             self.sent.append(message)
             self._send(number, message)
+
+    def _written(self, replica: Replica, effects: Effects) -> list[Message]:
+        if effects.batch is not None:
+            replica.on_persisted(effects.batch.number)
+        return effects.after
+
+    def write_all(self) -> None:
+        """The slow disks have done their work."""
+        self.slow.clear()
+        unwritten, self._unwritten = self._unwritten, []
+        for replica, effects in unwritten:
+            for message in self._written(replica, effects):
+                self._send(replica.member, message)
+        self.settle()
 
     def _send(self, sender: int, message: Message) -> None:
         link = (sender, message.to)

@@ -7,7 +7,7 @@ import pytest
 
 from raftkv.errors import NO_LEADER, TIMEOUT, TOO_MANY_REQUESTS
 from raftkv.kv import commands
-from raftkv.kv.leases import Lease, grant_request
+from raftkv.kv.leases import Lease, grant_request, revoke_request
 from raftkv.raft.messages import RENEW, HeartbeatReply, LeaseAsk, LeaseTold, TimeoutNow
 from raftkv.replica.effects import LeaseAnswer
 from tests.replica.lease_cluster import ELECTION_SECONDS, Cluster
@@ -315,6 +315,30 @@ def test_a_handed_over_leadership_answers_what_the_old_leader_was_asked() -> Non
     assert any(type(message) is TimeoutNow for message in cluster.sent)
     assert cluster.members[2].is_leader
     assert cluster.answers["renew"] == LeaseAnswer(7, 30, 30)
+
+
+def test_a_leader_answers_from_a_state_that_has_what_other_members_have_told_already() -> None:
+    """M08: its disk is slow, so others apply, and tell their clients, before it does."""
+    cluster = Cluster()
+    leader = cluster.elect()
+    cluster.grant(7, 30)
+    cluster.slow = {1}
+    follower = cluster.members[2]
+    follower.propose(commands.LEASE_REVOKE, revoke_request(7), "revoke")
+    follower.propose(commands.LEASE_GRANT, grant_request(8, 30_000), "grant")
+    cluster.settle()
+    cluster.run(0.2)
+    assert {"revoke", "grant"} <= set(cluster.answers)
+    assert list(leader.machine.leases.by_id) == [7]
+    assert cluster.renew(7, at=2, ticket="revoked") is None
+    assert cluster.renew(8, at=1, ticket="granted") is None
+    cluster.run(0.2)
+    assert not {"revoked", "granted"} & set(cluster.answers)
+    cluster.write_all()
+    cluster.run(0.2)
+    assert leader.is_leader
+    assert cluster.answers["revoked"] == LeaseAnswer(7, 0, 0)
+    assert cluster.answers["granted"] == LeaseAnswer(8, 30, 30)
 
 
 # --- the log ----------------------------------------------------------------------
