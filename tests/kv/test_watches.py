@@ -10,6 +10,7 @@ from raftkv.kv.events import Event
 from raftkv.kv.watches import Watcher, normal_range
 from raftkv.pb import rpc_pb2 as pb
 from tests.kv.adapter import Driver, machine
+from tests.kv.leasing import expire
 from tests.kv.watching import Recorder, Town, compact, delete, put, txn
 
 ALL = (b"\0", b"\0")
@@ -410,6 +411,27 @@ def test_delete_and_recreate_are_one_event_each_with_their_own_create_revision(l
     assert gone.previous is not None
     assert gone.previous.value == b"old"
     assert (made.kv.create_revision, made.kv.version, made.previous) == (4, 1, None)
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_the_keys_of_an_expired_lease_are_deleted_in_one_delivery(live: bool) -> None:
+    """W17"""
+    town = Town()
+    town.driver.grant(7, 5000)
+    town.turn(put(b"b", b"1", lease=7), put(b"a", b"2", lease=7), put(b"c"))
+    watcher = town.watch(*ALL, prev_kv=True) if live else None
+    expire(town.driver, 7)
+    town.publish()
+    watcher = watcher or town.watch(*ALL, start=5, prev_kv=True)
+    town.settle()
+    town.turn(put(b"a", b"3"))
+    gone, again = town.sink.deliveries[watcher]
+    assert [(one.kv.key, one.kv.mod_revision, one.deleted) for one in gone.events] == [
+        (b"a", 5, True),
+        (b"b", 5, True),
+    ]
+    assert [one.previous.lease for one in gone.events if one.previous] == [7, 7]
+    assert (again.events[0].kv.version, again.events[0].kv.lease) == (1, 0)
 
 
 # --- coming and going -------------------------------------------------------------
