@@ -115,6 +115,12 @@ def failure(future: Any) -> tuple[str, str]:
     return error.code().name, error.details()
 
 
+def too_late(future: Any) -> bool:
+    """True if a call ended by its deadline; etcd's own word for it may come before the client's."""
+    code, text = failure(future)
+    return code == "DEADLINE_EXCEEDED" or (code, text) == ("UNKNOWN", "context deadline exceeded")
+
+
 @pytest.fixture
 def locks(store: Store) -> Iterator[Party]:
     """A server that has locks."""
@@ -206,7 +212,7 @@ def test_a_waiter_in_the_middle_that_goes_lets_nobody_in_early(locks: Party) -> 
 def test_a_waiter_whose_deadline_passes_leaves_no_key(locks: Party) -> None:
     holder, waiter = locks.lease(), locks.lease()
     held = locks.lock(holder)
-    assert failure(locks.locking(waiter, DEADLINE_SECONDS))[0] == "DEADLINE_EXCEEDED"
+    assert too_late(locks.locking(waiter, DEADLINE_SECONDS))
     locks.wait_for(1)
     assert locks.keys() == [held.key]
 
@@ -322,7 +328,7 @@ def test_campaign_without_a_lease_gets_one_of_the_servers(elections: Party) -> N
 def test_a_candidate_whose_deadline_passes_leaves_no_key(elections: Party) -> None:
     first, second = elections.lease(), elections.lease()
     leader = elections.campaign(first, b"v")
-    assert failure(elections.campaigning(second, b"w", DEADLINE_SECONDS))[0] == "DEADLINE_EXCEEDED"
+    assert too_late(elections.campaigning(second, b"w", DEADLINE_SECONDS))
     elections.wait_for(1)
     assert elections.keys() == [leader.key]
 
