@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from raftkv import limits
+from raftkv.kv.leases import Lease
 from raftkv.kv.machine import StateMachine
 from raftkv.raft import describe
 from raftkv.raft.core import Core
@@ -133,6 +134,10 @@ class Keepalives:
         self.new, self._waiting = [], []
         self._asked.clear()
         return tickets
+
+    def expiry(self, lease: Lease) -> float:
+        """What orders leases by their ends: on the leader a time, elsewhere always 0."""
+        return self.lessor.expiry(lease) if self.lessor.term else 0.0
 
     # --- the turn -------------------------------------------------------------
 

@@ -68,6 +68,7 @@ from raftkv.kv import commands
 from raftkv.kv.leases import (
     GRANTED,
     REVOKED,
+    Lease,
     Leases,
     checkpoint_request,
     expire_request,
@@ -262,6 +263,13 @@ class Lessor:
         if clock.stage == EXPIRING:
             return 0, clock.ttl
         return min(max(clock.deadline - self.time, 0), clock.ttl), clock.ttl
+
+    def expiry(self, lease: Lease) -> float:
+        """When a lease that exists ends if nobody renews it, in seconds of `time`."""
+        clock = self._clocks.get(lease.id)
+        if clock is not None:
+            return clock.deadline
+        return self._began + (lease.remaining_ms or lease.ttl_ms) / 1000 + self._extra
 
     def spare(self, lease: int, machine: Leased) -> None:
         """Somebody waits to renew it: an answer can be given soon, so it lives until then."""

@@ -174,6 +174,11 @@ class ServerConnection(Connection):
         self.send_headers(stream)
         super().send(stream, message)
 
+    def send_framed(self, stream: int, messages: bytes) -> None:
+        """Like `send`, for one or more gRPC messages that have their prefixes already."""
+        self.send_headers(stream)
+        super().send_framed(stream, messages)
+
     def send_headers(self, stream: int) -> None:
         """Sends the response headers now, if they were not sent yet."""
         state = self._streams.get(stream)

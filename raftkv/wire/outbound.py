@@ -154,6 +154,20 @@ class Outbound:
             state = self._materialize(stream)
         self._send(state, message)
 
+    def send_framed(self, stream: int, messages: bytes) -> None:
+        """Like `send`, for one or more gRPC messages that have their prefixes already."""
+        state = self._streams.get(stream)
+        if state is None or state.ending or state.local_closed:
+            return
+        if state is AWAITING:
+            state = self._materialize(stream)
+        self._strikes = -1
+        size = len(messages)
+        if self._fits(state, size):
+            self._out += (HEADER.pack(size << 8, 0, state.id), messages)
+        else:
+            self._enqueue(state, messages, size)
+
     # --- sending ------------------------------------------------------------------------
     def _goaway_stream(self) -> int:
         return self._last_stream
@@ -166,6 +180,13 @@ class Outbound:
         length = len(message)
         size = length + 5
         self._strikes = -1
+        if self._fits(state, size):
+            self._out += (MESSAGE.pack(size << 8, 0, state.id, 0, length), message)
+        else:
+            self._enqueue(state, PREFIX.pack(0, length) + message, size)
+
+    def _fits(self, state: Stream, size: int) -> bool:
+        """Whether one frame of `size` bytes may go at once; takes it off the windows if so."""
         if (
             size <= state.window_bytes
             and size <= self._window_bytes
@@ -175,9 +196,11 @@ class Outbound:
         ):
             state.window_bytes -= size
             self._window_bytes -= size
-            self._out += (MESSAGE.pack(size << 8, 0, state.id, 0, length), message)
-            return
-        state.queue.append(PREFIX.pack(0, length) + message)
+            return True
+        return False
+
+    def _enqueue(self, state: Stream, framed: bytes, size: int) -> None:
+        state.queue.append(framed)
         state.queued_bytes += size
         self._queued_bytes += size
         self._waiting[state.id] = state

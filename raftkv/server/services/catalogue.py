@@ -6,6 +6,7 @@ from raftkv.server.services.cluster import ClusterService
 from raftkv.server.services.context import Context
 from raftkv.server.services.health import HealthService
 from raftkv.server.services.kv import KvService
+from raftkv.server.services.lease import LeaseService
 from raftkv.server.services.maintenance import MaintenanceService
 from raftkv.server.services.range_stream import RangeStreamService
 
@@ -25,6 +26,8 @@ def register_all(
     """Fills the table of paths."""
     KvService(context).register(routes)
     RangeStreamService(context).register(routes)
+    LeaseService(context).register(routes)
     ClusterService(context).register(routes)
     MaintenanceService(context, election_timeout_seconds).register(routes)
     health.register(routes)
+    health.draining.append(context.long_streams.drain)

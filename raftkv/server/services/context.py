@@ -6,6 +6,7 @@ from raftkv.errors import NO_LEADER, NOT_FOR_LEARNER, ApiError, Code
 from raftkv.kv import encoding
 from raftkv.raft.types import NOBODY, Configuration
 from raftkv.server.driver import Driver
+from raftkv.server.services.longstreams import LongStreams
 from raftkv.wire.grpc import RequestHead
 
 MAX_VARINT_BYTES: Final = 9  # of a positive int64
@@ -36,6 +37,7 @@ class Context:
         self.quota_backend_bytes = quota_backend_bytes
         self.propose = driver.replica.propose
         self.read = driver.replica.read
+        self.long_streams = LongStreams(driver)
         self._prefix = encoding.header_prefix(cluster, member)
         # Headers of one term whose revisions take the same number of bytes differ in these alone.
         self._head = self._tail = b""

@@ -1,5 +1,7 @@
 """grpc.health.v1.Health: SERVING for "" while the process serves."""
 
+from collections.abc import Callable
+
 from raftkv.errors import Code
 from raftkv.pb import health_pb2
 from raftkv.server.clients import ClientProtocol
@@ -11,11 +13,15 @@ _STATUS = health_pb2.HealthCheckResponse
 
 
 class HealthService:
-    """Answers for the whole server (service "") only, as etcd does."""
+    """Answers for the whole server (service "") only, as etcd does.
+
+    draining: called when the server is about to stop.
+    """
 
     def __init__(self) -> None:
         self._serving = True
         self._watchers: dict[_Watcher, None] = {}
+        self.draining: list[Callable[[], None]] = []
 
     def register(self, routes: Routes) -> None:
         """Adds the service's paths."""
@@ -46,6 +52,8 @@ class HealthService:
         self._serving = False
         for watcher in list(self._watchers):
             watcher.tell()
+        for listener in self.draining:
+            listener()
 
     def add(self, watcher: "_Watcher") -> None:
         """A new watch."""

@@ -1,0 +1,242 @@
+"""etcdserverpb.Lease/LeaseKeepAlive: renewals on a stream, and their answers in order.
+
+The hot path of leases. A request is an id in a few bytes, and clients send the same few bytes
+again and again: they are looked up, not decoded, and stand in the answer as they came. The answers
+of one turn share one header and, per stream, one DATA frame.
+
+    request  = 08 id
+    answer   = header | 10 id | 18 ttl          a field that is 0 is left out
+
+The clock of leases may answer the second question of a stream before the first one (an entry of
+the log decides about that one's lease). Answers wait for their turn then, as etcd, which takes one
+request after the other, would have them. At most `ASKED` questions of a stream are before the clock
+at a time; further ones wait here, up to `MAX_WAITING` of them, for a client with many leases
+repeats itself all the time while there is no leader.
+
+A question that the clock could not answer in time ends its stream: "no leader" if none is known,
+"request timed out" otherwise. An idle stream lives through anything but that (`longstreams`).
+"""
+
+from collections import deque
+from typing import Any, Final
+
+from google.protobuf.message import DecodeError
+
+from raftkv.errors import NO_LEADER, TIMEOUT, TOO_MANY_REQUESTS, ApiError
+from raftkv.kv.encoding import varint
+from raftkv.pb import rpc_pb2
+from raftkv.raft.types import NOBODY
+from raftkv.replica.effects import LeaseAnswer
+from raftkv.server.clients import ClientProtocol
+from raftkv.server.routes import Call
+from raftkv.server.services.context import CANNOT_DECODE, Context
+from raftkv.wire.frames import PREFIX
+from raftkv.wire.grpc import RequestHead
+
+ASKED: Final = 1024  # questions of one stream before the clock
+MAX_WAITING: Final = 65_536  # of one stream: what etcd would hold in a stream's window is less
+KNOWN_REQUESTS: Final = 10_000
+
+_ID_TAG: Final = b"\x10"
+_TTL_TAG: Final = b"\x18"
+
+# A request: the lease, and field 2 of its answer.
+Known = tuple[int, bytes]
+
+
+def read_request(message: bytes) -> Known:
+    """The lease that a LeaseKeepAliveRequest names. Raises DecodeError."""
+    lease = rpc_pb2.LeaseKeepAliveRequest.FromString(message).ID
+    return lease, _ID_TAG + varint(lease) if lease else b""
+
+
+class KeepAlives:
+    """All LeaseKeepAlive streams of one member; also what collects the answers of one turn.
+
+    renewed: answers that prolonged a lease.
+    """
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.driver = context.driver
+        self.renewed = 0
+        self.dirty = False
+        self._known: dict[bytes, Known] = {}
+        self._answering: list[KeepAliveCall] = []
+
+    def open(self, client: ClientProtocol, stream: int, head: RequestHead) -> Call:
+        """A call begins."""
+        call = KeepAliveCall(self, client, stream)
+        error = self.context.refusal(head)
+        if error is not None:
+            client.fail(stream, error)
+        else:
+            self.context.long_streams.add(call, head)
+        return call
+
+    def known(self, message: bytes) -> Known:
+        """See `read_request`; remembers what it has read."""
+        known = self._known.get(message)
+        if known is None:
+            known = read_request(message)
+            if len(self._known) >= KNOWN_REQUESTS:
+                self._known.clear()
+            self._known[message] = known
+        return known
+
+    def answers(self, call: "KeepAliveCall") -> None:
+        """A stream has its first answer of this turn."""
+        self._answering.append(call)
+        if not self.dirty:
+            self.driver.mark_dirty(self)
+
+    def flush(self) -> None:
+        """Sends what has been answered since the last time; once per turn (`driver.Flushable`)."""
+        answering, self._answering = self._answering, []
+        header = self.context.header_now()
+        clients: dict[ClientProtocol, None] = {}
+        for call in answering:
+            call.flush(header)
+            clients[call.client] = None
+        for client in clients:
+            if not client.dirty:  # else its own turn comes
+                client.flush()
+
+    def error(self, error: ApiError) -> ApiError:
+        """What etcd calls an error of the clock."""
+        if error is TIMEOUT and self.context.replica.leader == NOBODY:
+            return NO_LEADER
+        return error
+
+
+class KeepAliveCall:
+    """One stream."""
+
+    def __init__(self, service: KeepAlives, client: ClientProtocol, stream: int) -> None:
+        self.client = client
+        self._service = service
+        self._stream = stream
+        self._renew = service.context.replica.renew
+        self._known = service.known
+        self._take = self._answered  # one bound method for all tickets
+        self._order: deque[Any] = deque()  # tickets without an answer, oldest first
+        self._early: dict[int, LeaseAnswer | ApiError] = {}  # by the ticket's identity
+        self._waiting: deque[Known] = deque()
+        self._ready: list[bytes] = []  # ends of answers: what follows the header
+        self._half_closed = False
+        self._over = False
+
+    # --- what the client says -------------------------------------------------
+
+    def message(self, message: bytes) -> None:
+        """A renewal."""
+        if self._over:
+            return
+        try:
+            known = self._known(message)
+        except DecodeError:
+            self.abandon(CANNOT_DECODE)
+            return
+        if len(self._order) < ASKED:
+            self._ask(known)
+        elif len(self._waiting) < MAX_WAITING:
+            self._waiting.append(known)
+        else:
+            self.abandon(TOO_MANY_REQUESTS)
+
+    def half_closed(self) -> None:
+        """No more renewals come: the call ends behind the last answer."""
+        self._half_closed = True
+        if not self._over and not self._order:
+            self._service.answers(self)
+
+    def cancelled(self) -> None:
+        """The client is gone."""
+        self._leave()
+
+    def writable(self) -> None:
+        """The client has taken what was sent."""
+
+    # --- the work ---------------------------------------------------------------
+
+    def abandon(self, error: ApiError) -> None:
+        """Ends the stream with an error, behind the answers that there are."""
+        if self._over:
+            return
+        self._send(self._service.context.header_now())
+        self._leave()
+        client = self.client
+        client.fail(self._stream, error)
+        client.routes.finished(client, self._stream)
+        client.driver.mark_dirty(client)
+
+    def _leave(self) -> None:
+        self._over = True
+        self._order.clear()
+        self._early.clear()
+        self._waiting.clear()
+        self._ready.clear()
+        self._service.context.long_streams.remove(self)
+
+    def _ask(self, known: Known) -> None:
+        ticket = (self._take, known[1])
+        error = self._renew(known[0], ticket)
+        if error is not None:
+            self.abandon(error)
+        else:
+            self._order.append(ticket)
+
+    def _answered(self, ticket: Any, result: LeaseAnswer | ApiError) -> None:
+        order = self._order
+        if not order:
+            return  # the stream has ended
+        if order[0] is not ticket:
+            self._early[id(ticket)] = result
+            return
+        order.popleft()
+        self._put(ticket, result)
+        if self._early:
+            self._put_early()
+
+    def _put_early(self) -> None:
+        """Answers that waited for the one before them."""
+        order, early = self._order, self._early
+        while order and id(order[0]) in early:
+            ticket = order.popleft()
+            self._put(ticket, early.pop(id(ticket)))
+
+    def _put(self, ticket: Any, result: LeaseAnswer | ApiError) -> None:
+        if type(result) is not LeaseAnswer:
+            assert isinstance(result, ApiError)
+            self.abandon(self._service.error(result))
+            return
+        ttl = result[1]
+        ready = self._ready
+        if ttl:
+            self._service.renewed += 1
+            ready.append(ticket[1] + _TTL_TAG + varint(ttl))
+        else:
+            ready.append(ticket[1])
+        if len(ready) == 1:
+            self._service.answers(self)
+        if self._waiting:
+            self._ask(self._waiting.popleft())
+
+    def flush(self, header: bytes) -> None:
+        """Sends the answers that there are. header: their field 1."""
+        if self._over:
+            return
+        self._send(header)
+        if self._half_closed and not self._order:
+            self._leave()
+            self.client.connection.finish(self._stream)
+            self.client.routes.finished(self.client, self._stream)
+
+    def _send(self, header: bytes) -> None:
+        if self._ready:
+            prefix, size = PREFIX.pack, len(header)
+            self.client.connection.send_framed(
+                self._stream,
+                b"".join([prefix(0, size + len(end)) + header + end for end in self._ready]),
+            )
+            self._ready.clear()

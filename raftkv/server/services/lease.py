@@ -1,0 +1,241 @@
+"""etcdserverpb.Lease: LeaseGrant, LeaseRevoke, LeaseTimeToLive, LeaseLeases (and `keepalive`).
+
+Grants and revokes are writes like any other. What is left of a lease only the leader's clock knows:
+`Replica.time_to_live` asks it from any member.
+
+Two answers are fresher than etcd's: the keys of a lease and the list of leases come behind a read
+index, so that whoever has seen a lease or a put acknowledged anywhere finds it here. The list is
+ordered by the ends of leases where the clock is, on the leader; elsewhere, where etcd has no order
+at all, by their grants. A lease that a put with a TTL made (`extras`) is one like any other in all
+of these: its keys name it, so it can be looked at, renewed and revoked.
+
+Counters are plain integers: `LeaseService.renewed`; granted, revoked and expired ones are counted
+by who applies them (`kv.leases`), and live ones are `len(machine.leases)`.
+"""
+
+import random
+from collections.abc import Generator
+from heapq import merge
+from typing import Any, Final
+
+from google.protobuf.message import DecodeError
+
+from raftkv.errors import LEASE_EXISTS, LEASE_TTL_TOO_LARGE, ApiError
+from raftkv.kv import commands
+from raftkv.kv.encoding import bytes_field, varint
+from raftkv.kv.leases import grant_request, revoke_request
+from raftkv.kv.machine import Result
+from raftkv.limits import MAX_LEASE_TTL_SECONDS
+from raftkv.pb import rpc_pb2
+from raftkv.replica.effects import LeaseAnswer
+from raftkv.replica.replica import ReplicaSettings
+from raftkv.server.clients import ClientProtocol
+from raftkv.server.routes import Routes
+from raftkv.server.services.context import CANNOT_DECODE, Context
+from raftkv.server.services.keepalive import KeepAlives
+from raftkv.wire.grpc import RequestHead
+
+SLICE_LEASES: Final = 2000  # of a list: about 2 ms
+_KEY_TAG: Final = 0x2A  # LeaseTimeToLiveResponse.keys
+_STATUS_TAG: Final = 0x12  # LeaseLeasesResponse.leases
+
+_choose = random.SystemRandom()
+
+
+def minimum_ttl_seconds(settings: ReplicaSettings) -> int:
+    """The shortest TTL that a lease may have: one and a half election timeouts, rounded up.
+
+    Source: etcd server/etcdserver/server.go, minTTL: whole ticks, then whole seconds.
+    """
+    ticks = settings.core.election_timeout_ticks
+    tick_seconds = settings.election_timeout_seconds / ticks
+    milliseconds = round(3 * ticks // 2 * tick_seconds * 1000)
+    return -(-milliseconds // 1000)
+
+
+def choose_id(context: Context) -> int:
+    """An id for a lease whose client left the choice to the server: positive, 63 bits, not in use
+    as far as this member knows. If it is in use after all the grant says so: choose again.
+    """
+    leases = context.replica.machine.leases
+    while True:
+        lease = _choose.getrandbits(63)
+        if lease and lease not in leases:
+            return lease
+
+
+class LeaseService:
+    """The Lease service of one member."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._minimum = minimum_ttl_seconds(context.replica.settings)
+        self._keepalives = KeepAlives(context)
+
+    @property
+    def renewed(self) -> int:
+        """Keepalives that this member has answered and that prolonged a lease."""
+        return self._keepalives.renewed
+
+    def register(self, routes: Routes) -> None:
+        """Adds the service's paths."""
+        routes.unary[b"/etcdserverpb.Lease/LeaseGrant"] = self.grant
+        routes.unary[b"/etcdserverpb.Lease/LeaseRevoke"] = self.revoke
+        routes.unary[b"/etcdserverpb.Lease/LeaseTimeToLive"] = self.time_to_live
+        routes.unary[b"/etcdserverpb.Lease/LeaseLeases"] = self.leases
+        routes.streams[b"/etcdserverpb.Lease/LeaseKeepAlive"] = self._keepalives.open
+
+    # --- writes -------------------------------------------------------------
+
+    def grant(self, client: ClientProtocol, stream: int, head: RequestHead, message: bytes) -> None:
+        """Lease.LeaseGrant."""
+        try:
+            request = rpc_pb2.LeaseGrantRequest.FromString(message)
+        except DecodeError:
+            client.fail(stream, CANNOT_DECODE)
+            return
+        error = self._context.refusal(head)
+        if error is None and request.TTL > MAX_LEASE_TTL_SECONDS:
+            error = LEASE_TTL_TOO_LARGE
+        if error is not None:
+            client.fail(stream, error)
+            return
+        ttl_ms = max(request.TTL, self._minimum) * 1000
+        if request.ID:
+            self._grant(request.ID, ttl_ms, (self._answer, client, stream))
+        else:
+            self._grant(choose_id(self._context), ttl_ms, (self._granted, client, stream, ttl_ms))
+
+    def _grant(self, lease: int, ttl_ms: int, ticket: tuple[Any, ...]) -> None:
+        error = self._context.propose(commands.LEASE_GRANT, grant_request(lease, ttl_ms), ticket)
+        if error is not None:
+            self._answer(ticket, error)
+
+    def _granted(self, ticket: Any, result: Result | ApiError) -> None:
+        """The answer to a grant whose id was chosen here."""
+        if result is LEASE_EXISTS:
+            self._grant(choose_id(self._context), ticket[3], ticket)
+            self._context.driver.wake()
+        else:
+            self._answer(ticket, result)
+
+    def revoke(
+        self, client: ClientProtocol, stream: int, head: RequestHead, message: bytes
+    ) -> None:
+        """Lease.LeaseRevoke."""
+        try:
+            request = rpc_pb2.LeaseRevokeRequest.FromString(message)
+        except DecodeError:
+            client.fail(stream, CANNOT_DECODE)
+            return
+        error = self._context.refusal(head)
+        if error is None:
+            error = self._context.propose(
+                commands.LEASE_REVOKE, revoke_request(request.ID), (self._answer, client, stream)
+            )
+        if error is not None:
+            client.fail(stream, error)
+
+    def _answer(self, ticket: Any, result: Result | ApiError) -> None:
+        client = ticket[1]
+        if type(result) is Result:
+            client.reply(ticket[2], self._context.header(result[0]) + result[1])
+        else:
+            client.fail(ticket[2], result)
+        if not client.dirty:
+            client.driver.mark_dirty(client)
+
+    # --- reads --------------------------------------------------------------
+
+    def time_to_live(
+        self, client: ClientProtocol, stream: int, head: RequestHead, message: bytes
+    ) -> None:
+        """Lease.LeaseTimeToLive; with the keys it reads this member's state besides."""
+        context = self._context
+        try:
+            request = rpc_pb2.LeaseTimeToLiveRequest.FromString(message)
+        except DecodeError:
+            client.fail(stream, CANNOT_DECODE)
+            return
+        error = context.refusal(head)
+        if error is None and request.keys:
+            error = context.read((self._confirmed, client, stream, request.ID))
+        elif error is None:
+            error = context.replica.time_to_live(request.ID, (self._left, client, stream, False))
+        if error is not None:
+            client.fail(stream, error)
+
+    def _confirmed(self, ticket: Any, error: ApiError | None) -> None:
+        """This member's state is as new as the question: now the clock's part."""
+        client, stream, lease = ticket[1:]
+        if error is None:
+            error = self._context.replica.time_to_live(lease, (self._left, client, stream, True))
+            self._context.driver.wake()
+        if error is not None:
+            self._answer(ticket, error)
+
+    def _left(self, ticket: Any, result: LeaseAnswer | ApiError) -> None:
+        """What the clock says. ticket[3]: with the keys."""
+        if type(result) is not LeaseAnswer:
+            assert isinstance(result, ApiError)
+            self._answer(ticket, self._keepalives.error(result))
+            return
+        machine = self._context.replica.machine
+        parts = [
+            field + varint(value)
+            for field, value in zip((b"\x10", b"\x18", b"\x20"), result, strict=True)
+            if value
+        ]
+        if ticket[3] and result.ttl_seconds >= 0:
+            parts += [bytes_field(_KEY_TAG, key) for key in machine.lease_keys(result.lease)]
+        self._answer(ticket, Result(machine.revision, b"".join(parts)))
+
+    def leases(
+        self, client: ClientProtocol, stream: int, head: RequestHead, message: bytes
+    ) -> None:
+        """Lease.LeaseLeases."""
+        error = self._context.refusal(head)
+        if error is None:
+            error = self._context.read((self._list, client, stream))
+        if error is not None:
+            client.fail(stream, error)
+
+    def _list(self, ticket: Any, error: ApiError | None) -> None:
+        if error is not None:
+            self._answer(ticket, error)
+        else:
+            self._step(ticket, self._list_steps())
+
+    def _step(self, ticket: Any, steps: Generator[None, None, bytes]) -> None:
+        """One slice of the list; the rest after everything else had its turn."""
+        if not ticket[1].connection.is_open(ticket[2]):
+            return
+        try:
+            next(steps)
+        except StopIteration as end:
+            self._answer(ticket, Result(self._context.replica.machine.revision, end.value))
+        else:
+            self._context.driver.loop.call_soon(self._step, ticket, steps)
+
+    def _list_steps(self) -> Generator[None, None, bytes]:
+        """The body of a list of what there is now; leases that end meanwhile are left out."""
+        keepalives = self._context.replica.keepalives
+        leases = self._context.replica.machine.leases
+        names = list(leases.by_id)
+        slices: list[list[tuple[float, int, int]]] = []
+        for first in range(0, len(names), SLICE_LEASES):
+            if first:
+                yield
+            some = [
+                (keepalives.expiry(lease), first + place, lease.id)
+                for place, name in enumerate(names[first : first + SLICE_LEASES])
+                if (lease := leases.get(name)) is not None
+            ]
+            some.sort()
+            slices.append(some)
+        fields: list[bytes] = []
+        for _, _, lease_id in merge(*slices):
+            if len(fields) % SLICE_LEASES == SLICE_LEASES - 1:
+                yield
+            fields.append(bytes_field(_STATUS_TAG, b"\x08" + varint(lease_id)))
+        return b"".join(fields)
