@@ -145,6 +145,7 @@ TOO_MANY_REQUESTS: Final = _etcd(Code.RESOURCE_EXHAUSTED, "too many requests")
 LEASE_NOT_FOUND: Final = _etcd(Code.NOT_FOUND, "requested lease not found")
 LEASE_EXISTS: Final = _etcd(Code.FAILED_PRECONDITION, "lease already exists")
 LEASE_TTL_TOO_LARGE: Final = _etcd(Code.OUT_OF_RANGE, "too large lease TTL")
+TTL_NOT_POSITIVE: Final = _etcd(Code.INVALID_ARGUMENT, "ttl_ms must be at least 1")
 
 # --- membership -------------------------------------------------------------
 MEMBER_BAD_URLS: Final = _etcd(Code.INVALID_ARGUMENT, "given member URLs are invalid")
@@ -189,3 +190,9 @@ CANCELLED: Final = _etcd(Code.CANCELLED, "request canceled", Outcome.UNKNOWN)
 DEADLINE_EXCEEDED: Final = ApiError(
     Code.DEADLINE_EXCEEDED, "context deadline exceeded", Outcome.UNKNOWN
 )
+
+# --- locks and elections: what etcd's services say is not a status of its own, hence UNKNOWN -----
+LOCK_SESSION_EXPIRED: Final = ApiError(Code.UNKNOWN, "mutex: session is expired")
+ELECTION_NOT_LEADER: Final = ApiError(Code.UNKNOWN, "election: not leader")
+ELECTION_NO_LEADER: Final = ApiError(Code.UNKNOWN, "election: no leader")
+LEADER_KEY_MISSING: Final = ApiError(Code.UNKNOWN, '"leader" field must be provided')

@@ -1,9 +1,10 @@
 """Puts the services together. What a service does not register yet answers Unimplemented."""
 
-from raftkv.pb import election_pb2, health_pb2, lock_pb2, rpc_pb2
+from raftkv.pb import election_pb2, health_pb2, lock_pb2, rpc_pb2, v1_pb2
 from raftkv.server.routes import Routes
 from raftkv.server.services.cluster import ClusterService
 from raftkv.server.services.context import Context
+from raftkv.server.services.extras import ExtrasService
 from raftkv.server.services.health import HealthService
 from raftkv.server.services.kv import KvService
 from raftkv.server.services.lease import LeaseService
@@ -15,7 +16,7 @@ def known_services() -> dict[str, list[str]]:
     """Every service of the API, built or not, with its methods."""
     return {
         service.full_name: [method.name for method in service.methods]
-        for module in (rpc_pb2, lock_pb2, election_pb2, health_pb2)
+        for module in (rpc_pb2, lock_pb2, election_pb2, health_pb2, v1_pb2)
         for service in module.DESCRIPTOR.services_by_name.values()
     }
 
@@ -27,6 +28,7 @@ def register_all(
     KvService(context).register(routes)
     RangeStreamService(context).register(routes)
     LeaseService(context).register(routes)
+    ExtrasService(context).register(routes)
     ClusterService(context).register(routes)
     MaintenanceService(context, election_timeout_seconds).register(routes)
     health.register(routes)

@@ -10,6 +10,7 @@ from raftkv.server.services.longstreams import LongStreams
 from raftkv.wire.grpc import RequestHead
 
 MAX_VARINT_BYTES: Final = 9  # of a positive int64
+ENVELOPE_BYTES: Final = 18  # etcd counts a write as it stands in its log
 CANNOT_DECODE: Final = ApiError(Code.INTERNAL, "grpc: error unmarshalling request")
 
 

@@ -20,10 +20,9 @@ from raftkv.kv.writes import is_read_only
 from raftkv.pb import rpc_pb2
 from raftkv.server.clients import ClientProtocol
 from raftkv.server.routes import Routes
-from raftkv.server.services.context import CANNOT_DECODE, Context
+from raftkv.server.services.context import CANNOT_DECODE, ENVELOPE_BYTES, Context
 from raftkv.wire.grpc import RequestHead
 
-_ENVELOPE_BYTES: Final = 18  # etcd counts the request as it stands in its log
 _POLL_SECONDS: Final = 0.005
 _KEY_TAG: Final = 0x0A  # RangeRequest.key
 _SERIALIZABLE: Final = b"\x38\x01"  # RangeRequest.serializable = true
@@ -91,7 +90,7 @@ class KvService:
                 error = check(message)
             except DecodeError:
                 error = CANNOT_DECODE
-        if error is None and len(message) + _ENVELOPE_BYTES > context.max_request_bytes:
+        if error is None and len(message) + ENVELOPE_BYTES > context.max_request_bytes:
             error = REQUEST_TOO_LARGE
         if error is None:
             error = context.propose(command, message, (self._answer, client, stream))
@@ -138,7 +137,7 @@ class KvService:
                 if error is None and is_read_only(request):
                     ticket = (self._serve_txn, client, stream, request)
                     error = context.read(ticket)
-                elif len(message) + _ENVELOPE_BYTES > context.max_request_bytes:
+                elif len(message) + ENVELOPE_BYTES > context.max_request_bytes:
                     error = error or REQUEST_TOO_LARGE
                 elif error is None:
                     ticket = (self._answer, client, stream)  # type: ignore[assignment]
