@@ -117,7 +117,11 @@ class PeerProtocol(asyncio.Protocol):
         except DecodeError as error:
             self.connection.finish(stream, Code.INVALID_ARGUMENT, f"bad request: {error}")
             return
-        reply = self.peers.identify(request)
+        try:
+            reply = self.peers.identify(request)
+        except StorageError as error:  # it could not be noted who asked
+            self.peers.driver.fail(error)
+            return
         self.connection.reply(stream, reply.SerializeToString())
 
     def opened(self, stream: int, head: RequestHead) -> None:

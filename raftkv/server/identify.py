@@ -8,8 +8,9 @@ Three cases, by the data directory and --initial-cluster-state:
                              peer URLs
 
 A directory that was just made may be a lost one's replacement. Before it takes part, a
-majority of all members, counted without this one, must have said that it knows no other
-directory under this member id.
+majority of the other members must have said that it knows no other directory under this member
+id. Whoever says so has noted this directory on disk first. So the majority that a later directory
+asks has a member in common with this one's, whoever this one spoke to afterwards.
 """
 
 import asyncio
@@ -31,6 +32,7 @@ log = logging.getLogger("raftkv.identify")
 ASK_SECONDS = 1.0
 RETRY_SECONDS = 0.2
 SAY_ROUNDS = 50
+STRANGER_ROUNDS = 25  # in which nobody who answers knows this member
 
 
 class _Call(asyncio.Protocol):
@@ -106,34 +108,44 @@ async def ask(
 
 
 async def join(
-    urls: Iterable[str], own_urls: Sequence[str], context: ssl.SSLContext | None
+    urls: Iterable[str],
+    request: peer_pb2.IdentifyRequest,
+    context: ssl.SSLContext | None,
+    pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> peer_pb2.IdentifyReply:
-    """What the existing cluster says of a member with `own_urls`.
+    """What the existing cluster says of the member with the peer URLs in `request`.
 
-    Asks until someone answers. Raises ConfigError if the cluster knows no such member, or
-    knows it with another data directory.
+    Asks until a member answers that knows it. Raises ConfigError if most members, or all that
+    answer for a while, know no such member (one may lag behind); CorruptionError if the member
+    was removed, or is known with another data directory than the one that `request` names.
     """
-    request = peer_pb2.IdentifyRequest(peer_urls=own_urls)
+    own_urls = request.peer_urls
     others = [url for url in urls if url not in own_urls]
     if not others:
         raise ConfigError("--initial-cluster-state existing needs other members' peer URLs")
     waiting = _Waiting("waiting for a member of the existing cluster to answer")
+    rounds = 0
     while True:
+        strangers = []
         for url in others:
             reply = await ask(url, request, context)
             if isinstance(reply, str):
                 waiting.because(url, reply)
                 continue
-            if not reply.your_id:
-                raise ConfigError(
-                    f"the cluster at {url} has no member with the peer URLs "
-                    f"{','.join(own_urls)}: add it first (raftctl member add)"
-                )
-            if reply.your_incarnation:
-                raise CorruptionError(rejoin_text(reply.your_id))
-            return reply
+            if reply.you_were_removed or reply.your_incarnation not in (0, request.incarnation):
+                raise CorruptionError(rejoin_text(reply.your_id or request.member_id))
+            if reply.your_id:
+                return reply
+            waiting.because(url, "it knows no member with these peer URLs (yet)")
+            strangers.append(url)
+        rounds += bool(strangers)
+        if 2 * len(strangers) > len(others) or rounds > STRANGER_ROUNDS:
+            raise ConfigError(
+                f"the cluster at {', '.join(strangers)} has no member with the peer URLs "
+                f"{','.join(own_urls)}: add it first (raftctl member add)"
+            )
         waiting.say()
-        await asyncio.sleep(RETRY_SECONDS)
+        await pause(RETRY_SECONDS)
 
 
 def rejoin_text(member: int) -> str:
@@ -143,49 +155,55 @@ def rejoin_text(member: int) -> str:
         "this one has lost its votes and its log and must not take its place. "
         f"To rejoin: raftctl member remove {member:x}, raftctl member add NAME "
         "--peer-urls=URL, then start with an empty data directory and "
-        "--initial-cluster-state existing"
+        "--initial-cluster-state existing. A new cluster that never had a leader has nothing to "
+        "lose: it can begin again with empty data directories on all members"
     )
 
 
 async def confirm_fresh(
-    member: int,
-    incarnation: int,
+    request: peer_pb2.IdentifyRequest,
     others: Mapping[int, Sequence[str]],
-    request: Callable[[], peer_pb2.IdentifyRequest],
     context: ssl.SSLContext | None,
     pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> None:
-    """Returns when a majority of all members, this one not counted, knows no other directory.
+    """Returns when a majority of the other members has noted this directory as the only one.
 
-    others: peer URLs of every other member. Raises CorruptionError if one does know another.
+    request: names the cluster, this member, and the directory's incarnation. others: peer URLs of
+    every other member. Raises CorruptionError if one knows another directory, or the member as
+    removed.
     """
-    needed = (len(others) + 1) // 2 + 1
+    needed = len(others) // 2 + 1 if others else 0
     agreed: dict[int, None] = {}
     waiting = _Waiting("waiting for other members to confirm that this data directory is new")
-    while len(agreed) < min(needed, len(others)):
+    while len(agreed) < needed:
         for number, urls in others.items():
             if number in agreed:
                 continue
             for url in urls:
-                reply = await ask(url, request(), context)
-                if isinstance(reply, str):
-                    waiting.because(url, reply)
-                    continue
-                if reply.member_id != number:
-                    waiting.because(
-                        url,
-                        f"it is member {reply.member_id:016x} of cluster {reply.cluster_id:016x}, "
-                        f"not member {number:016x}: compare --initial-cluster and "
-                        "--initial-cluster-token",
-                    )
-                    continue
-                if reply.you_were_removed or reply.your_incarnation not in (0, incarnation):
-                    raise CorruptionError(rejoin_text(member))
-                agreed[number] = None
-                break
-        if len(agreed) < min(needed, len(others)):
-            waiting.say(answered=len(agreed), needed=min(needed, len(others)))
+                reply = await ask(url, request, context)
+                problem = reply if isinstance(reply, str) else _problem(reply, request, number)
+                if not problem:
+                    agreed[number] = None
+                    break
+                waiting.because(url, problem)
+        if len(agreed) < needed:
+            waiting.say(answered=len(agreed), needed=needed)
             await pause(RETRY_SECONDS)
+
+
+def _problem(reply: peer_pb2.IdentifyReply, request: peer_pb2.IdentifyRequest, number: int) -> str:
+    """Why the answer of whoever should be member `number` confirms nothing; empty if it does."""
+    if (reply.cluster_id, reply.member_id) != (request.cluster_id, number):
+        return (
+            f"it is member {reply.member_id:016x} of cluster {reply.cluster_id:016x}, not "
+            f"member {number:016x} of cluster {request.cluster_id:016x}: compare "
+            "--initial-cluster and --initial-cluster-token"
+        )
+    if reply.you_were_removed or reply.your_incarnation not in (0, request.incarnation):
+        raise CorruptionError(rejoin_text(request.member_id))
+    if reply.your_id != request.member_id or not reply.your_incarnation:
+        return "it knows no such member (yet)"
+    return ""
 
 
 class _Waiting:

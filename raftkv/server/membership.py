@@ -6,9 +6,9 @@ answer, or from the metadata of whoever connects.
 
 An incarnation is the random number of a data directory. Members remember, on disk, which
 incarnation they met under which member id. A directory that comes up empty under a known id
-has lost votes and acknowledgements; it may take part only after a majority of all members,
-not counting itself, has said that it knows no other incarnation (dissertation 3.8: a server
-must not forget its vote).
+has lost votes and acknowledgements; it may take part only after a majority of the other members
+has said that it knows no other incarnation, and has noted this one (dissertation 3.8: a server
+must not forget its vote). What was only noted, not met yet, has life 0.
 
 A life is one start of a directory: how many there were (upper 32 bits), and a random number.
 Whoever was restored from a copy counts from where the copy was made, so it comes with a life

@@ -16,7 +16,7 @@ import random
 import signal
 import ssl
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import uvloop
 
@@ -152,8 +152,15 @@ class Node:
         context = tls.server_context(peer_tls) if peer_tls else None
         for url in config.listen_peer_urls:
             await self._listen(url, peers.protocol, context, "peer")
-        if not bootstrapped and not joining:
-            await self._bootstrap(directory, machine, known, dial)
+        if joining:
+            addresses = addresses or await self._ask_cluster(directory.identity, dial)
+            known.learn_addresses(addresses)
+            await self._confirm(directory.identity, addresses, dial)
+        elif not bootstrapped:
+            first = {number: one.peer_urls for number, one in machine.members.items()}
+            known.learn_addresses(first)
+            await self._confirm(directory.identity, first, dial)
+            self._bootstrap(directory, machine)
         peers.open = True
         self._freeze()
         driver.start()
@@ -204,8 +211,8 @@ class Node:
             return identity.cluster, identity.member, {}
         own_urls = [str(url) for url in config.initial_advertise_peer_urls]
         if config.initial_cluster_state == "existing":
-            everyone = [url for urls in config.initial_cluster.values() for url in urls]
-            reply = await identify.join(everyone, own_urls, dial)
+            request = peer_pb2.IdentifyRequest(peer_urls=own_urls)
+            reply = await identify.join(self._initial_urls(), request, dial)
             addresses = {peer.id: tuple(peer.peer_urls) for peer in reply.members}
             return reply.cluster_id, reply.your_id, addresses
         check_bootstrap(config)
@@ -256,31 +263,37 @@ class Node:
             random.SystemRandom().getrandbits(64),
         )
 
-    async def _bootstrap(
+    def _initial_urls(self) -> list[str]:
+        """The peer URLs of all members that --initial-cluster names."""
+        return [url for urls in self.config.initial_cluster.values() for url in urls]
+
+    def _request(self, identity: Identity) -> peer_pb2.IdentifyRequest:
+        return peer_pb2.IdentifyRequest(
+            cluster_id=identity.cluster,
+            member_id=identity.member,
+            incarnation=identity.incarnation,
+            peer_urls=[str(url) for url in self.config.initial_advertise_peer_urls],
+        )
+
+    async def _ask_cluster(
+        self, identity: Identity, dial: ssl.SSLContext | None
+    ) -> dict[int, tuple[str, ...]]:
+        """The members' peer URLs, for a member that ended before it had received a state."""
+        reply = await identify.join(self._initial_urls(), self._request(identity), dial)
+        return {peer.id: tuple(peer.peer_urls) for peer in reply.members}
+
+    async def _confirm(
         self,
-        directory: DataDirectory,
-        machine: StateMachine,
-        known: KnownMembers,
+        identity: Identity,
+        members: Mapping[int, Sequence[str]],
         dial: ssl.SSLContext | None,
     ) -> None:
-        """The first start in a fresh directory: may it take part? Then make it durable."""
-        identity = directory.identity
-        others = {
-            number: member.peer_urls
-            for number, member in machine.members.items()
-            if number != identity.member
-        }
-        known.learn_addresses(others)
+        """May this directory, which never took part, take part? Waits until the others say so."""
+        others = {number: urls for number, urls in members.items() if number != identity.member}
+        await identify.confirm_fresh(self._request(identity), others, dial)
 
-        def request() -> peer_pb2.IdentifyRequest:
-            return peer_pb2.IdentifyRequest(
-                cluster_id=identity.cluster,
-                member_id=identity.member,
-                incarnation=identity.incarnation,
-                peer_urls=machine.members[identity.member].peer_urls,
-            )
-
-        await identify.confirm_fresh(identity.member, identity.incarnation, others, request, dial)
+    def _bootstrap(self, directory: DataDirectory, machine: StateMachine) -> None:
+        """Makes the state and the empty log of a new cluster durable."""
         machine.flush()
         directory.state.sync()
         meta = SnapshotMeta(FIRST_INDEX, FIRST_TERM, machine.configuration)

@@ -250,8 +250,7 @@ class Peers:
             return Code.UNAVAILABLE, "the member is starting"
         if sender in self.driver.replica.machine.removed:
             return Code.FAILED_PRECONDITION, REMOVED_TEXT
-        known = self._known.incarnation(sender)
-        if known not in (0, incarnation):
+        if self._incarnation(sender) not in (0, incarnation):
             return (
                 Code.FAILED_PRECONDITION,
                 f"member {sender:016x} came back with another data directory; "
@@ -309,18 +308,37 @@ class Peers:
             self.driver.fail(error)
         self.driver.heard()
 
+    def _incarnation(self, member: int) -> int:
+        """The directory that is known under this id, from meeting it or from the member table."""
+        met = self._known.incarnation(member)
+        record = self.driver.replica.machine.members.get(member)
+        return met if met or record is None else record.incarnation
+
     def identify(self, request: peer_pb2.IdentifyRequest) -> peer_pb2.IdentifyReply:
-        """Answers who the caller is, as far as this member knows."""
+        """Answers who the caller is, as far as this member knows.
+
+        A caller that asks for a directory that nobody had under its id gets the answer only when
+        that directory is noted here for good (R33). Raises StorageError.
+        """
         machine = self.driver.replica.machine
-        your_id = request.member_id
+        your_id = request.member_id if request.member_id in machine.members else 0
         for member, record in machine.members.items():
             if sorted(record.peer_urls) == sorted(request.peer_urls):
                 your_id = member
+        asks_for_itself = (
+            request.cluster_id == self.cluster
+            and request.member_id == your_id
+            and your_id not in (0, self.member)
+        )
+        incarnation = self._incarnation(your_id)
+        if asks_for_itself and request.incarnation and not incarnation:
+            incarnation = request.incarnation
+            self._known.meet(your_id, incarnation, life=0)
         return peer_pb2.IdentifyReply(
             cluster_id=self.cluster,
             member_id=self.member,
             your_id=your_id,
-            your_incarnation=self._known.incarnation(your_id),
+            your_incarnation=incarnation,
             you_were_removed=request.member_id in machine.removed,
             members=[
                 peer_pb2.Peer(id=member, name=record.name, peer_urls=record.peer_urls)

@@ -82,9 +82,10 @@ class Cluster:
         node = Node(self, member, initial)
         self.network.add(member, self.nodes)
         for other in self.nodes.values():
-            # A new directory takes part only when others have confirmed that they know no
-            # earlier one (`raftkv.server.identify`). Here all of them have, and remember it:
-            # one that it never spoke to would take its successor for the first (R33).
+            # A new directory takes part only when a majority of the others has confirmed that it
+            # knows no earlier one, and has noted this one (`raftkv.server.identify`); its successor
+            # asks another majority and is found out. Here all of them have noted it, and each
+            # refuses the successor by itself: one that had not would take it for the first (R33).
             other.home.meets(member, node.home.incarnation)
             node.home.meets(other.member, other.home.incarnation)
         self.nodes[member] = node
