@@ -1,0 +1,235 @@
+"""May a directory that was just made take part? What members answer, and what is made of it.
+
+A later directory under the same id must be found out (R33), whichever members it asks.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from raftkv.config import ServerConfig, member_id
+from raftkv.errors import ConfigError, CorruptionError
+from raftkv.pb import peer_pb2
+from raftkv.server import identify
+from raftkv.server.node import Node
+from tests.server.harness import configs, published, running, until
+
+CLUSTER, SELF, MINE, ANOTHER = 0x51, 9, 77, 78
+OTHERS = {number: [f"http://m{number}:1"] for number in (1, 2, 3, 4)}
+
+Answer = peer_pb2.IdentifyReply | str
+
+
+@asynccontextmanager
+async def starting(config: ServerConfig) -> AsyncIterator[None]:
+    """A member that waits for the others of its new cluster."""
+    node = Node(config)
+    start = asyncio.create_task(node.start())
+    try:
+        await until(lambda: node._servers["peer"])
+        yield
+    finally:
+        start.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await start
+        await node.stop()
+
+
+def number_of(config: ServerConfig) -> int:
+    return member_id([url_of(config)], config.initial_cluster_token)
+
+
+def url_of(config: ServerConfig) -> str:
+    return str(config.initial_advertise_peer_urls[0])
+
+
+async def told(
+    to: ServerConfig, about: ServerConfig, incarnation: int, cluster: int | None = None
+) -> peer_pb2.IdentifyReply:
+    """The answer to `about`'s question."""
+    request = peer_pb2.IdentifyRequest(
+        cluster_id=to.cluster_id if cluster is None else cluster,
+        member_id=number_of(about),
+        incarnation=incarnation,
+        peer_urls=[url_of(about)],
+    )
+    answer = await identify.ask(url_of(to), request, None)
+    assert not isinstance(answer, str), answer
+    return answer
+
+
+def test_the_first_directory_that_asks_is_noted_for_good(tmp_path: Path) -> None:
+    """R33: also if it never speaks to this member again, and over a restart of this member."""
+    one, two, _ = configs(3, tmp_path)
+
+    async def scenario() -> None:
+        async with starting(one):
+            assert (await told(one, two, MINE)).your_incarnation == MINE
+            assert (await told(one, two, ANOTHER)).your_incarnation == MINE
+        async with starting(one):
+            assert (await told(one, two, ANOTHER)).your_incarnation == MINE
+            assert (await told(one, two, MINE)).your_incarnation == MINE
+
+    asyncio.run(scenario())
+
+
+def test_whoever_asks_about_something_else_is_not_noted(tmp_path: Path) -> None:
+    one, two, three = configs(3, tmp_path)
+
+    async def scenario() -> None:
+        async with starting(one):
+            assert (await told(one, two, MINE, cluster=1)).your_incarnation == 0
+            assert (await told(one, two, 0)).your_incarnation == 0
+            stranger = configs(1, tmp_path / "elsewhere")[0]
+            assert (await told(one, stranger, MINE)).your_id == 0
+            request = peer_pb2.IdentifyRequest(
+                cluster_id=one.cluster_id,
+                member_id=number_of(three),
+                incarnation=MINE,
+                peer_urls=[url_of(two)],
+            )
+            await identify.ask(url_of(one), request, None)
+            for member in (two, three):
+                assert (await told(one, member, ANOTHER)).your_incarnation == ANOTHER
+
+    asyncio.run(scenario())
+
+
+def test_a_member_that_only_the_member_table_knows_is_known(tmp_path: Path) -> None:
+    """R33: this one never met it, the log did."""
+
+    async def scenario() -> None:
+        config = configs(3, tmp_path)
+        async with running(config) as nodes:
+            peers = nodes[0]._peers
+            assert peers is not None
+            peers._known._met.clear()
+            answer = await told(config[0], config[1], ANOTHER)
+            assert answer.your_incarnation not in (0, ANOTHER)
+
+    asyncio.run(scenario())
+
+
+def test_new_members_that_start_one_by_one_or_again_come_up_together(tmp_path: Path) -> None:
+    """R33: a directory that was noted before its process ended is still the one that was noted."""
+    config = configs(3, tmp_path)
+
+    async def scenario() -> None:
+        async with starting(config[0]), starting(config[1]):
+            await asyncio.sleep(3 * identify.RETRY_SECONDS)  # both have noted each other
+        nodes = [Node(one) for one in config]
+        starts = []
+        try:
+            for node in nodes:
+                starts.append(asyncio.create_task(node.start()))
+                await until(lambda node=node: node._servers["peer"])
+            await asyncio.gather(*starts)
+            await until(lambda: all(published(node) for node in nodes))
+        finally:
+            for start in starts:
+                start.cancel()
+            await asyncio.gather(*(node.stop() for node in nodes))
+
+    asyncio.run(scenario())
+
+
+# --- what the asker makes of the answers ----------------------------------------
+
+
+class Others:
+    """Members that answer what they are told to; those not listed say nothing."""
+
+    def __init__(self, answers: dict[int, Answer]) -> None:
+        self.answers = answers
+        self.rounds = 0
+        self.each_round: Callable[[], None] = lambda: None
+
+    async def ask(self, url: str, request: peer_pb2.IdentifyRequest, context: object) -> Answer:
+        number = next(one for one, urls in OTHERS.items() if url in urls)
+        return self.answers.get(number, "no answer")
+
+    async def pause(self, seconds: float) -> None:
+        self.rounds += 1
+        if self.rounds > 2 * identify.STRANGER_ROUNDS:
+            raise TimeoutError
+        self.each_round()
+
+
+def yes(number: int, incarnation: int = MINE, known: int = SELF, cluster: int = CLUSTER) -> Answer:
+    return peer_pb2.IdentifyReply(
+        cluster_id=cluster, member_id=number, your_id=known, your_incarnation=incarnation
+    )
+
+
+def confirm(others: Others, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(identify, "ask", others.ask)
+    request = peer_pb2.IdentifyRequest(cluster_id=CLUSTER, member_id=SELF, incarnation=MINE)
+    asyncio.run(identify.confirm_fresh(request, OTHERS, None, others.pause))
+
+
+def test_a_new_directory_waits_for_a_majority_of_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """R33: two of four others are no majority, three are."""
+    few = Others({1: yes(1), 2: yes(2)})
+    with pytest.raises(TimeoutError):
+        confirm(few, monkeypatch)
+    few.rounds = 0
+    few.each_round = lambda: few.answers.update({4: yes(4)})
+    confirm(few, monkeypatch)
+    assert few.rounds == 1
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        yes(4, cluster=1),  # another cluster on this port
+        yes(3),  # the member of another port
+        yes(4, known=0, incarnation=0),  # it does not know of this member yet
+        yes(4, incarnation=0),  # it has noted nothing
+    ],
+    ids=["cluster", "member", "unknown", "not noted"],
+)
+def test_an_answer_that_promises_nothing_does_not_count(
+    monkeypatch: pytest.MonkeyPatch, other: Answer
+) -> None:
+    with pytest.raises(TimeoutError):
+        confirm(Others({1: yes(1), 2: yes(2), 4: other}), monkeypatch)
+
+
+def test_one_member_that_knows_another_directory_is_enough(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with pytest.raises(CorruptionError, match="raftctl member remove 9"):
+        confirm(Others({1: yes(1), 2: yes(2), 3: yes(3, incarnation=ANOTHER)}), monkeypatch)
+
+
+def join(others: Others, monkeypatch: pytest.MonkeyPatch) -> peer_pb2.IdentifyReply:
+    monkeypatch.setattr(identify, "ask", others.ask)
+    request = peer_pb2.IdentifyRequest(peer_urls=["http://me:1"])
+    urls = [url for urls in OTHERS.values() for url in urls]
+    return asyncio.run(identify.join(urls, request, None, others.pause))
+
+
+def test_a_joiner_is_not_turned_away_by_one_member_that_lags_behind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    behind = yes(1, known=0, incarnation=0)
+    assert join(Others({1: behind, 2: yes(2, incarnation=0)}), monkeypatch).your_id == SELF
+    with pytest.raises(ConfigError, match="add it first"):
+        join(Others({1: behind}), monkeypatch)
+    strangers = Others({number: yes(number, known=0, incarnation=0) for number in (1, 2, 3)})
+    with pytest.raises(ConfigError, match="add it first"):
+        join(strangers, monkeypatch)
+    assert strangers.rounds == 0
+
+
+def test_a_joiner_whose_directory_is_known_is_told_how_to_rejoin(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with pytest.raises(CorruptionError, match="raftctl member remove 9"):
+        join(Others({1: yes(1, known=0, incarnation=0), 2: yes(2)}), monkeypatch)
