@@ -3,8 +3,13 @@
 The endpoints are tried in order. A call moves on to the next endpoint when it
 surely was not carried out: no connection came about, or the server said so
 ("no leader", "not supported for learner"). A read moves on whenever its server
-is unavailable. A write whose connection broke stays where it is: it may have
-been applied, so it ends with an error that says so (errors.Outcome.UNKNOWN).
+is unavailable, or has used half of the time that is left without an answer. A
+write whose connection broke, or that has no answer, stays where it is: it may
+have been applied, so it ends with an error that says so (errors.Outcome.UNKNOWN).
+
+With several endpoints a server that knows no leader is asked to say so at once
+(etcd's "hasleader"), which no waiting in a minority would end. If all say so,
+the rounds go on, for an election may be under way.
 
 When no endpoint can be reached at all, the rounds go on until the dial timeout,
 so that a command typed while a server starts still gets through. grpcio is
@@ -28,9 +33,8 @@ Reply = TypeVar("Reply", bound="Message")
 
 ROUND_PAUSE_SECONDS: Final = 0.1
 NOT_SENT_TEXTS: Final = ("failed to connect to all addresses", "DNS resolution failed")
-NOT_DONE_TEXTS: Final = frozenset(
-    {"etcdserver: no leader", "etcdserver: rpc not supported for learner"}
-)
+NO_LEADER_TEXT: Final = "etcdserver: no leader"
+NOT_DONE_TEXTS: Final = frozenset({NO_LEADER_TEXT, "etcdserver: rpc not supported for learner"})
 DEADLINE_TEXT: Final = "context deadline exceeded"
 OUTCOME_UNKNOWN_TEXT: Final = "it may or may not have been carried out; check before you repeat it"
 
@@ -67,6 +71,19 @@ class CallFailed(CtlError):
 
 
 @dataclass(slots=True)
+class _Failures:
+    """A round in which no endpoint answered.
+
+    reasons: by endpoint. last_text: of the last one that was reached; empty: none was.
+    leaderless: all that were reached said that they know no leader (yet).
+    """
+
+    reasons: dict[str, str] = field(default_factory=dict)
+    last_text: str = ""
+    leaderless: bool = False
+
+
+@dataclass(slots=True)
 class Connection:
     """Channels to the endpoints of one Target, opened when first used. Close it after use."""
 
@@ -100,35 +117,54 @@ class Connection:
     def _call(self, method: str, request: "Message", reply: type[Reply], repeatable: bool) -> Reply:
         if self.target.user and not self._token:
             self._login()
-        import grpc
-
         started = time.monotonic()
         deadline = started + self.target.command_timeout_seconds
         give_up = started + min(
             self.target.dial_timeout_seconds, self.target.command_timeout_seconds
         )
-        reasons: dict[str, str] = {}
         while True:
-            unreachable = True
-            for endpoint in self.target.endpoints:
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    raise CallFailed(DEADLINE_TEXT + _why(reasons))
-                try:
-                    return self._call_one(endpoint, method, request, reply, left)
-                except grpc.RpcError as error:
-                    text, moves_on = _judge(error, repeatable, endpoint)
-                    reasons[endpoint] = _reason(error)
-                    if not moves_on:
-                        raise CallFailed(text) from None
-                    if not _was_not_sent(error):
-                        unreachable = False
-                        last_text = text
-            if not unreachable:
-                raise CallFailed(last_text)
-            if time.monotonic() + ROUND_PAUSE_SECONDS >= give_up:
-                raise CallFailed(DEADLINE_TEXT + _why(reasons))
+            done = self._round(method, request, reply, repeatable, deadline)
+            if not isinstance(done, _Failures):
+                return done
+            if done.last_text and not done.leaderless:
+                raise CallFailed(done.last_text)
+            if time.monotonic() + ROUND_PAUSE_SECONDS >= (deadline if done.leaderless else give_up):
+                raise CallFailed(done.last_text or DEADLINE_TEXT + _why(done.reasons))
             time.sleep(ROUND_PAUSE_SECONDS)
+
+    def _round(
+        self,
+        method: str,
+        request: "Message",
+        reply: type[Reply],
+        repeatable: bool,
+        deadline: float,
+    ) -> "Reply | _Failures":
+        """Asks the endpoints in order until one answers. Errors: CallFailed, which is final."""
+        import grpc
+
+        failures = _Failures()
+        several = len(self.target.endpoints) > 1
+        leading = several and not getattr(request, "serializable", False)
+        for endpoint in self.target.endpoints:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise CallFailed(failures.last_text or DEADLINE_TEXT + _why(failures.reasons))
+            is_last = endpoint == self.target.endpoints[-1]
+            share = left if is_last or not repeatable else left / 2
+            try:
+                return self._call_one(endpoint, method, request, reply, share, leading)
+            except grpc.RpcError as error:
+                text, moves_on = _judge(error, repeatable, endpoint)
+                silent = error.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+                if not moves_on and not (silent and repeatable and not is_last):
+                    raise CallFailed(text) from None
+                failures.reasons[endpoint] = _reason(error)
+                if not _was_not_sent(error):
+                    agrees = failures.leaderless or not failures.last_text
+                    failures.leaderless = leading and agrees and text == NO_LEADER_TEXT
+                    failures.last_text = text
+        return failures
 
     def _call_one(
         self,
@@ -137,8 +173,11 @@ class Connection:
         request: "Message",
         reply: type[Reply],
         timeout_seconds: float,
+        leading: bool,
     ) -> Reply:
-        metadata = (("token", self._token),) if self._token else None
+        metadata = [("token", self._token)] if self._token else []
+        if leading:
+            metadata.append(("hasleader", "true"))
         stub = self._channel(endpoint).unary_unary(
             f"/etcdserverpb.{method}",
             request_serializer=type(request).SerializeToString,

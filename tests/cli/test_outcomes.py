@@ -33,9 +33,10 @@ class AnyServer(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio has no 
     ) -> None:
         self.calls: list[str] = []
         self.requests: list[bytes] = []
+        self.metadata: list[dict[str, str]] = []
         self._released = threading.Event()
         self._holds = holds
-        self._status = status
+        self.status = status
         self._pool = ThreadPoolExecutor(4)
         self._server = grpc.server(self._pool, options=[("grpc.so_reuseport", 0)])
         self._server.add_generic_rpc_handlers((self,))
@@ -52,10 +53,11 @@ class AnyServer(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio has no 
         def answer(request: bytes, context: grpc.ServicerContext) -> bytes:
             self.calls.append(method)
             self.requests.append(request)
+            self.metadata.append(dict(context.invocation_metadata()))
             if self._holds:
                 self._released.wait(20)
-            if self._status is not None:
-                context.abort(*self._status)
+            if self.status is not None:
+                context.abort(*self.status)
             return b""
 
         return grpc.unary_unary_rpc_method_handler(answer)
@@ -115,6 +117,61 @@ def test_a_write_that_timed_out_in_the_server_is_not_repeated(argv: list[str], m
     assert first.calls == [method]
     assert second.calls == []
     assert done.exit_code == 1
+
+
+NO_LEADER = (grpc.StatusCode.UNAVAILABLE, "etcdserver: no leader")
+
+
+def test_a_linearizable_read_leaves_an_endpoint_that_does_not_answer() -> None:
+    """C11: a member in a minority says nothing for longer than a command may last; its own time
+    limit is 5 s and two election timeouts, raftctl's is 5 s.
+    """
+    silent, good = AnyServer(holds=True), AnyServer()
+    with serving(silent, good) as endpoints:
+        done = raftctl(["--endpoints", endpoints, "--command-timeout=3s", "get", "k"])
+    assert silent.calls == good.calls == ["KV/Range"]
+    assert done.exit_code == 0, done.err
+
+
+@pytest.mark.parametrize(("argv", "method"), WRITES, ids=str)
+def test_a_write_asks_a_member_without_a_leader_to_say_so_and_goes_on(
+    argv: list[str], method: str
+) -> None:
+    """C11: said at once it is definite, so the write may be sent to the next member."""
+    minority, good = AnyServer(status=NO_LEADER), AnyServer()
+    with serving(minority, good) as endpoints:
+        raftctl(["--endpoints", endpoints, *argv], TXN)
+    assert minority.calls == good.calls == [method]
+    assert minority.metadata[0]["hasleader"] == "true"
+
+
+def test_a_single_endpoint_and_a_serializable_read_need_no_leader() -> None:
+    one, two = AnyServer(), AnyServer()
+    with serving(one, two) as endpoints:
+        assert raftctl(["--endpoints", one.endpoint, "put", "k", "v"]).exit_code == 0
+        assert raftctl(["--endpoints", endpoints, "get", "k", "--consistency=s"]).exit_code == 0
+    assert not any("hasleader" in one for one in one.metadata)
+
+
+def test_an_election_under_way_is_waited_for() -> None:
+    """C11: all members say that they know no leader; then there is one."""
+    one, two = AnyServer(status=NO_LEADER), AnyServer(status=NO_LEADER)
+
+    def elected() -> None:
+        while len(two.calls) < 3:
+            threading.Event().wait(0.01)
+        two.status = None
+
+    with serving(one, two) as endpoints:
+        election = threading.Thread(target=elected)
+        election.start()
+        done = raftctl(["--endpoints", endpoints, "put", "k", "v"])
+        election.join()
+        two.status = NO_LEADER
+        never = raftctl(["--endpoints", endpoints, "--command-timeout=400ms", "put", "k", "v"])
+    assert done.exit_code == 0, done.err
+    assert never.exit_code == 1
+    assert "etcdserver: no leader" in never.err
 
 
 # --- whom it trusts -------------------------------------------------------------------------
