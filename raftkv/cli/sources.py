@@ -9,7 +9,9 @@ warning names what was ignored. Its keys are the flags' names; the TLS settings
 stand where etcd has them, under `client-transport-security` and
 `peer-transport-security`. A key that etcd has and raftkv has not is ignored
 with a warning if it only tunes, and refused if leaving it out would weaken what
-the operator asked for; any other unknown key is refused as a likely slip.
+the operator asked for; any other unknown key is refused as a likely slip. An
+unknown variable may be anybody's (a container platform's, say), so it is only
+warned of, unless it is of the kind that would weaken.
 """
 
 import difflib
@@ -55,9 +57,16 @@ NOT_OFFERED_KEYS: Final = frozenset(
         "auto-tls",
         "peer-auto-tls",
         "client-crl-file",
+        "peer-crl-file",
         "crl-file",
         "allowed-cn",
         "allowed-hostname",
+        "client-cert-allowed-hostname",
+        "peer-cert-allowed-cn",
+        "peer-cert-allowed-hostname",
+        "tls-min-version",
+        "tls-max-version",
+        "auth-token",
         "discovery",
         "discovery-proxy",
         "discovery-srv",
@@ -68,6 +77,7 @@ NOT_OFFERED_KEYS: Final = frozenset(
         "listen-client-http-urls",
     }
 )
+_OFF: Final = ("", "false", "0", "f")  # what leaves such a setting as it is
 
 
 def load(typed: Mapping[str, str], environ: Mapping[str, str]) -> tuple[ServerConfig, list[str]]:
@@ -76,6 +86,7 @@ def load(typed: Mapping[str, str], environ: Mapping[str, str]) -> tuple[ServerCo
     typed: raw text of the flags on the command line, by flag name.
     environ: the process's environment. Errors: ConfigError.
     """
+    _refuse_not_offered(environ)
     by_env = {flag.env: flag.name for flag in FLAGS}
     from_env = {by_env[key]: text for key, text in environ.items() if key in by_env and text}
     notes = [
@@ -86,11 +97,7 @@ def load(typed: Mapping[str, str], environ: Mapping[str, str]) -> tuple[ServerCo
     path = typed.get("config-file") or from_env.get("config-file")
     if path:
         ignored = [f"--{name}" for name in typed if name != "config-file"]
-        ignored += [
-            f"{ENV_PREFIX}{name.upper().replace('-', '_')}"
-            for name in from_env
-            if name != "config-file"
-        ]
+        ignored += [_variable(name) for name in from_env if name != "config-file"]
         if ignored:
             listed = ", ".join(sorted(ignored))
             notes.append(f"the configuration file {path} makes these ignored: {listed}")
@@ -100,6 +107,18 @@ def load(typed: Mapping[str, str], environ: Mapping[str, str]) -> tuple[ServerCo
         given = {**from_env, **typed}
     config = build(given)
     return config, notes + warnings(config)
+
+
+def _refuse_not_offered(environ: Mapping[str, str]) -> None:
+    for name in sorted(NOT_OFFERED_KEYS):
+        key = _variable(name)
+        if environ.get(key, "").strip().lower() not in _OFF:
+            raise ConfigError(f"{key}: {name} is not offered by raftkv; remove the variable")
+
+
+def _variable(name: str) -> str:
+    """The environment variable of a flag."""
+    return ENV_PREFIX + name.upper().replace("-", "_")
 
 
 def read_file(path: str) -> tuple[dict[str, str], list[str]]:

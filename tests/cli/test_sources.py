@@ -173,6 +173,16 @@ def test_an_unknown_variable_is_warned_of() -> None:
     assert notes == ["unrecognized environment variable RAFTKV_HART_BEAT"]
 
 
+@pytest.mark.parametrize("name", ["CLIENT_CRL_FILE", "PEER_CERT_ALLOWED_CN", "CIPHER_SUITES"])
+def test_a_variable_whose_loss_would_weaken_refuses_the_start(name: str) -> None:
+    """X11: as the flag does."""
+    with pytest.raises(ConfigError, match=f"RAFTKV_{name}: .* is not offered"):
+        load({}, {f"RAFTKV_{name}": "x"})
+    with pytest.raises(ConfigError, match=f"RAFTKV_{name}: .* is not offered"):
+        load({"config-file": "any.yml"}, {f"RAFTKV_{name}": "x"})
+    load({}, {f"RAFTKV_{name}": "", "RAFTKV_AUTO_TLS": "false"})
+
+
 def test_every_flag_has_a_variable_of_its_own() -> None:
     assert len({flag.env for flag in FLAGS}) == len(FLAGS)
     assert "RAFTKV_INITIAL_ADVERTISE_PEER_URLS" in {flag.env for flag in FLAGS}
