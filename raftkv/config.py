@@ -67,6 +67,7 @@ class ServerConfig:
         it becomes this member alone, as etcd's default.
     quota_backend_bytes: NOSPACE above this size; 0: no limit (etcd's negative values).
     auto_compaction_retention_seconds, _revisions: at most one is not 0; both 0: off.
+    watch_progress_notify_interval_seconds: between bookmarks of watches that have no events.
     client_tls, peer_tls: None without certificates; needed by https listen URLs.
     """
 
@@ -93,6 +94,7 @@ class ServerConfig:
     quota_backend_bytes: int = DEFAULT_QUOTA_BYTES
     auto_compaction_retention_seconds: float = 0.0
     auto_compaction_retention_revisions: int = 0
+    watch_progress_notify_interval_seconds: float = 600.0
     log_level: str = "info"
     log_format: str = "json"
 

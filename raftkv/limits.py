@@ -25,6 +25,15 @@ MAX_APPLY_LAG_ENTRIES: Final = 5_000  # committed but not applied (etcd's bound)
 STALLED_INTAKE_BYTES_PER_SECOND: Final = 4 * MIB  # appended while the backend cannot keep up
 MAX_HELD_BYTES: Final = 16 * MIB  # of followers' writes meanwhile; more are refused
 
+# --- watches ----------------------------------------------------------------
+MAX_WATCHES_PER_CONNECTION: Final = 65_536  # each takes up to 2 KiB
+# Queued for one stream of watches: events from history wait beyond the first, so that those of
+# now, of the same stream's other watches, still find room below the second.
+WATCH_HISTORY_BYTES: Final = 256 * KIB
+WATCH_STREAM_BYTES: Final = 1 * MIB
+WATCH_CONNECTION_BYTES: Final = 16 * MIB  # queued for a connection: none of its watches gets more
+WATCH_RESPONSE_BYTES: Final = 1 * MIB  # a longer one is cut where a revision ends
+
 # --- replication ------------------------------------------------------------
 MAX_APPEND_BYTES: Final = 1 * MIB  # payload bytes of one AppendEntries (one entry may exceed)
 MAX_INFLIGHT_BYTES: Final = 16 * MIB  # unacknowledged payload bytes per follower
@@ -46,6 +55,8 @@ HANDSHAKE_SECONDS: Final = 10.0  # TLS handshake plus HTTP/2 preface
 # rest is for clients.
 RESERVED_FILES: Final = 1024
 
+assert WATCH_HISTORY_BYTES < WATCH_STREAM_BYTES < WATCH_CONNECTION_BYTES
+assert WATCH_CONNECTION_BYTES < MAX_CONNECTION_OUTPUT_BYTES
 assert MAX_HELD_BYTES <= 5 * STALLED_INTAKE_BYTES_PER_SECOND  # no client has given up by then
 assert MAX_APPEND_BYTES < MAX_INFLIGHT_BYTES < MAX_UNCOMMITTED_BYTES
 assert MAX_REQUEST_BYTES + GRPC_OVERHEAD_BYTES < MAX_PEER_MESSAGE_BYTES

@@ -25,6 +25,8 @@ from raftkv.errors import ConfigError
 ENV_PREFIX: Final = "RAFTKV_"
 MAX_ELECTION_TIMEOUT_MS: Final = 50_000
 MIN_HEARTBEATS_PER_ELECTION: Final = 5
+MIN_NOTIFY_SECONDS: Final = 0.1
+DEFAULT_NOTIFY_SECONDS: Final = 600.0
 LOG_LEVELS: Final = ("debug", "info", "warn", "error", "panic", "fatal")
 LOG_FORMATS: Final = ("json", "console")
 
@@ -82,6 +84,7 @@ FLAGS: Final = (
     Flag("quota-backend-bytes", "0", "Raise an alarm above this size (0: 2 GiB, < 0: no limit)."),
     Flag("auto-compaction-mode", "periodic", "'periodic' or 'revision'."),
     Flag("auto-compaction-retention", "0", "Hours or a duration, or revisions, to keep (0: all)."),
+    Flag("watch-progress-notify-interval", "10m", "Between bookmarks of quiet watches."),
     Flag("log-level", "info", "One of " + ", ".join(LOG_LEVELS) + "."),
     Flag("log-format", "json", "'json' or 'console'."),
     Flag("config-file", "", "YAML file; makes other flags and the environment ignored."),
@@ -172,6 +175,12 @@ def _retention(values: Mapping[str, str]) -> tuple[float, int]:
     if values[flag].isascii() and values[flag].isdigit():
         return int(values[flag]) * 3600.0, 0
     return _seconds(values, flag), 0
+
+
+def _notify_interval(values: Mapping[str, str]) -> float:
+    """Seconds; 0 means the default and very short ones the shortest, as in etcd."""
+    seconds = _seconds(values, "watch-progress-notify-interval")
+    return max(seconds, MIN_NOTIFY_SECONDS) if seconds else DEFAULT_NOTIFY_SECONDS
 
 
 def _timing(values: Mapping[str, str]) -> tuple[int, int]:
@@ -268,6 +277,7 @@ def build(given: Mapping[str, str]) -> ServerConfig:
         quota_backend_bytes=max(quota, 0) if quota else DEFAULT_QUOTA_BYTES,
         auto_compaction_retention_seconds=kept_seconds,
         auto_compaction_retention_revisions=kept_revisions,
+        watch_progress_notify_interval_seconds=_notify_interval(values),
         log_level=_choice(values, "log-level", LOG_LEVELS),
         log_format=_choice(values, "log-format", LOG_FORMATS),
     )

@@ -126,6 +126,7 @@ class ClientProtocol(asyncio.Protocol):
                 continue
             if deadline <= now:
                 self.fail(stream, DEADLINE_EXCEEDED)
+                self.routes.cancelled(self, stream)
             else:
                 kept.append((deadline, stream))
         self._deadlines = kept
@@ -249,6 +250,8 @@ class ClientListener:
         for connection in list(self.connections):
             connection.connection.go_away()
             self.driver.mark_dirty(connection)
+        for end in self.routes.ends:
+            end()
 
     def stop(self) -> None:
         """Cuts every connection."""

@@ -16,6 +16,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Final, Protocol, cast
 
+from raftkv.kv.machine import StateMachine
+from raftkv.kv.store import Change
 from raftkv.raft.messages import InstallSnapshot, Message
 from raftkv.raft.types import SnapshotMeta
 from raftkv.replica.effects import Effects
@@ -49,6 +51,16 @@ class PeerSender(Protocol):
         """The configuration or the member table may have changed."""
 
 
+class Audience(Protocol):
+    """Whoever is told what turns change."""
+
+    def publish(self, changes: list[Change]) -> None:
+        """What a turn changed, up to the machine's revision; at the end of the turn."""
+
+    def replaced(self, machine: StateMachine) -> None:
+        """The state is another one now, received from another member."""
+
+
 class Flushable(Protocol):
     """A connection that has output for the end of a turn."""
 
@@ -78,6 +90,7 @@ class Driver:
         self.directory = directory
         self.tick_seconds = tick_seconds
         self.peers: PeerSender | None = None
+        self.audience: Audience | None = None
         self.turns = 0
         self.disk = Disk(loop, directory.log, self._persisted, failed)
         self.fail = failed
@@ -122,6 +135,21 @@ class Driver:
             self._dirty.append(connection)
             if not self._turning:
                 self.wake()
+
+    def between_turns(self, work: Callable[[], None]) -> None:
+        """Runs a slice of work that reads the state; its output is written at its end."""
+        if self._stopped:
+            return
+        self._turning = True
+        try:
+            work()
+        except Exception as error:  # noqa: BLE001
+            self.fail(error)  # the rows are not what they should be
+            return
+        finally:
+            self._turning = False
+        if self._dirty:
+            self._flush()
 
     def heard(self) -> None:
         """The replica was given messages of other members: a turn, if they left work for one."""
@@ -205,6 +233,8 @@ class Driver:
             ticket[0](ticket, result)  # type: ignore[index]
         for ticket in effects.reads:
             ticket[0](ticket, None)  # type: ignore[index]
+        if self.audience is not None and effects.applied:
+            self.audience.publish(effects.changes)
         if effects.members_changed or effects.installed is not None:
             peers.members_changed()
         if effects.news and self._news is None:
@@ -265,6 +295,8 @@ class Driver:
         backend = self.replica.machine.backend
         self.directory.switch_state(cast(StateBackend, backend), meta)
         self._old_states = True
+        if self.audience is not None:
+            self.audience.replaced(self.replica.machine)
 
     def _housekeep(self, effects: Effects) -> None:
         if effects.checkpoint:

@@ -48,6 +48,7 @@ class Routes:
     def __init__(self, known: dict[str, list[str]]) -> None:
         self.unary: dict[bytes, UnaryRoute] = {}
         self.streams: dict[bytes, StreamRoute] = {}
+        self.ends: list[Callable[[], None]] = []  # end streams that would not end by themselves
         self._known = known
         self._calls: dict[tuple[Connection, int], Call] = {}
 
@@ -65,6 +66,10 @@ class Routes:
         call = route(connection, stream, head)
         if connection.connection.is_open(stream):
             self._calls[connection, stream] = call
+
+    def hold(self, connection: Connection, stream: int, call: Call) -> None:
+        """A unary call whose answer takes long: `call` hears that it is given up."""
+        self._calls[connection, stream] = call
 
     def _unknown(self, path: bytes) -> str:
         service, _, method = path.decode("utf-8", "replace").lstrip("/").rpartition("/")

@@ -10,6 +10,8 @@ from raftkv.server.services.kv import KvService
 from raftkv.server.services.lease import LeaseService
 from raftkv.server.services.maintenance import MaintenanceService
 from raftkv.server.services.range_stream import RangeStreamService
+from raftkv.server.services.watch import WatchService
+from raftkv.server.watching import Watching
 
 
 def known_services() -> dict[str, list[str]]:
@@ -22,14 +24,23 @@ def known_services() -> dict[str, list[str]]:
 
 
 def register_all(
-    routes: Routes, context: Context, health: HealthService, election_timeout_seconds: float
+    routes: Routes,
+    context: Context,
+    health: HealthService,
+    election_timeout_seconds: float,
+    notify_seconds: float = 600.0,
 ) -> None:
-    """Fills the table of paths."""
+    """Fills the table of paths.
+
+    notify_seconds: between the bookmarks of quiet watches.
+    """
+    watching = Watching(context.driver)
     KvService(context).register(routes)
     RangeStreamService(context).register(routes)
     LeaseService(context).register(routes)
     ExtrasService(context).register(routes)
     ClusterService(context).register(routes)
     MaintenanceService(context, election_timeout_seconds).register(routes)
+    WatchService(context, watching, notify_seconds, election_timeout_seconds).register(routes)
     health.register(routes)
     health.draining.append(context.long_streams.drain)

@@ -1,0 +1,175 @@
+"""The member's hub of watches on the event loop: when it is served, and for how long.
+
+`Watching` owns the pure hub (`raftkv.kv.watches`). The driver tells it at the end of a turn what
+the turn changed; watchers that are behind are served between turns, in slices of a few
+milliseconds. While turns have work, a slice is followed by as much rest as it took, so that
+writes and reads keep at least half of the loop; on an idle loop the slices follow one another,
+with all waiting input between two of them. Who waits for a full sink only is looked at now and
+then, besides when the sink says that it has room.
+
+A sink that was given something calls `touch`; it is flushed once, when everything of the turn or
+slice is there.
+"""
+
+import asyncio
+import time
+from collections.abc import Iterable
+from itertools import islice
+from typing import Final, Protocol
+
+from raftkv.kv.machine import StateMachine
+from raftkv.kv.store import Change
+from raftkv.kv.watches import Watcher, Watches
+from raftkv.server.driver import Driver
+
+POLL_SECONDS: Final = 0.1
+RETIRED: Final = 500  # watchers removed at a time
+
+
+class Outlet(Protocol):
+    """A sink that gathers."""
+
+    def flush(self) -> None:
+        """Sends what was gathered, if there is anything."""
+
+
+class Asker(Protocol):
+    """Who waits until certain watchers have got everything."""
+
+    def settled(self) -> bool:
+        """Asked after every turn and slice; True: not again."""
+
+
+class Watching:
+    """See the module's docstring. Registers itself with the driver."""
+
+    def __init__(self, driver: Driver) -> None:
+        self.watches = Watches(driver.replica.machine)
+        self.publishing = False  # events of now are being delivered, not of history
+        self._driver = driver
+        self._touched: list[Outlet] = []
+        self._inside = False  # a turn or slice that ends with `_settle`
+        self._unsettled: dict[Asker, None] = {}
+        self._retired: dict[Watcher, None] = {}
+        self._next: asyncio.Handle | None = None  # slice
+        self._polling = False  # `_next` is no slice of work, only a look at full sinks
+        self._turns_seen = 0
+        driver.audience = self
+
+    # --- who watches ------------------------------------------------------------------
+    def add(self, watcher: Watcher) -> None:
+        """Begins to serve a watcher; nothing is delivered before this returns."""
+        self.watches.add(watcher)
+        if not self.watches.is_synced(watcher):
+            self._soon()
+
+    def remove(self, watcher: Watcher) -> None:
+        """Nothing more comes for it."""
+        self.watches.remove(watcher)
+
+    def retire(self, watchers: Iterable[Watcher]) -> None:
+        """Removes many in a while; until then their sink must not mind deliveries."""
+        first = not self._retired
+        self._retired.update(dict.fromkeys(watchers))
+        if first and self._retired:
+            self._remove_retired()
+
+    def _remove_retired(self) -> None:
+        for watcher in list(islice(self._retired, RETIRED)):
+            del self._retired[watcher]
+            self.watches.remove(watcher)
+        if self._retired:
+            self._driver.loop.call_soon(self._remove_retired)
+
+    def wake(self, watchers: Iterable[Watcher]) -> None:
+        """The sink of these has room again."""
+        self.watches.wake(watchers)
+        if self.watches.behind:
+            self._soon()
+
+    # --- what sinks ask for -------------------------------------------------------------
+    def touch(self, outlet: Outlet) -> None:
+        """`outlet` has something to flush, which it had not before."""
+        if not self._touched and not self._inside:
+            self._driver.loop.call_soon(self._settle)
+        self._touched.append(outlet)
+
+    def await_settled(self, asker: Asker) -> None:
+        """`asker.settled` is asked after every turn and slice until it says True."""
+        self._unsettled[asker] = None
+
+    def forget(self, asker: Asker) -> None:
+        """The opposite of `await_settled`."""
+        self._unsettled.pop(asker, None)
+
+    # --- what the driver says -------------------------------------------------------------
+    def publish(self, changes: list[Change]) -> None:
+        """What a turn changed."""
+        watches = self.watches
+        if watches.count:
+            self._inside = self.publishing = True
+            watches.publish(changes, watches.machine.revision)
+            self.publishing = False
+            self._settle()
+            if watches.behind:
+                self._poll()
+
+    def replaced(self, machine: StateMachine) -> None:
+        """The state was replaced: everybody is behind now, and is served from the new rows."""
+        self.watches.replaced(machine)
+        if self.watches.behind:
+            self._soon()
+
+    def stop(self) -> None:
+        """No more slices."""
+        if self._next is not None:
+            self._next.cancel()
+
+    # --- slices -----------------------------------------------------------------------------
+    def _settle(self) -> None:
+        if self._unsettled:
+            for asker in list(self._unsettled):
+                if asker.settled():
+                    self._unsettled.pop(asker, None)
+        self._inside = False
+        touched, self._touched = self._touched, []
+        for outlet in touched:
+            outlet.flush()
+
+    def _soon(self) -> None:
+        if self._next is not None:
+            if not self._polling:
+                return  # its time is set: it may be resting
+            self._next.cancel()
+        self._polling = False
+        self._next = self._driver.loop.call_soon(self._slice)
+
+    def _poll(self) -> None:
+        if self._next is None:
+            self._polling = True
+            self._next = self._driver.loop.call_later(POLL_SECONDS, self._slice)
+
+    def _slice(self) -> None:
+        self._next = None
+        self._driver.between_turns(self._work)
+
+    def _work(self) -> None:
+        started = time.perf_counter()
+        self._inside = True
+        more = self.watches.catch_up()
+        self._settle()
+        driver = self._driver
+        if self._next is not None and (more or self.watches.behind):
+            self._next.cancel()  # a sink has woken its watchers: the rest comes first
+            self._next = None
+            more = True
+        if more:
+            self._polling = False
+            if driver.turns == self._turns_seen:
+                self._next = driver.loop.call_soon(self._slice)
+            else:
+                rest = time.perf_counter() - started
+                self._next = driver.loop.call_later(rest, self._slice)
+            self._turns_seen = driver.turns
+        elif self.watches.behind:
+            self._poll()
