@@ -16,14 +16,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Final, Protocol, cast
 
-from raftkv.kv.machine import StateMachine
-from raftkv.kv.store import Change
 from raftkv.raft.messages import InstallSnapshot, Message
 from raftkv.raft.types import SnapshotMeta
 from raftkv.replica.effects import Effects
 from raftkv.replica.replica import Replica
 from raftkv.server.disk import Disk
 from raftkv.server.logs import Repeats
+from raftkv.server.watching import Watching
 from raftkv.storage.backend import StateBackend
 from raftkv.storage.recovery import DataDirectory
 
@@ -49,16 +48,6 @@ class PeerSender(Protocol):
 
     def members_changed(self) -> None:
         """The configuration or the member table may have changed."""
-
-
-class Audience(Protocol):
-    """Whoever is told what turns change."""
-
-    def publish(self, changes: list[Change]) -> None:
-        """What a turn changed, up to the machine's revision; at the end of the turn."""
-
-    def replaced(self, machine: StateMachine) -> None:
-        """The state is another one now, received from another member."""
 
 
 class Flushable(Protocol):
@@ -90,7 +79,7 @@ class Driver:
         self.directory = directory
         self.tick_seconds = tick_seconds
         self.peers: PeerSender | None = None
-        self.audience: Audience | None = None
+        self._watching: Watching | None = None
         self.turns = 0
         self.disk = Disk(loop, directory.log, self._persisted, failed)
         self.fail = failed
@@ -119,6 +108,13 @@ class Driver:
         self._timer = self.loop.call_at(self._next_tick, self._tick)
         self._housekeep(Effects())  # what the last process has left to do
         self.wake()  # the first turn tells the replica the time
+
+    @property
+    def watches(self) -> Watching:
+        """Who watches the applied state."""
+        if self._watching is None:
+            self._watching = Watching(self)
+        return self._watching
 
     # --- facts --------------------------------------------------------------
 
@@ -233,8 +229,8 @@ class Driver:
             ticket[0](ticket, result)  # type: ignore[index]
         for ticket in effects.reads:
             ticket[0](ticket, None)  # type: ignore[index]
-        if self.audience is not None and effects.applied:
-            self.audience.publish(effects.changes)
+        if self._watching is not None and effects.applied:
+            self._watching.publish(effects.changes)
         if effects.members_changed or effects.installed is not None:
             peers.members_changed()
         if effects.news and self._news is None:
@@ -295,8 +291,8 @@ class Driver:
         backend = self.replica.machine.backend
         self.directory.switch_state(cast(StateBackend, backend), meta)
         self._old_states = True
-        if self.audience is not None:
-            self.audience.replaced(self.replica.machine)
+        if self._watching is not None:
+            self._watching.replaced(self.replica.machine)
 
     def _housekeep(self, effects: Effects) -> None:
         if effects.checkpoint:
@@ -355,6 +351,8 @@ class Driver:
 
     def stop(self) -> None:
         """Answers all that waits, flushes, writes out the disk queue and takes a checkpoint."""
+        if self._watching is not None:
+            self._watching.stop()
         for ticket, error in self.replica.close():
             ticket[0](ticket, error)  # type: ignore[index]
         self._flush()

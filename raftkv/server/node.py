@@ -334,7 +334,13 @@ class Node:
             config.quota_backend_bytes,
         )
         routes = Routes(known_services())
-        register_all(routes, context, self.health, config.election_timeout_ms / 1000)
+        register_all(
+            routes,
+            context,
+            self.health,
+            config.election_timeout_ms / 1000,
+            config.watch_progress_notify_interval_seconds,
+        )
         limits_ = ConnectionLimits(
             max_concurrent_streams=config.max_concurrent_streams,
             max_message_bytes=config.max_request_bytes + 512 * 1024,

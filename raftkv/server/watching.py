@@ -15,12 +15,14 @@ import asyncio
 import time
 from collections.abc import Iterable
 from itertools import islice
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from raftkv.kv.machine import StateMachine
 from raftkv.kv.store import Change
 from raftkv.kv.watches import Watcher, Watches
-from raftkv.server.driver import Driver
+
+if TYPE_CHECKING:
+    from raftkv.server.driver import Driver
 
 POLL_SECONDS: Final = 0.1
 RETIRED: Final = 500  # watchers removed at a time
@@ -41,11 +43,15 @@ class Asker(Protocol):
 
 
 class Watching:
-    """See the module's docstring. Registers itself with the driver."""
+    """See the module's docstring. Every driver has one.
 
-    def __init__(self, driver: Driver) -> None:
+    watches: the hub itself, for what is asked of it. publishing: the events that are delivered
+    are those of now, not of history.
+    """
+
+    def __init__(self, driver: "Driver") -> None:
         self.watches = Watches(driver.replica.machine)
-        self.publishing = False  # events of now are being delivered, not of history
+        self.publishing = False
         self._driver = driver
         self._touched: list[Outlet] = []
         self._inside = False  # a turn or slice that ends with `_settle`
@@ -54,7 +60,6 @@ class Watching:
         self._next: asyncio.Handle | None = None  # slice
         self._polling = False  # `_next` is no slice of work, only a look at full sinks
         self._turns_seen = 0
-        driver.audience = self
 
     # --- who watches ------------------------------------------------------------------
     def add(self, watcher: Watcher) -> None:

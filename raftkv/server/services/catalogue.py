@@ -11,7 +11,6 @@ from raftkv.server.services.lease import LeaseService
 from raftkv.server.services.maintenance import MaintenanceService
 from raftkv.server.services.range_stream import RangeStreamService
 from raftkv.server.services.watch import WatchService
-from raftkv.server.watching import Watching
 
 
 def known_services() -> dict[str, list[str]]:
@@ -34,13 +33,12 @@ def register_all(
 
     notify_seconds: between the bookmarks of quiet watches.
     """
-    watching = Watching(context.driver)
     KvService(context).register(routes)
     RangeStreamService(context).register(routes)
     LeaseService(context).register(routes)
     ExtrasService(context).register(routes)
     ClusterService(context).register(routes)
     MaintenanceService(context, election_timeout_seconds).register(routes)
-    WatchService(context, watching, notify_seconds, election_timeout_seconds).register(routes)
+    WatchService(context, notify_seconds).register(routes)
     health.register(routes)
-    health.draining.append(context.long_streams.drain)
+    routes.ends.append(context.long_streams.drain)

@@ -44,10 +44,7 @@ _NODELETE: Final = rpc_pb2.WatchCreateRequest.NODELETE
 
 
 class WatchStream:
-    """One call; see the module's docstring.
-
-    wants_leader: the stream ends when there is no leader.
-    """
+    """One call; see the module's docstring."""
 
     __slots__ = (
         "_client",
@@ -59,13 +56,9 @@ class WatchStream:
         "_timer",
         "_unsynced",
         "_watchers",
-        "wants_leader",
     )
 
-    def __init__(
-        self, service: "WatchService", client: ClientProtocol, stream: int, *, wants_leader: bool
-    ) -> None:
-        self.wants_leader = wants_leader
+    def __init__(self, service: "WatchService", client: ClientProtocol, stream: int) -> None:
         self._service = service
         self._client = client
         self._stream = stream
@@ -85,7 +78,7 @@ class WatchStream:
         try:
             request = rpc_pb2.WatchRequest.FromString(message)
         except DecodeError:
-            self.end(CANNOT_DECODE)
+            self.abandon(CANNOT_DECODE)
             return
         kind = request.WhichOneof("request_union")
         if kind == "create_request":
@@ -214,7 +207,7 @@ class WatchStream:
             self._sink.loud.discard(watcher)
 
     # --- the end ----------------------------------------------------------------------------
-    def end(self, error: ApiError) -> None:
+    def abandon(self, error: ApiError) -> None:
         """Ends the call with an error, behind what was sent."""
         self._sink.flush()
         client = self._client
