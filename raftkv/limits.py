@@ -14,6 +14,10 @@ MAX_REQUEST_BYTES: Final = 1536 * KIB  # an encoded write request (etcd --max-re
 GRPC_OVERHEAD_BYTES: Final = 512 * KIB  # a gRPC message may exceed a request by this much
 MAX_TXN_OPS: Final = 128  # per list: compares, success, failure (etcd --max-txn-ops)
 MAX_TXN_DEPTH: Final = 16  # nested transactions; bounds recursion in checks and apply
+# What the ranges of a transaction that writes may read when it is applied, all together. Every
+# member decides by these: members with different numbers would part.
+MAX_TXN_READ_KEYS: Final = 10_000
+MAX_TXN_READ_BYTES: Final = 32 * MIB
 MAX_LEASE_TTL_SECONDS: Final = 9_000_000_000
 MAX_CONCURRENT_STREAMS: Final = 2**32 - 1  # HTTP/2 streams per client connection
 
@@ -30,9 +34,9 @@ MAX_WATCHES_PER_CONNECTION: Final = 65_536  # each takes up to 2 KiB
 # Queued for one stream of watches: events from history wait beyond the first, so that those of
 # now, of the same stream's other watches, still find room below the second.
 WATCH_HISTORY_BYTES: Final = 256 * KIB
-WATCH_STREAM_BYTES: Final = 1 * MIB
+WATCH_STREAM_BYTES: Final = 2 * MIB
 WATCH_CONNECTION_BYTES: Final = 16 * MIB  # queued for a connection: none of its watches gets more
-WATCH_RESPONSE_BYTES: Final = 1 * MIB  # a longer one is cut where a revision ends
+WATCH_RESPONSE_BYTES: Final = 2 * MIB  # a longer one is cut where a revision ends
 
 # --- replication ------------------------------------------------------------
 MAX_APPEND_BYTES: Final = 1 * MIB  # payload bytes of one AppendEntries (one entry may exceed)
@@ -45,6 +49,8 @@ MAX_LEARNERS: Final = 1  # etcd --max-learners
 
 # --- slices -----------------------------------------------------------------
 SLICE_SECONDS: Final = 0.005  # longest own work in one turn of the event loop
+MAX_LONG_READS: Final = 1_000  # answered in slices, per member: waiting, under way, stalled
+MAX_SLICED_AT_ONCE: Final = 8  # of these, how many have begun: each holds what it has found
 
 # --- HTTP/2 -----------------------------------------------------------------
 MAX_HEADER_LIST_BYTES: Final = 16 * KIB

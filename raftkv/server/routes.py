@@ -50,7 +50,7 @@ class Routes:
         self.streams: dict[bytes, StreamRoute] = {}
         self.ends: list[Callable[[], None]] = []  # end streams that would not end by themselves
         self._known = known
-        self._calls: dict[tuple[Connection, int], Call] = {}
+        self._calls: dict[Connection, dict[int, Call]] = {}
 
     @property
     def unary_paths(self) -> dict[bytes, UnaryRoute]:
@@ -65,11 +65,27 @@ class Routes:
             return
         call = route(connection, stream, head)
         if connection.connection.is_open(stream):
-            self._calls[connection, stream] = call
+            self.hold(connection, stream, call)
 
     def hold(self, connection: Connection, stream: int, call: Call) -> None:
-        """A unary call whose answer takes long: `call` hears that it is given up."""
-        self._calls[connection, stream] = call
+        """`call` hears what happens to its stream. For unary calls: those that take long."""
+        calls = self._calls.get(connection)
+        if calls is None:
+            calls = self._calls[connection] = {}
+        calls[stream] = call
+
+    def _call(self, connection: Connection, stream: int) -> Call | None:
+        calls = self._calls.get(connection)
+        return None if calls is None else calls.get(stream)
+
+    def _release(self, connection: Connection, stream: int) -> Call | None:
+        calls = self._calls.get(connection)
+        if calls is None:
+            return None
+        call = calls.pop(stream, None)
+        if not calls:
+            del self._calls[connection]
+        return call
 
     def _unknown(self, path: bytes) -> str:
         service, _, method = path.decode("utf-8", "replace").lstrip("/").rpartition("/")
@@ -79,33 +95,33 @@ class Routes:
 
     def message(self, connection: Connection, stream: int, message: bytes) -> None:
         """A message of a streaming call."""
-        call = self._calls.get((connection, stream))
+        call = self._call(connection, stream)
         if call is not None:
             call.message(message)
 
     def half_closed(self, connection: Connection, stream: int) -> None:
         """The client's half of a call is closed."""
-        call = self._calls.get((connection, stream))
+        call = self._call(connection, stream)
         if call is not None:
             call.half_closed()
 
     def cancelled(self, connection: Connection, stream: int) -> None:
         """A call was given up by the client."""
-        call = self._calls.pop((connection, stream), None)
+        call = self._release(connection, stream)
         if call is not None:
             call.cancelled()
 
     def finished(self, connection: Connection, stream: int) -> None:
         """The server has ended a streaming call by itself."""
-        self._calls.pop((connection, stream), None)
+        self._release(connection, stream)
 
     def writable(self, connection: Connection, stream: int) -> None:
         """Output of a streaming call has drained."""
-        call = self._calls.get((connection, stream))
+        call = self._call(connection, stream)
         if call is not None:
             call.writable()
 
     def lost(self, connection: Connection) -> None:
         """A connection is gone with all its calls."""
-        for key in [key for key in self._calls if key[0] is connection]:
-            self._calls.pop(key).cancelled()
+        for call in self._calls.pop(connection, {}).values():
+            call.cancelled()

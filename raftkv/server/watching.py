@@ -76,7 +76,9 @@ class Watching:
         """Removes many in a while; until then their sink must not mind deliveries."""
         first = not self._retired
         self._retired.update(dict.fromkeys(watchers))
-        if first and self._retired:
+        if first and self._inside:  # the hub is at work, perhaps with one of these
+            self._driver.loop.call_soon(self._remove_retired)
+        elif first:
             self._remove_retired()
 
     def _remove_retired(self) -> None:
@@ -98,6 +100,11 @@ class Watching:
         if not self._touched and not self._inside:
             self._driver.loop.call_soon(self._settle)
         self._touched.append(outlet)
+
+    @property
+    def gathering(self) -> bool:
+        """Whether some outlet has something that is not flushed yet."""
+        return bool(self._touched)
 
     def await_settled(self, asker: Asker) -> None:
         """`asker.settled` is asked after every turn and slice until it says True."""

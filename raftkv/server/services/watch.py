@@ -13,12 +13,14 @@ from raftkv.kv.audience import Batch
 from raftkv.server.clients import ClientProtocol
 from raftkv.server.routes import Call, Routes
 from raftkv.server.services.context import Context
-from raftkv.server.services.watch_responses import WATCH_ID_TAG
+from raftkv.server.services.watch_responses import WATCH_ID_TAG, Part, whole_revisions
+from raftkv.server.services.watch_sink import Share
 from raftkv.server.services.watch_stream import WatchStream
 from raftkv.wire.frames import PREFIX
 from raftkv.wire.grpc import RequestHead
 
 _EMPTY: Final = Batch()
+_MARGIN_BYTES: Final = 256  # more than a header and a watch id
 
 
 class WatchService:
@@ -33,14 +35,14 @@ class WatchService:
         self.notify_seconds = notify_seconds
         # A response that is to be fragmented stays below this (etcd: a request and gRPC's part).
         self.fragment_bytes = context.max_request_bytes + limits.GRPC_OVERHEAD_BYTES
-        self._large_bytes = min(limits.WATCH_RESPONSE_BYTES, self.fragment_bytes // 2)
+        self._large_bytes = min(limits.WATCH_RESPONSE_BYTES, self.fragment_bytes - _MARGIN_BYTES)
         self.streams = 0  # that are open
         self.batch = _EMPTY  # the batch that `body` and the leads are of
         self.body = b""
-        self.large = False  # the batch needs more than one response
+        self.parts: list[Part] = []  # instead of `body`, if the batch needs several responses
         self._last = 0
         self._leads: dict[int, tuple[bytes, int]] = {}
-        self._held: dict[ClientProtocol, int] = {}  # watches per connection
+        self._shares: dict[ClientProtocol, Share] = {}
 
     def register(self, routes: Routes) -> None:
         """Adds the path."""
@@ -70,41 +72,34 @@ class WatchService:
     # --- streams --------------------------------------------------------------------
     def open(self, client: ClientProtocol, stream: int, head: RequestHead) -> Call:
         """A stream begins."""
-        call = WatchStream(self, client, stream)
+        share = self._shares.get(client)
+        if share is None:
+            share = self._shares[client] = Share()
+        share.streams += 1
         self.streams += 1
+        call = WatchStream(self, client, stream, share)
         self.context.long_streams.add(call, head)
         error = self.context.refusal(head)
         if error is not None:
             call.abandon(error)
         return call
 
-    def closed(self, stream: WatchStream) -> None:
+    def closed(self, stream: WatchStream, client: ClientProtocol, share: Share) -> None:
         """A stream is gone."""
-        self.streams -= 1
         self.context.long_streams.remove(stream)
-
-    def admit(self, client: ClientProtocol) -> bool:
-        """Counts one more watch of a connection. False: it has as many as it may have."""
-        held = self._held.get(client, 0)
-        if held >= limits.MAX_WATCHES_PER_CONNECTION:
-            return False
-        self._held[client] = held + 1
-        return True
-
-    def dismiss(self, client: ClientProtocol, count: int) -> None:
-        """So many watches of a connection are gone."""
-        left = self._held.get(client, 0) - count
-        if left > 0:
-            self._held[client] = left
-        else:
-            self._held.pop(client, None)
+        self.streams -= 1
+        share.streams -= 1
+        if not share.streams:
+            del self._shares[client]
 
     # --- responses ------------------------------------------------------------------
     def prepare(self, batch: Batch, last: int) -> None:
         """Makes what the responses with `batch`, which ends at revision `last`, have in common."""
         self.batch = batch
         self.body = batch.joined()
-        self.large = len(self.body) > self._large_bytes and len(batch) > 1
+        self.parts = []
+        if len(self.body) > self._large_bytes and len(batch) > 1:
+            self.parts = list(whole_revisions(batch, last, limits.WATCH_RESPONSE_BYTES))
         self._last = last
         self._leads.clear()
 

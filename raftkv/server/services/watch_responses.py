@@ -7,7 +7,7 @@ Zero fields are left out. The events come framed from the hub.
 """
 
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, TypeAlias
 
 from raftkv.kv.encoding import bytes_field, varint
 from raftkv.kv.events import decode_event
@@ -18,6 +18,9 @@ CANCELED: Final = b"\x20\x01"
 FRAGMENT: Final = b"\x38\x01"
 NO_ID: Final = -1  # of refusals, and of progress that is every watch's
 _REASON_TAG: Final = 0x32
+
+# Events of whole revisions, behind the revision up to which all are delivered then.
+Part: TypeAlias = tuple[int, list[bytes]]
 
 
 def id_field(watch_id: int) -> bytes:
@@ -35,13 +38,9 @@ def compacted(revision: int) -> bytes:
     return CANCELED + b"\x28" + varint(revision)
 
 
-def whole_revisions(
-    events: list[bytes], last: int, max_bytes: int
-) -> Iterator[tuple[int, list[bytes]]]:
-    """Framed events in parts of about `max_bytes` that end where a revision ends.
-
-    With each part comes the revision up to which all events are delivered then: that of its last
-    event, and `last` for the last part.
+def whole_revisions(events: list[bytes], last: int, max_bytes: int) -> Iterator[Part]:
+    """Framed events in parts of up to `max_bytes` that end where a revision ends, so one long
+    revision may exceed it. The last part counts as far as the revision `last`.
     """
     part: list[bytes] = []
     size = revision = 0

@@ -16,13 +16,26 @@ from raftkv.kv.audience import Batch
 from raftkv.kv.encoding import SMALL_VARINTS, varint
 from raftkv.kv.watches import Watcher
 from raftkv.server.clients import ClientProtocol
-from raftkv.server.services.watch_responses import fragments, id_field, whole_revisions
+from raftkv.server.services.watch_responses import fragments, id_field
 from raftkv.wire.frames import PREFIX
 
 if TYPE_CHECKING:
     from raftkv.server.services.watch import WatchService
 
 _FEW: Final = len(SMALL_VARINTS)
+
+
+class Share:
+    """What the watch streams of one connection have in common.
+
+    streams, watches: how many there are. load: bytes that wait in the connection, as last
+    measured, and gathered since.
+    """
+
+    __slots__ = ("load", "streams", "watches")
+
+    def __init__(self) -> None:
+        self.load = self.streams = self.watches = 0
 
 
 class StreamSink:
@@ -43,6 +56,7 @@ class StreamSink:
         "_stream",
         "closed",
         "loud",
+        "share",
     )
 
     def __init__(
@@ -50,10 +64,12 @@ class StreamSink:
         service: "WatchService",
         client: ClientProtocol,
         stream: int,
+        share: Share,
         members: Callable[[], Iterable[Watcher]],
         lost: Callable[[Watcher, int], None],
     ) -> None:
         self.closed = False
+        self.share = share
         self.loud: set[Watcher] = set()  # watches that want bookmarks and had events
         self._service = service
         self._client = client
@@ -72,12 +88,16 @@ class StreamSink:
             if self._service.watching.publishing
             else limits.WATCH_HISTORY_BYTES
         )
-        if self._load < room:
+        share = self.share
+        if self._load < room and share.load < limits.WATCH_CONNECTION_BYTES:
             return False
-        if not self._parts:  # else it was measured a moment ago
-            self._measure()
-            if self._load < room:
-                return False
+        self._send()
+        connection = self._client.connection
+        self._load = connection.queued(self._stream)
+        if not self._service.watching.gathering:
+            share.load = connection.queued_total()
+        if self._load < room and share.load < limits.WATCH_CONNECTION_BYTES:
+            return False
         self._refused = True
         return True
 
@@ -90,8 +110,8 @@ class StreamSink:
             service.prepare(events, last)
         if watcher.progress_notify:
             self.loud.add(watcher)
-        if service.large:
-            self._deliver_large(watcher, last, events)
+        if service.parts:
+            self._deliver_parts(watcher)
             return
         parts = self._parts
         if not parts:
@@ -105,12 +125,13 @@ class StreamSink:
             lead, size = service.lead(0)
             parts += (lead, service.body)
         self._load += size
+        self.share.load += size
 
-    def _deliver_large(self, watcher: Watcher, last: int, events: Batch) -> None:
+    def _deliver_parts(self, watcher: Watcher) -> None:
         """Several responses, cut between revisions, and within them if the watch allows that."""
         service = self._service
         field = id_field(watcher.watch_id)
-        for revision, part in whole_revisions(events, last, limits.WATCH_RESPONSE_BYTES):
+        for revision, part in service.parts:
             head = service.context.header(revision) + field
             if watcher.fragment:
                 for body in fragments(head, part, service.fragment_bytes):
@@ -131,27 +152,30 @@ class StreamSink:
         size = len(response)
         self._parts += (PREFIX.pack(0, size), response)
         self._load += size + 5
+        self.share.load += size + 5
 
     def flush(self) -> None:
         """Gives the connection what was gathered."""
-        parts, client = self._parts, self._client
-        if not parts or self.closed:
-            return
-        messages = b"".join(parts)
-        parts.clear()
-        client.connection.send_framed(self._stream, messages)
-        client.driver.mark_dirty(client)
+        self._send()
         self.drained()
 
     def drained(self) -> None:
         """Less may be queued than before: has the stream room again?"""
-        self._measure()
-        if self._refused and self._load < limits.WATCH_HISTORY_BYTES:
+        connection, share = self._client.connection, self.share
+        self._load = connection.queued(self._stream)
+        share.load = connection.queued_total()
+        if (
+            self._refused
+            and self._load < limits.WATCH_HISTORY_BYTES
+            and share.load < limits.WATCH_CONNECTION_BYTES
+        ):
             self._refused = False
             self._service.watching.wake(self._members())
 
-    def _measure(self) -> None:
-        connection = self._client.connection
-        self._load = connection.queued(self._stream)
-        if connection.queued_total() > limits.WATCH_CONNECTION_BYTES:
-            self._load += limits.WATCH_STREAM_BYTES
+    def _send(self) -> None:
+        parts, client = self._parts, self._client
+        if parts and not self.closed:
+            messages = b"".join(parts)
+            parts.clear()
+            client.connection.send_framed(self._stream, messages)
+            client.driver.mark_dirty(client)

@@ -28,7 +28,7 @@ from raftkv.server.services.watch_responses import (
     id_field,
     reason,
 )
-from raftkv.server.services.watch_sink import StreamSink
+from raftkv.server.services.watch_sink import Share, StreamSink
 
 if TYPE_CHECKING:
     from raftkv.server.services.watch import WatchService
@@ -51,6 +51,7 @@ class WatchStream:
         "_next_id",
         "_notified",
         "_service",
+        "_share",
         "_sink",
         "_stream",
         "_timer",
@@ -58,11 +59,14 @@ class WatchStream:
         "_watchers",
     )
 
-    def __init__(self, service: "WatchService", client: ClientProtocol, stream: int) -> None:
+    def __init__(
+        self, service: "WatchService", client: ClientProtocol, stream: int, share: Share
+    ) -> None:
         self._service = service
         self._client = client
         self._stream = stream
-        self._sink = StreamSink(service, client, stream, self._members, self._lost)
+        self._share = share
+        self._sink = StreamSink(service, client, stream, share, self._members, self._lost)
         self._watchers: dict[int, Watcher | None] = {}  # None: cancelled by the server
         self._next_id = 0
         self._unsynced: Watcher | None = None  # why a progress request has no answer yet
@@ -107,9 +111,10 @@ class WatchStream:
             self._refuse(EMPTY_RANGE)
         elif watch_id and watch_id in self._watchers:
             self._refuse(DUPLICATE_ID)
-        elif not service.admit(self._client):
+        elif self._share.watches >= limits.MAX_WATCHES_PER_CONNECTION:
             self._refuse(TOO_MANY)
         else:
+            self._share.watches += 1
             watcher = Watcher(
                 self._sink,
                 watch_id or self._free_id(),
@@ -149,7 +154,7 @@ class WatchStream:
         if watcher is not None:
             self._service.watching.remove(watcher)
             self._forget(watcher)
-        self._service.dismiss(self._client, 1)
+        self._share.watches -= 1
         self._sink.tell(self._service.context.header_now() + id_field(watch_id) + CANCELED)
 
     # --- what the server says -------------------------------------------------------------
@@ -172,7 +177,7 @@ class WatchStream:
                 return False
         self._unsynced = None
         # What the present turn has applied but not yet published is not included.
-        revision = watches.revision if self._watchers else watches.machine.revision
+        revision = watches.revision if watches.count else watches.machine.revision
         self._sink.tell(self._service.context.header(revision) + id_field(NO_ID))
         return True
 
@@ -223,8 +228,8 @@ class WatchStream:
         service = self._service
         service.watching.forget(self)
         service.watching.retire(self._members())
-        service.dismiss(self._client, len(self._watchers))
-        service.closed(self)
+        self._share.watches -= len(self._watchers)
+        service.closed(self, self._client, self._share)
         self._watchers.clear()
         self._notified.clear()
         if self._timer is not None:
