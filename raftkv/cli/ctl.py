@@ -29,6 +29,7 @@ COMMANDS: Final = {
     "del": "kv:delete",
     "txn": "txn:txn",
     "compaction": "compaction:compaction",
+    "lease": "lease:lease",
     "endpoint": "endpoint:endpoint",
     "member": "member:member",
     "move-leader": "move_leader:move_leader",

@@ -158,7 +158,8 @@ class SimplePrinter(Printer):
 
     name = "simple"
 
-    def _pair(self, pair: "kv_pb2.KeyValue") -> None:
+    def pair(self, pair: "kv_pb2.KeyValue") -> None:
+        """Key and value on a line each."""
         shown = [pair.value] if self.value_only else [pair.key, pair.value]
         emit(*(gotext.hex_escaped(raw) if self.hex_output else raw for raw in shown))
 
@@ -166,18 +167,18 @@ class SimplePrinter(Printer):
         """OK, then the previous pair if asked for."""
         emit("OK")
         if reply.HasField("prev_kv"):
-            self._pair(reply.prev_kv)
+            self.pair(reply.prev_kv)
 
     def get(self, reply: "rpc_pb2.RangeResponse") -> None:
         """Key and value on a line each."""
         for pair in reply.kvs:
-            self._pair(pair)
+            self.pair(pair)
 
     def delete(self, reply: "rpc_pb2.DeleteRangeResponse") -> None:
         """How many were deleted, then the previous pairs if asked for."""
         emit(str(reply.deleted))
         for pair in reply.prev_kvs:
-            self._pair(pair)
+            self.pair(pair)
 
     def txn(self, reply: "rpc_pb2.TxnResponse") -> None:
         """SUCCESS or FAILURE, then each operation's answer behind an empty line."""
@@ -299,7 +300,8 @@ class FieldsPrinter(Printer):
 
     name = "fields"
 
-    def _header(self, header: "rpc_pb2.ResponseHeader") -> None:
+    def header(self, header: "rpc_pb2.ResponseHeader") -> None:
+        """Four lines, before everything else."""
         emit(
             f'"ClusterID" : {header.cluster_id}',
             f'"MemberID" : {header.member_id}',
@@ -307,7 +309,8 @@ class FieldsPrinter(Printer):
             f'"RaftTerm" : {header.raft_term}',
         )
 
-    def _pair(self, prefix: str, pair: "kv_pb2.KeyValue") -> None:
+    def pair(self, prefix: str, pair: "kv_pb2.KeyValue") -> None:
+        """All fields of a pair; `prefix` stands before their names."""
         emit(
             f'"{prefix}Key" : {gotext.quote(pair.key)}',
             f'"{prefix}CreateRevision" : {pair.create_revision}',
@@ -319,34 +322,34 @@ class FieldsPrinter(Printer):
 
     def put(self, reply: "rpc_pb2.PutResponse") -> None:
         """Header and the previous pair if asked for."""
-        self._header(reply.header)
+        self.header(reply.header)
         if reply.HasField("prev_kv"):
-            self._pair("Prev", reply.prev_kv)
+            self.pair("Prev", reply.prev_kv)
 
     def get(self, reply: "rpc_pb2.RangeResponse") -> None:
         """Header, pairs, More and Count."""
-        self._header(reply.header)
+        self.header(reply.header)
         for pair in reply.kvs:
-            self._pair("", pair)
+            self.pair("", pair)
         emit(f'"More" : {_bool(reply.more)}', f'"Count" : {reply.count}')
 
     def delete(self, reply: "rpc_pb2.DeleteRangeResponse") -> None:
         """Header, Deleted and the previous pairs if asked for."""
-        self._header(reply.header)
+        self.header(reply.header)
         emit(f'"Deleted" : {reply.deleted}')
         for pair in reply.prev_kvs:
-            self._pair("Prev", pair)
+            self.pair("Prev", pair)
 
     def txn(self, reply: "rpc_pb2.TxnResponse") -> None:
         """Header, Succeeded and each operation's answer."""
-        self._header(reply.header)
+        self.header(reply.header)
         emit(f'"Succeeded" : {_bool(reply.succeeded)}')
         for operation in reply.responses:
             _print_operation(self, operation)
 
     def member_list(self, reply: "rpc_pb2.MemberListResponse") -> None:
         """Header, then each member in front of an empty line."""
-        self._header(reply.header)
+        self.header(reply.header)
         for member in reply.members:
             emit(
                 f'"ID" : {member.ID}',
@@ -360,7 +363,7 @@ class FieldsPrinter(Printer):
     def endpoint_status(self, found: Sequence[EndpointStatus]) -> None:
         """Each endpoint in front of an empty line."""
         for one in found:
-            self._header(one.reply.header)
+            self.header(one.reply.header)
             emit(
                 f'"Version" : {gotext.quote(one.reply.version.encode())}',
                 f'"DBSize" : {one.reply.dbSize}',
@@ -377,7 +380,7 @@ class FieldsPrinter(Printer):
     def endpoint_hashes(self, found: Sequence[EndpointHash]) -> None:
         """Each endpoint in front of an empty line."""
         for one in found:
-            self._header(one.reply.header)
+            self.header(one.reply.header)
             emit(
                 f'"Endpoint" : {gotext.quote(one.endpoint.encode())}',
                 f'"Hash" : {one.reply.hash}',

@@ -178,6 +178,17 @@ def load_leases(store: Store, leases: Leases, slice_rows: int) -> Iterator[None]
             raise CorruptionError(f"keys are attached to lease {orphaned:x}, which does not exist")
 
 
+class LeaseCounts:
+    """What was applied since this state was opened; for whoever exposes it."""
+
+    __slots__ = ("expired", "granted", "revoked")
+
+    def __init__(self) -> None:
+        self.granted = 0
+        self.revoked = 0
+        self.expired = 0
+
+
 class LeaseCommands:
     """Applies the commands about leases.
 
@@ -186,13 +197,14 @@ class LeaseCommands:
         reader empties it in place.
     """
 
-    __slots__ = ("_store", "_writer", "events", "leases")
+    __slots__ = ("_store", "_writer", "counts", "events", "leases")
 
     def __init__(self, store: Store, leases: Leases, writer: Writer) -> None:
         self._store = store
         self._writer = writer
         self.leases = leases
         self.events: list[tuple[int, int]] = []
+        self.counts = LeaseCounts()
 
     def apply(self, entry: Entry, at: int) -> bytes | ApiError:
         """Carry out an entry whose request begins at `at`; the body of the answer.
@@ -213,7 +225,9 @@ class LeaseCommands:
             if command == commands.LEASE_EXPIRE:
                 (term,) = _TERM.unpack_from(request)
                 leases = [lease for (lease,) in _ID.iter_unpack(request[_TERM.size :])]
-                return self._expire(leases) if term == entry.term else b""
+                if term == entry.term:
+                    self.counts.expired += self._end(leases)
+                return b""
         except struct_error as cause:
             raise ProtocolError(
                 f"entry {entry.index}: a request of command {command} has {len(request)} bytes"
@@ -252,15 +266,17 @@ class LeaseCommands:
         before = self.leases.get(replaced)
         if before is not None and before.hidden and replaced not in self._store.attached:
             self._remove(replaced)
+            self.counts.revoked += 1
         return body
 
     def _revoke(self, lease: int) -> bytes | ApiError:
         if lease not in self.leases:
             return LEASE_NOT_FOUND
-        return self._expire([lease])
+        self.counts.revoked += self._end([lease])
+        return b""
 
-    def _expire(self, leases: list[int]) -> bytes:
-        """End those that exist, and all their keys in one revision."""
+    def _end(self, leases: list[int]) -> int:
+        """End those that exist, and all their keys in one revision. Returns how many."""
         attached = self._store.attached
         over = [lease for lease in dict.fromkeys(leases) if lease in self.leases]
         # A key has one lease at most: each is here once.
@@ -270,7 +286,7 @@ class LeaseCommands:
             self._delete(keys)
         for lease in over:
             self._remove(lease)
-        return b""
+        return len(over)
 
     def _delete(self, keys: list[bytes]) -> None:
         store = self._store
@@ -299,6 +315,7 @@ class LeaseCommands:
     # --- rows --------------------------------------------------------------------
     def _add(self, lease: Lease) -> None:
         self._write(lease)
+        self.counts.granted += 1
         self.events.append((GRANTED, lease.id))
 
     def _write(self, lease: Lease) -> None:

@@ -147,6 +147,7 @@ class StateMachine:
         self._writer = Writer(self.store, self.leases.__contains__)
         self._lease_commands = LeaseCommands(self.store, self.leases, self._writer)
         self.lease_events = self._lease_commands.events
+        self.lease_counts = self._lease_commands.counts
         stored = backend.get(APPLIED_ROW)
         if stored is not None:
             self.applied_index, self.applied_term = loading.load_applied(self.store, stored)

@@ -26,7 +26,7 @@ from raftkv.raft.messages import RENEW, LeaseAsk, LeaseTold
 from raftkv.raft.types import NOBODY
 from raftkv.replica.contact import Contact
 from raftkv.replica.effects import Effects, LeaseAnswer, Ticket
-from raftkv.replica.lessor import WAIT, Lessor, Propose
+from raftkv.replica.lessor import WAIT, Lessor, Propose, renewed
 
 MAX_HELD: Final = limits.MAX_PENDING_READS  # of other members' questions: more are forgotten
 
@@ -135,6 +135,11 @@ class Keepalives:
         self._asked.clear()
         return tickets
 
+    @property
+    def renewed(self) -> int:
+        """Renewals that this member has granted as the leader."""
+        return self.lessor.renewed
+
     def expiry(self, lease: Lease) -> float:
         """What orders leases by their ends: on the leader a time, elsewhere always 0."""
         return self.lessor.expiry(lease) if self.lessor.term else 0.0
@@ -190,8 +195,7 @@ class Keepalives:
             for number, ttl_ms, granted_ms in message.answers:
                 ask = self._asked.pop(number, None)
                 if ask is not None:
-                    ttl = ttl_ms // 1000 if ttl_ms > 0 else ttl_ms
-                    answer = LeaseAnswer(ask.lease, ttl, granted_ms // 1000)
+                    answer = _seconds(ask.kind, ask.lease, (ttl_ms, granted_ms))
                     effects.replies.append((ask.ticket, answer))
 
     def _follow(self, now: float, effects: Effects) -> None:
@@ -286,6 +290,8 @@ class Keepalives:
         if in_contact and (self._waiting or self._held):
             self._answer_waiting(judge, answers, effects)
         if self.new:
+            if in_contact and not self._cautious:
+                self.new = self.lessor.renew_running(self.new, effects.replies)
             self._answer_new(now, judge, effects)
         for message in self._heard:
             if message.term == core.term:
@@ -316,7 +322,7 @@ class Keepalives:
             if answer is None:
                 self._waiting.append(ask)
             else:
-                effects.replies.append((ask.ticket, _seconds(ask.lease, answer)))
+                effects.replies.append((ask.ticket, _seconds(ask.kind, ask.lease, answer)))
         for asker, ask in list(self._held.items()):
             answer = judge(ask.kind, ask.lease, ask.arrived, ask.commit)
             if answer is not None:
@@ -334,7 +340,7 @@ class Keepalives:
             if answer is None:
                 self._waiting.append(Ask(kind, lease, deadline, now, commit, ticket, None))
             else:
-                replies.append((ticket, _seconds(lease, answer)))
+                replies.append((ticket, _seconds(kind, lease, answer)))
 
     def _judge(
         self, now: float, sent_at: float, in_contact: bool, machine: StateMachine
@@ -369,7 +375,10 @@ class Keepalives:
 Judge = Callable[[int, int, float, int], tuple[int, int] | None]
 
 
-def _seconds(lease: int, answer: tuple[int, int]) -> LeaseAnswer:
+def _seconds(kind: int, lease: int, answer: tuple[int, int]) -> LeaseAnswer:
     """What an own client is told, from what another member would be told."""
     ttl_ms, granted_ms = answer
-    return LeaseAnswer(lease, ttl_ms // 1000 if ttl_ms > 0 else ttl_ms, granted_ms // 1000)
+    if kind == RENEW:
+        return renewed(lease, granted_ms)
+    ttl = ttl_ms // 1000 if ttl_ms > 0 else ttl_ms
+    return LeaseAnswer(lease, ttl, -(-granted_ms // 1000))

@@ -64,6 +64,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final, Protocol
 
+from raftkv.errors import ApiError
 from raftkv.kv import commands
 from raftkv.kv.leases import (
     GRANTED,
@@ -73,6 +74,9 @@ from raftkv.kv.leases import (
     checkpoint_request,
     expire_request,
 )
+from raftkv.kv.machine import Result
+from raftkv.raft.messages import RENEW
+from raftkv.replica.effects import LeaseAnswer, Ticket
 from raftkv.replica.wheel import Wheel
 
 EXPIRIES_PER_SECOND: Final = 1000
@@ -91,6 +95,8 @@ OVER: Final = 4  # it does not exist any more
 
 WAIT: Final = -1  # `Lessor.renew`: an entry of the log has to decide first
 
+Question = tuple[int, int, Ticket]  # (kind, lease, ticket)
+Reply = tuple[Ticket, Result | LeaseAnswer | ApiError]
 Propose = Callable[[int, bytes], bool]  # (command, request) -> False if refused for now
 
 
@@ -108,9 +114,10 @@ class Clock:
     """One lease's clock. Times in seconds of `Lessor.time`.
 
     check_at: when the lease has been silent for so long that its remaining time goes to the log.
+    answer: to a renewal.
     """
 
-    __slots__ = ("check_at", "deadline", "id", "stage", "ttl")
+    __slots__ = ("answer", "check_at", "deadline", "id", "stage", "ttl")
 
     def __init__(self, lease: int, ttl: float, deadline: float, check_at: float) -> None:
         self.id = lease
@@ -118,6 +125,15 @@ class Clock:
         self.deadline = deadline
         self.check_at = check_at
         self.stage = RUNNING
+        self.answer = renewed(lease, round(ttl * 1000))
+
+
+def renewed(lease: int, granted_ms: int) -> LeaseAnswer:
+    """The answer to a renewal. etcd counts in whole seconds, and 0 means that there is no lease,
+    so what lies between is rounded up.
+    """
+    seconds = -(-granted_ms // 1000)
+    return LeaseAnswer(lease, seconds, seconds)
 
 
 class Lessor:
@@ -132,6 +148,7 @@ class Lessor:
         self._quiet = election_timeout_seconds
         self._pause = pause_seconds
         self.term = 0  # in which this member leads; 0: it does not
+        self.renewed = 0  # how often a lease was, in all terms
         self._reset(0.0)
 
     def _reset(self, now: float) -> None:
@@ -249,11 +266,29 @@ class Lessor:
             ttl = clock.ttl
             clock.deadline = self.time + ttl
             clock.check_at = self.time + ttl / 2
+            self.renewed += 1
             return ttl
         if clock.stage == CHECKPOINTED:
             clock.stage = CLEARING
             self._clearing.append(lease)
         return WAIT
+
+    def renew_running(self, questions: list[Question], replies: list[Reply]) -> list[Question]:
+        """Answers what comes most by far: renewals of leases whose clock runs. Returns the rest."""
+        rest: list[Question] = []
+        clocks, time = self._clocks, self.time
+        for question in questions:
+            kind, lease, ticket = question
+            clock = clocks.get(lease)
+            if clock is None or clock.stage or kind != RENEW:  # stage: not RUNNING
+                rest.append(question)
+                continue
+            ttl = clock.ttl
+            clock.deadline = time + ttl
+            clock.check_at = time + ttl / 2
+            replies.append((ticket, clock.answer))
+        self.renewed += len(questions) - len(rest)
+        return rest
 
     def remaining(self, lease: int, machine: Leased) -> tuple[float, float]:
         """Seconds that are left, and that were granted; (-1, 0) if there is no such lease."""

@@ -113,7 +113,9 @@ class Replica:
         self._next_sweep = 0.0
         self._now = 0.0
         self._write_deadline = settings.request_timeout_seconds
-        self._room = settings.max_pending  # writes that are taken before the next turn
+        # What is taken before the next turn: writes, and questions about leases.
+        self._room = settings.max_pending
+        self._ask_room = settings.max_pending_reads
 
     def _phase(self) -> int:
         """This member's share of the way from one checkpoint to the next."""
@@ -152,16 +154,18 @@ class Replica:
 
     def renew(self, lease: int, ticket: Ticket) -> ApiError | None:
         """Queues a keepalive (LeaseKeepAlive); a `LeaseAnswer` comes in `Effects.replies`."""
-        return self._ask(RENEW, lease, ticket)
+        questions = self.keepalives.new
+        if len(questions) >= self._ask_room:
+            return TOO_MANY_REQUESTS
+        questions.append((RENEW, lease, ticket))
+        return None
 
     def time_to_live(self, lease: int, ticket: Ticket) -> ApiError | None:
         """Queues the question what is left of a lease (LeaseTimeToLive), answered likewise."""
-        return self._ask(REMAINING, lease, ticket)
-
-    def _ask(self, kind: int, lease: int, ticket: Ticket) -> ApiError | None:
-        if len(self.keepalives) >= self.settings.max_pending_reads:
+        questions = self.keepalives.new
+        if len(questions) >= self._ask_room:
             return TOO_MANY_REQUESTS
-        self.keepalives.new.append((kind, lease, ticket))
+        questions.append((REMAINING, lease, ticket))
         return None
 
     def on_message(self, message: Message) -> None:
@@ -302,6 +306,7 @@ class Replica:
                 self._received = None
         self.writes.drain_output(effects)
         self.keepalives.turn(now, self.machine, self._append, effects)
+        self._ask_room = self.settings.max_pending_reads - len(self.keepalives)
         if self.reading.confirmed:
             effects.reads = self.reading.served(self.machine.applied_index)
         if now >= self._next_sweep:

@@ -51,15 +51,11 @@ def read_request(message: bytes) -> Known:
 
 
 class KeepAlives:
-    """All LeaseKeepAlive streams of one member; also what collects the answers of one turn.
-
-    renewed: answers that prolonged a lease.
-    """
+    """All LeaseKeepAlive streams of one member; also what collects the answers of one turn."""
 
     def __init__(self, context: Context) -> None:
         self.context = context
         self.driver = context.driver
-        self.renewed = 0
         self.dirty = False
         self._known: dict[bytes, Known] = {}
         self._answering: list[KeepAliveCall] = []
@@ -112,6 +108,21 @@ class KeepAlives:
 class KeepAliveCall:
     """One stream."""
 
+    __slots__ = (
+        "_early",
+        "_half_closed",
+        "_known",
+        "_order",
+        "_over",
+        "_ready",
+        "_renew",
+        "_service",
+        "_stream",
+        "_take",
+        "_waiting",
+        "client",
+    )
+
     def __init__(self, service: KeepAlives, client: ClientProtocol, stream: int) -> None:
         self.client = client
         self._service = service
@@ -121,7 +132,7 @@ class KeepAliveCall:
         self._take = self._answered  # one bound method for all tickets
         self._order: deque[Any] = deque()  # tickets without an answer, oldest first
         self._early: dict[int, LeaseAnswer | ApiError] = {}  # by the ticket's identity
-        self._waiting: deque[Known] = deque()
+        self._waiting: deque[Known] | None = None  # most streams never need one
         self._ready: list[bytes] = []  # ends of answers: what follows the header
         self._half_closed = False
         self._over = False
@@ -139,8 +150,12 @@ class KeepAliveCall:
             return
         if len(self._order) < ASKED:
             self._ask(known)
-        elif len(self._waiting) < MAX_WAITING:
-            self._waiting.append(known)
+            return
+        waiting = self._waiting
+        if waiting is None:
+            waiting = self._waiting = deque()
+        if len(waiting) < MAX_WAITING:
+            waiting.append(known)
         else:
             self.abandon(TOO_MANY_REQUESTS)
 
@@ -174,7 +189,7 @@ class KeepAliveCall:
         self._over = True
         self._order.clear()
         self._early.clear()
-        self._waiting.clear()
+        self._waiting = None
         self._ready.clear()
         self._service.context.long_streams.remove(self)
 
@@ -213,7 +228,6 @@ class KeepAliveCall:
         ttl = result[1]
         ready = self._ready
         if ttl:
-            self._service.renewed += 1
             ready.append(ticket[1] + _TTL_TAG + varint(ttl))
         else:
             ready.append(ticket[1])
@@ -221,6 +235,7 @@ class KeepAliveCall:
             self._service.answers(self)
         if self._waiting:
             self._ask(self._waiting.popleft())
+            self._service.driver.wake()  # this turn's questions are taken already
 
     def flush(self, header: bytes) -> None:
         """Sends the answers that there are. header: their field 1."""

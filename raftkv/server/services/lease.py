@@ -9,8 +9,9 @@ ordered by the ends of leases where the clock is, on the leader; elsewhere, wher
 at all, by their grants. A lease that a put with a TTL made (`extras`) is one like any other in all
 of these: its keys name it, so it can be looked at, renewed and revoked.
 
-Counters are plain integers: `LeaseService.renewed`; granted, revoked and expired ones are counted
-by who applies them (`kv.leases`), and live ones are `len(machine.leases)`.
+Counters are plain integers: `machine.lease_counts` has what was granted, revoked and expired,
+`replica.keepalives.renewed` what this member has renewed as the leader, and `len(machine.leases)`
+live.
 """
 
 import random
@@ -28,7 +29,6 @@ from raftkv.kv.machine import Result
 from raftkv.limits import MAX_LEASE_TTL_SECONDS
 from raftkv.pb import rpc_pb2
 from raftkv.replica.effects import LeaseAnswer
-from raftkv.replica.replica import ReplicaSettings
 from raftkv.server.clients import ClientProtocol
 from raftkv.server.routes import Routes
 from raftkv.server.services.context import CANNOT_DECODE, Context
@@ -42,14 +42,12 @@ _STATUS_TAG: Final = 0x12  # LeaseLeasesResponse.leases
 _choose = random.SystemRandom()
 
 
-def minimum_ttl_seconds(settings: ReplicaSettings) -> int:
+def minimum_ttl_seconds(election_timeout_ticks: int, tick_seconds: float) -> int:
     """The shortest TTL that a lease may have: one and a half election timeouts, rounded up.
 
     Source: etcd server/etcdserver/server.go, minTTL: whole ticks, then whole seconds.
     """
-    ticks = settings.core.election_timeout_ticks
-    tick_seconds = settings.election_timeout_seconds / ticks
-    milliseconds = round(3 * ticks // 2 * tick_seconds * 1000)
+    milliseconds = 3 * election_timeout_ticks // 2 * round(tick_seconds * 1000)
     return -(-milliseconds // 1000)
 
 
@@ -69,13 +67,10 @@ class LeaseService:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._minimum = minimum_ttl_seconds(context.replica.settings)
+        self._minimum = minimum_ttl_seconds(
+            context.replica.settings.core.election_timeout_ticks, context.driver.tick_seconds
+        )
         self._keepalives = KeepAlives(context)
-
-    @property
-    def renewed(self) -> int:
-        """Keepalives that this member has answered and that prolonged a lease."""
-        return self._keepalives.renewed
 
     def register(self, routes: Routes) -> None:
         """Adds the service's paths."""
