@@ -4,11 +4,14 @@ from raftkv.pb import election_pb2, health_pb2, lock_pb2, rpc_pb2, v1_pb2
 from raftkv.server.routes import Routes
 from raftkv.server.services.cluster import ClusterService
 from raftkv.server.services.context import Context
+from raftkv.server.services.election import ElectionService
 from raftkv.server.services.extras import ExtrasService
 from raftkv.server.services.health import HealthService
 from raftkv.server.services.kv import KvService
 from raftkv.server.services.lease import LeaseService
+from raftkv.server.services.lock import LockService
 from raftkv.server.services.maintenance import MaintenanceService
+from raftkv.server.services.queueing import Queues
 from raftkv.server.services.range_stream import RangeStreamService
 from raftkv.server.services.watch import WatchService
 
@@ -33,6 +36,7 @@ def register_all(
 
     notify_seconds: between the bookmarks of quiet watches.
     """
+    watching = context.driver.watches
     KvService(context).register(routes)
     RangeStreamService(context).register(routes)
     LeaseService(context).register(routes)
@@ -40,5 +44,8 @@ def register_all(
     ClusterService(context).register(routes)
     MaintenanceService(context, election_timeout_seconds).register(routes)
     WatchService(context, notify_seconds).register(routes)
+    queues = Queues(context, watching)
+    LockService(context, queues).register(routes)
+    ElectionService(context, queues, watching).register(routes)
     health.register(routes)
     routes.ends.append(context.long_streams.drain)
