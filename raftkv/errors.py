@@ -140,6 +140,14 @@ COMPACTED: Final = _etcd(Code.OUT_OF_RANGE, "mvcc: required revision has been co
 FUTURE_REVISION: Final = _etcd(Code.OUT_OF_RANGE, "mvcc: required revision is a future revision")
 NO_SPACE: Final = _etcd(Code.RESOURCE_EXHAUSTED, "mvcc: database space exceeded")
 TOO_MANY_REQUESTS: Final = _etcd(Code.RESOURCE_EXHAUSTED, "too many requests")
+TXN_READS_TOO_MUCH: Final = _etcd(
+    Code.RESOURCE_EXHAUSTED,
+    "a transaction that writes must not read so much: limit its ranges and compares, or read "
+    "beforehand and compare revisions in the transaction",
+)
+TXN_ANSWER_TOO_LARGE: Final = _etcd(
+    Code.RESOURCE_EXHAUSTED, "the answer is too large: split the transaction or limit its ranges"
+)
 
 # --- leases -----------------------------------------------------------------
 LEASE_NOT_FOUND: Final = _etcd(Code.NOT_FOUND, "requested lease not found")

@@ -17,7 +17,7 @@ stop; nothing of that entry can be flushed.
 
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final
 from zlib import crc32
 
 from raftkv import limits
@@ -29,13 +29,16 @@ from raftkv.errors import (
     ApiError,
 )
 from raftkv.kv import commands, loading, ranges, txn
+from raftkv.kv.answers import HashResult as HashResult
+from raftkv.kv.answers import Result as Result
+from raftkv.kv.answers import Status as Status
 from raftkv.kv.backend import Backend, Row, View
 from raftkv.kv.compaction import Compaction
 from raftkv.kv.encoding import APPLIED, APPLIED_ROW
-from raftkv.kv.hashing import hash_kv_slices
 from raftkv.kv.leases import LeaseCommands, Leases, load_leases
 from raftkv.kv.members import Member, Roster, decode_member, encode_member, joining_member
 from raftkv.kv.runs import put_run
+from raftkv.kv.sliced import SlicedReads
 from raftkv.kv.store import Change, Store
 from raftkv.kv.swaps import carry_out, read_swap, swap_run
 from raftkv.kv.writes import Writer, is_read_only
@@ -48,29 +51,6 @@ _INDEX_MASK: Final = (1 << 32) - 1
 # What applies neighbouring entries in one go, by their command byte.
 _RUNS: Final = {bytes((commands.PUT,)): put_run, bytes((commands.TXN,)): swap_run}
 _new = tuple.__new__
-
-
-class Result(NamedTuple):
-    """A successful answer: the revision for its header, and every field but the header."""
-
-    revision: int
-    body: bytes
-
-
-class HashResult(NamedTuple):
-    """HashKV's answer."""
-
-    hash: int
-    compacted_revision: int
-    hash_revision: int
-
-
-class Status(NamedTuple):
-    """What Maintenance.Status tells about the store. Sizes in bytes."""
-
-    db_size: int
-    db_size_in_use: int
-    keys: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +79,7 @@ class Bootstrap:
     term: int = 0
 
 
-class StateMachine:
+class StateMachine(SlicedReads):
     """One member's replica of the store. See the module's docstring.
 
     backend: holds the rows; empty, or what an earlier machine flushed to it.
@@ -272,7 +252,8 @@ class StateMachine:
         swap = read_swap(payload, at)
         if swap is not None:
             return carry_out(self.store, payload, swap)
-        return self._writer.txn(pb.TxnRequest.FromString(payload[at:]), self._history)
+        request = pb.TxnRequest.FromString(payload[at:])
+        return self._writer.txn(request, self._history)
 
     def _history(self) -> View:
         """Everything applied so far, readable by revision. Called before an entry's first write,
@@ -373,76 +354,15 @@ class StateMachine:
             self.flush()
         return Result(store.revision, ranges.answer(store, request, self.backend))
 
-    def is_long(self, request: pb.RangeRequest) -> bool:
-        """Should this range go through `range_steps` rather than `range`?"""
-        return ranges.is_long(self.store, request)
-
-    def range_steps(self, request: pb.RangeRequest) -> "Generator[None, None, Result | ApiError]":
-        """`range` in slices of about `ranges.SLICE_UNITS` microseconds: a pause at every yield.
-
-        Revision and rows are pinned before the first pause; entries applied meanwhile do not show.
-        """
-        store = self.store
-        error = ranges.check_revision(store, request.revision)
-        if error is not None:
-            return error
-        self.flush()
-        answered = store.revision
-        view = self.backend.view()
-        try:
-            plan = ranges.Plan(request)
-            wanted = request.revision if request.revision > 0 else answered
-            body = yield from ranges.slices(store, plan, wanted, view)
-            return Result(answered, body)
-        finally:
-            view.close()
-
-    def range_stream(
-        self, request: pb.RangeRequest
-    ) -> "Generator[bytes | None, None, Result | ApiError]":
-        """RangeStream: yields bodies that hold only kvs, None for a pause; returns the last one,
-        which has `more` and `count` (etcd 3.7). The form was checked by `validate_range`.
-        """
-        store = self.store
-        error = ranges.check_revision(store, request.revision) or ranges.check_stream(request)
-        if error is not None:
-            return error
-        self.flush()
-        answered = store.revision
-        view = self.backend.view()
-        try:
-            wanted = request.revision if request.revision > 0 else answered
-            chunk_bytes = self.settings.stream_chunk_bytes
-            last = yield from ranges.chunks(store, ranges.Plan(request), wanted, view, chunk_bytes)
-            return Result(answered, last)
-        finally:
-            view.close()
-
     def read_txn(self, request: pb.TxnRequest) -> Result | ApiError:
         """A transaction that `is_read_only`, without an entry of the log."""
         assert is_read_only(request), "a read-only transaction writes"
-        answer = self._writer.txn(request, self._flushed_backend)
+        answer = self._writer.txn(request, self._flushed_backend, metered=False)
         return Result(self.store.revision, answer) if isinstance(answer, bytes) else answer
 
     def _flushed_backend(self) -> View:
         self.flush()
         return self.backend
-
-    def hash_kv(self, revision: int = 0) -> "Generator[None, None, HashResult | ApiError]":
-        """HashKV at a revision (0: the current one), in slices: a pause at every yield."""
-        store = self.store
-        error = ranges.check_revision(store, revision)
-        if error is not None:
-            return error
-        self.flush()
-        wanted = revision if revision > 0 else store.revision
-        compacted = self.compacted_revision
-        view = self.backend.view()
-        try:
-            value = yield from hash_kv_slices(view, compacted, wanted)
-        finally:
-            view.close()
-        return HashResult(value, compacted, wanted)
 
     def status(self) -> Status:
         """Sizes of the store."""

@@ -8,17 +8,18 @@ Three ways to find the versions that a range sees:
 * any revision: a walk over the pointer rows, newest version first within a key; a key with many
   versions is skipped by one seek instead of stepping over them.
 
-Only the last works on a `View` alone, so it also serves long ranges in slices: revision, view and
-count are fixed by the first slice and the live keys are not looked at again.
+Only the last works on a `View` alone, so it also serves long ranges in slices (`longranges`).
 
 etcd's order of work is part of the answer: filters drop versions after they are counted, sorting
 comes before the limit, but without filters and with order NONE only limit + 1 keys are fetched.
 """
 
 from collections.abc import Generator, Iterable, Iterator
+from heapq import merge
+from itertools import chain
 from typing import Final
 
-from raftkv.errors import COMPACTED, FUTURE_REVISION, RANGE_STREAM_UNSUPPORTED, ApiError
+from raftkv.errors import COMPACTED, FUTURE_REVISION, ApiError
 from raftkv.kv.backend import View
 from raftkv.kv.encoding import (
     DELETE_ROW,
@@ -35,6 +36,7 @@ from raftkv.kv.encoding import (
     varint,
 )
 from raftkv.kv.index import FROM_KEY
+from raftkv.kv.metering import Meter
 from raftkv.kv.store import Record, Store, load_record, row_key
 from raftkv.pb import rpc_pb2 as pb
 
@@ -49,7 +51,7 @@ CORRECTION_ROWS: Final = 400  # rows read at most to correct the live keys for a
 STEP_UNITS: Final = 2
 TOUCH_UNITS: Final = 4
 LOAD_UNITS: Final = 12
-SLICE_UNITS: Final = 4000
+SLICE_UNITS: Final = 2500
 
 Found = tuple[list[Record], int]  # versions in key order (maybe cut), count before the cut
 
@@ -63,13 +65,13 @@ def check_revision(store: Store, wanted: int) -> ApiError | None:
     return None
 
 
-def check_txn_revision(store: Store, wanted: int) -> ApiError | None:
+def check_txn_revision(newest: int, compacted: int, wanted: int) -> ApiError | None:
     """`check_revision` for a range in a transaction: etcd takes only 0 for the current revision
     there, and a negative one for a revision below the compacted one (-1 until the first).
     """
-    if wanted > store.revision:
+    if wanted > newest:
         return FUTURE_REVISION
-    return COMPACTED if wanted and wanted < store.compacted else None
+    return COMPACTED if wanted and wanted < compacted else None
 
 
 def body(records: Iterable[Record], count: int, *, more: bool, keys_only: bool = False) -> bytes:
@@ -127,6 +129,29 @@ class Plan:
         if more:
             del records[self.limit :]
         return body(records, count, more=more, keys_only=request.keys_only)
+
+    def run(self, records: list[Record]) -> list[Record]:
+        """A stretch of what was found, filtered, and sorted in itself."""
+        if self.filters:
+            records = self._filtered(records)
+        return self._sorted(records) if self.merges else records
+
+    @property
+    def merges(self) -> bool:
+        """Is another order than that of the keys wanted?"""
+        return self.order in (_ASCEND, _DESCEND) and self.target != _KEY
+
+    @property
+    def joins(self) -> bool:
+        """Is everything that is found answered, in the order in which it is found?"""
+        return self.order not in (_ASCEND, _DESCEND) and not self.filters and self.limit <= 0
+
+    def ordered(self, runs: list[list[Record]]) -> Iterator[Record]:
+        """The whole of all `run`s, which follow each other in key order, in the wanted order."""
+        descending = self.order == _DESCEND
+        if self.merges:
+            return merge(*runs, key=_SORT_KEYS[self.target], reverse=descending)
+        return chain.from_iterable(map(reversed, reversed(runs)) if descending else runs)
 
     def _filtered(self, records: list[Record]) -> list[Record]:
         request = self.request
@@ -219,7 +244,7 @@ def find_corrected(store: Store, plan: Plan, revision: int, view: View) -> Found
     if touched is None:
         return None
     then = sorted((name, row_id) for name, (row_id, _) in touched.items() if row_id)
-    count = last - first + _difference(touched)
+    count = last - first + difference(touched)
     if plan.request.count_only:
         return [], count
     records = []
@@ -257,7 +282,7 @@ def touched_slices(
     return found
 
 
-def _difference(touched: Touched) -> int:
+def difference(touched: Touched) -> int:
     """How many more of these keys existed then than do now."""
     return sum(bool(then) - exists for then, exists in touched.values())
 
@@ -300,11 +325,12 @@ def find_walking(store: Store, plan: Plan, revision: int, view: View) -> Found:
 
 
 def versions_at(
-    view: View, key: bytes, range_end: bytes, revision: int
+    view: View, key: bytes, range_end: bytes, revision: int, meter: Meter | None = None
 ) -> Iterator[tuple[bytes, int] | None]:
     """(key, row id) of every version that a range sees at `revision`, in key order.
 
-    None for every row that was read in vain, so that a caller can count the work.
+    None for every row that was read in vain, so that a caller can count the work. meter: is told
+    of the rows that all members have; its Exceeded goes through.
     """
     start = key_row_start(key)
     if not range_end:
@@ -324,6 +350,8 @@ def versions_at(
                 current, decided, stale = name, False, 0
             newer = row[-ID_BYTES:] < oldest_newer
             if decided or newer:
+                if newer and meter is not None:
+                    meter.keys(1)
                 stale += 1
                 if stale > SKIP_VERSIONS:
                     # Behind every version of this key, or right at the one that is visible.
@@ -333,117 +361,43 @@ def versions_at(
                 yield None
                 continue
             decided, stale = True, 0
+            if meter is not None:
+                meter.row(row, deletion=mark == DELETION_MARK)
             yield None if mark == DELETION_MARK else parse_key_row(row)
 
 
-def is_long(store: Store, request: pb.RangeRequest) -> bool:
-    """Would `answer` take more than about one slice of work?"""
-    if not request.range_end:
-        return False
-    plan = Plan(request)
-    first, last = store.index.bounds(plan.key, plan.range_end)
-    past = 0 < request.revision < store.revision
-    if request.count_only and not past:
-        return False
-    picked = last - first
-    if plan.fetch and not past:
-        picked = min(picked, plan.fetch)
-    return picked * LOAD_UNITS > SLICE_UNITS or (past and store.revision - request.revision > 64)
+def read_metered(store: Store, plan: Plan, view: View, meter: Meter) -> Found:
+    """What `answer` would find before the first write of an entry, while `meter` allows it.
 
-
-def slices(store: Store, plan: Plan, revision: int, view: View) -> Generator[None, None, bytes]:
-    """`answer` by pointer rows alone, with a pause (a yield) after every slice of work.
-
-    The count is known before the first version is read, except where so much was written since
-    `revision` that counting on the way costs less. What needs no sorting is joined slice by slice.
+    The same is metered on every member, whatever it has cached or compacted. Raises Exceeded.
     """
-    if not plan.range_end:
-        record = store.at_revision(view, plan.key, revision)
-        return plan.finish([] if record is None else [record], 0 if record is None else 1)
-    known = yield from _count_slices(store, plan, revision, view)
-    if known >= 0 and plan.request.count_only:
-        return plan.finish([], known)
-    joins = plan.order not in (_ASCEND, _DESCEND) and not plan.filters
-    joined: list[bytes] = []
+    key, range_end, wanted = plan.key, plan.range_end, plan.request.revision
     records: list[Record] = []
-    wanted = -1 if plan.request.count_only else plan.fetch
-    count = picked = units = 0
-    for version in versions_at(view, plan.key, plan.range_end, revision):
-        units += STEP_UNITS
-        if version is not None:
-            count += 1
-            if not wanted or picked < wanted:
-                units += LOAD_UNITS
-                picked += 1
-                records.append(store.record_of(view, *version))
-            if known >= 0 and picked == wanted:
-                break
-        if units >= SLICE_UNITS:
-            units = 0
-            if joins and not wanted:
-                joined.append(body(records, 0, more=False, keys_only=plan.request.keys_only))
-                records.clear()
-            yield
-    else:
-        assert known in (-1, count), f"a range counted {known} keys and found {count}"
-    joined.append(plan.finish(records, count if known < 0 else known))
-    return b"".join(joined)
-
-
-def _count_slices(
-    store: Store, plan: Plan, revision: int, view: View
-) -> Generator[None, None, int]:
-    """How many keys the range has at `revision`; -1 if walking over them all is cheaper."""
-    first, last = store.index.bounds(plan.key, plan.range_end)
-    newest = store.revision
-    count = last - first
-    if revision == newest:
-        return count
-    allowed = 2 * count + CORRECTION_ROWS
-    if newest - revision > allowed:
-        return -1
-    touched = yield from touched_slices(view, plan, revision, newest, allowed)
-    return -1 if touched is None else count + _difference(touched)
-
-
-# --- RangeStream ----------------------------------------------------------------
-FIRST_CHUNK_KEYS: Final = 10
-
-
-def check_stream(request: pb.RangeRequest) -> ApiError | None:
-    """RangeStream offers the default order only, and no filters by revision (etcd 3.7)."""
-    plan = Plan(request)
-    if plan.filters or plan.order != _NONE or plan.target != _KEY:
-        return RANGE_STREAM_UNSUPPORTED
-    return None
-
-
-def chunks(
-    store: Store, plan: Plan, revision: int, view: View, chunk_bytes: int
-) -> Generator[bytes | None, None, bytes]:
-    """Bodies of kvs as they are found (None: a pause); returns the last one, with the count.
-
-    The first has 10 keys, so that a reader has something at once, later ones `chunk_bytes`.
-    """
-    keys_only, count_only = plan.request.keys_only, plan.request.count_only
-    waiting: list[Record] = []
-    sent = count = waiting_bytes = units = 0
-    for version in versions_at(view, plan.key, plan.range_end, revision):
-        units += STEP_UNITS
-        if version is not None:
-            count += 1
-            if not count_only and (plan.limit <= 0 or sent + len(waiting) < plan.limit):
-                units += LOAD_UNITS
-                record = store.record_of(view, *version)
-                full = len(waiting) >= FIRST_CHUNK_KEYS if not sent else waiting_bytes > chunk_bytes
-                if full:
-                    yield body(waiting, 0, more=False, keys_only=keys_only)
-                    sent += len(waiting)
-                    waiting, waiting_bytes = [], 0
-                waiting.append(record)
-                waiting_bytes += len(record[0])
-        if units >= SLICE_UNITS:
-            units = 0
-            yield None
-    more = 0 < plan.limit < count and not count_only
-    return body(waiting, count, more=more, keys_only=keys_only)
+    if wanted <= 0 or wanted == store.revision:
+        if not range_end:
+            keys, count = iter([key] if key in store.live else []), int(key in store.live)
+        else:
+            first, last = store.index.bounds(key, range_end)
+            count = last - first
+            if plan.fetch and plan.fetch < count:
+                last = first + plan.fetch
+            keys = store.index.slice(first, first if plan.request.count_only else last)
+            meter.keys(0 if plan.request.count_only else last - first)
+        meter.keys(1)
+        keep = count <= CACHED_RANGE_KEYS
+        for name in keys:
+            record = store.fetch(name) if keep else store.known(name)
+            assert record is not None, "the index has a key that does not exist"
+            meter.record(record[0])
+            records.append(record)
+        return records, count
+    count = 0
+    for found in versions_at(view, key, range_end, wanted, meter):
+        if found is None:
+            continue
+        count += 1
+        if not plan.request.count_only and (not plan.fetch or len(records) < plan.fetch):
+            record = store.record_of(view, *found)
+            meter.record(record[0])
+            records.append(record)
+    return records, count

@@ -24,6 +24,7 @@ from raftkv.errors import (
     ApiError,
 )
 from raftkv.kv.encoding import framed_value
+from raftkv.kv.metering import Meter
 from raftkv.kv.store import Record, Store
 from raftkv.pb import rpc_pb2 as pb
 
@@ -163,14 +164,15 @@ class Path:
     careful: something in it depends on the state besides the compares (a lease, a value to keep,
     a revision to read, no request at all) and must be checked before anything is written.
     looks_back: a range in it names a revision.
+    meter: is told what ranges of compares read; its Exceeded goes through.
     """
 
     __slots__ = ("careful", "looks_back", "steps", "succeeded")
 
-    def __init__(self, store: Store, request: pb.TxnRequest) -> None:
+    def __init__(self, store: Store, request: pb.TxnRequest, meter: Meter | None) -> None:
         succeeded = True
         for compare in request.compare:
-            if not holds(store, compare):
+            if not holds(store, compare, meter):
                 succeeded = False
                 break
         self.succeeded = succeeded
@@ -189,7 +191,7 @@ class Path:
                     self.careful = self.looks_back = True
                 steps.append((kind, asked))
             elif kind == "request_txn":
-                nested = Path(store, op.request_txn)
+                nested = Path(store, op.request_txn, meter)
                 self.careful |= nested.careful
                 self.looks_back |= nested.looks_back
                 steps.append((kind, nested))
@@ -201,21 +203,35 @@ class Path:
         self.steps = steps
 
 
-def holds(store: Store, compare: pb.Compare) -> bool:
+def holds(store: Store, compare: pb.Compare, meter: Meter | None) -> bool:
     """Is the compare true for every key of its range (for an absent key if there is none)?"""
-    target: int = compare.target
+    by_value = compare.target == _VALUE
     if not compare.range_end:
-        find = store.fetch if target == _VALUE else store.numbers
+        find = store.fetch if by_value else store.numbers
         record = find(compare.key)
-        records = [] if record is None else [record]
-    else:
-        records = store.records(store.index.keys(compare.key, compare.range_end))
-    if not records:
-        return target != _VALUE and _satisfies(compare, target, _NOBODY)
-    return all(_satisfies(compare, target, record) for record in records)
+        return holds_without_keys(compare) if record is None else satisfies(compare, record)
+    first, last = store.index.bounds(compare.key, compare.range_end)
+    if meter is not None:
+        meter.keys(last - first)
+    if first == last:
+        return holds_without_keys(compare)
+    for key in store.index.slice(first, last):
+        record = store.known(key)
+        if by_value and meter is not None:
+            meter.record(record[0])
+        if not satisfies(compare, record):
+            return False
+    return True
 
 
-def _satisfies(compare: pb.Compare, target: int, record: Record) -> bool:
+def holds_without_keys(compare: pb.Compare) -> bool:
+    """Is the compare true if no key is there?"""
+    return compare.target != _VALUE and satisfies(compare, _NOBODY)
+
+
+def satisfies(compare: pb.Compare, record: Record) -> bool:
+    """Is the compare true for this version of a key?"""
+    target: int = compare.target
     if target == _VALUE:
         stored_value, given_value = framed_value(record[0]), compare.value
         sign = (stored_value > given_value) - (stored_value < given_value)

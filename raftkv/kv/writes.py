@@ -5,6 +5,7 @@ request's bytes: its key field is the KeyValue's key field, and its value field 
 tag. Everything else goes through the generated messages.
 """
 
+from collections import deque
 from collections.abc import Callable
 from typing import Final
 
@@ -12,6 +13,7 @@ from raftkv.errors import (
     EMPTY_KEY,
     KEY_NOT_FOUND,
     LEASE_NOT_FOUND,
+    TXN_READS_TOO_MUCH,
     ApiError,
 )
 from raftkv.kv import ranges
@@ -26,6 +28,7 @@ from raftkv.kv.encoding import (
     value_field,
     varint,
 )
+from raftkv.kv.metering import Exceeded, Meter
 from raftkv.kv.runs import plain_put
 from raftkv.kv.store import Store
 from raftkv.kv.txn import Path
@@ -104,17 +107,40 @@ class Writer:
         return body
 
     # --- transactions ---------------------------------------------------------
-    def txn(self, request: pb.TxnRequest, history: Callable[[], View]) -> bytes | ApiError:
+    def txn(
+        self, request: pb.TxnRequest, history: Callable[[], View], *, metered: bool = True
+    ) -> bytes | ApiError:
         """Decide, check, carry out: the body of a TxnResponse, or why nothing was done.
 
         history: called before the first write if a range looks at a past revision; flushes.
+        metered: for an entry of the log, which may read only so much (`metering`).
         """
-        path = Path(self.store, request)
-        if path.careful:
-            error = self._check(path, puts=True) or self._check(path, puts=False)
-            if error is not None:
-                return error
-        return self._run(path, history() if path.looks_back else self.store.backend)
+        meter = Meter(self.store.compacted) if metered else None
+        ahead: deque[ranges.Found] = deque()
+        try:
+            path = Path(self.store, request, meter)
+            if path.careful:
+                error = self._check(path, puts=True) or self._check(path, puts=False)
+                if error is not None:
+                    return error
+            view = history() if path.looks_back else self.store.backend
+            if meter is not None:
+                self._read_ahead(path, view, meter, ahead)
+        except Exceeded:
+            return TXN_READS_TOO_MUCH
+        return self._run(path, view, None if meter is None else ahead)
+
+    def _read_ahead(self, path: Path, view: View, meter: Meter, ahead: deque[ranges.Found]) -> None:
+        """Reads every range before anything is written, to learn how much that is: Exceeded.
+
+        ahead: takes what was found, in order. The keys that the transaction itself puts come on top
+        of it; there are at most as many as operations.
+        """
+        for kind, step in path.steps:
+            if kind == "request_range":
+                ahead.append(ranges.read_metered(self.store, ranges.Plan(step), view, meter))
+            elif kind == "request_txn":
+                self._read_ahead(step, view, meter, ahead)
 
     def _check(self, path: Path, *, puts: bool) -> ApiError | None:
         """The first thing wrong with the puts (or with all else) of the branches taken."""
@@ -127,14 +153,16 @@ class Writer:
             elif puts:
                 continue
             elif kind == "request_range":
-                error = ranges.check_txn_revision(self.store, step.revision)
+                error = ranges.check_txn_revision(
+                    self.store.revision, self.store.compacted, step.revision
+                )
             elif kind is None:
                 error = KEY_NOT_FOUND
             if error is not None:
                 return error
         return None
 
-    def _run(self, path: Path, view: View) -> bytes:
+    def _run(self, path: Path, view: View, ahead: deque[ranges.Found] | None) -> bytes:
         store = self.store
         body = b"\x10\x01" if path.succeeded else b""
         for kind, step in path.steps:
@@ -142,12 +170,17 @@ class Writer:
                 replaced = self.put_request(step)
                 tag, response = b"\x12", self._header() + replaced
             elif kind == "request_range":
-                tag, response = b"\x0a", self._header() + ranges.answer(store, step, view)
+                found = None if ahead is None else ahead.popleft()
+                if found is None or (step.revision <= 0 and store.writing()):
+                    response = self._header() + ranges.answer(store, step, view)
+                else:
+                    response = self._header() + ranges.Plan(step).finish(*found)
+                tag = b"\x0a"
             elif kind == "request_delete_range":
                 removed = self.delete(step)
                 tag, response = b"\x1a", self._header() + removed
             else:
-                tag, response = b"\x22", _EMPTY_HEADER + self._run(step, view)
+                tag, response = b"\x22", _EMPTY_HEADER + self._run(step, view, ahead)
             size = len(response)
             if size < 126:
                 body += b"\x1a%c%b%c%b" % (size + 2, tag, size, response)

@@ -9,19 +9,20 @@ latency ahead of them.
 import asyncio
 import logging
 import random
-import time
 from collections import deque
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Final, Protocol, cast
 
+from raftkv.errors import STOPPED, ApiError
 from raftkv.raft.messages import InstallSnapshot, Message
 from raftkv.raft.types import SnapshotMeta
 from raftkv.replica.effects import Effects
 from raftkv.replica.replica import Replica
 from raftkv.server.disk import Disk
 from raftkv.server.logs import Repeats
+from raftkv.server.slices import Progress, Slices
 from raftkv.server.watching import Watching
 from raftkv.storage.backend import StateBackend
 from raftkv.storage.recovery import DataDirectory
@@ -88,7 +89,8 @@ class Driver:
         self._held: deque[tuple[int, list[Message]]] = deque()
         self._dirty: list[Flushable] = []
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="housekeeping")
-        self._compacting = False
+        self.slices = Slices(loop, lambda: self.turns, failed)
+        self._compacting: _Compacting | None = None
         self._tending = False
         self._next_tick = 0.0
         self._next_look = 0.0
@@ -289,6 +291,7 @@ class Driver:
 
     def _installed(self, meta: SnapshotMeta) -> None:
         backend = self.replica.machine.backend
+        self.slices.state_replaced()
         self.directory.switch_state(cast(StateBackend, backend), meta)
         self._old_states = True
         if self._watching is not None:
@@ -309,9 +312,10 @@ class Driver:
             self._tending = True
             self._submit(self.directory.log.tend, self._tended)
         machine = self.replica.machine
-        if not self._compacting and machine.physically_compacted < machine.compacted_revision:
-            self._compacting = True
-            self.loop.call_soon(self._compact)
+        behind = machine.physically_compacted < machine.compacted_revision
+        if behind and self._compacting is None:
+            self._compacting = _Compacting(self)
+            self.slices.resume(self._compacting)
 
     def _tended(self, _: object) -> None:
         self._tending = False
@@ -333,19 +337,12 @@ class Driver:
             done(future.result())
             self.wake()
 
-    def _compact(self) -> None:
-        """One slice of physical compaction, then room for everything else."""
-        if self._stopped:
-            return
-        started = time.perf_counter()
-        machine = self.replica.machine
-        if machine.compact_slice():
-            # As much rest as work: compaction takes at most half of the loop.
-            self.loop.call_later(time.perf_counter() - started, self._compact)
-            return
-        self._compacting = False
-        for start, stop in machine.compaction_areas():
-            self._submit(partial(machine.backend.compact, start, stop), lambda _: None)
+    def compacted(self, areas: list[tuple[bytes, bytes]]) -> None:
+        """The removal of compacted history has ended, and has emptied these areas."""
+        self._compacting = None
+        for start, stop in areas:
+            compact = self.replica.machine.backend.compact
+            self._submit(partial(compact, start, stop), lambda _: None)
 
     # --- the end ------------------------------------------------------------
 
@@ -355,6 +352,7 @@ class Driver:
             self._watching.stop()
         for ticket, error in self.replica.close():
             ticket[0](ticket, error)  # type: ignore[index]
+        self.slices.stop(STOPPED)
         self._flush()
         self._stopped = True
         if self._timer is not None:
@@ -362,3 +360,26 @@ class Driver:
         self.disk.stop()
         self._worker.shutdown(wait=True)
         self.replica.machine.flush()
+
+
+class _Compacting:
+    """The removal of compacted history, as a piece of long work."""
+
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
+
+    def wanted(self) -> bool:
+        """Always."""
+        return True
+
+    def step(self) -> Progress:
+        """Removes some rows."""
+        machine = self._driver.replica.machine
+        if machine.compact_slice():
+            return Progress.MORE
+        self._driver.compacted(machine.compaction_areas())
+        return Progress.DONE
+
+    def drop(self, error: ApiError | None) -> None:
+        """Another state has come; what is left to remove there is found out anew."""
+        self._driver.compacted([])

@@ -167,7 +167,15 @@ class RestlessDriver(Driver):
             self.machine.compact_slice(rows=self.random.randrange(1, 9))
         if isinstance(request, pb.RangeRequest):
             self._check_the_other_ways(request)
+        elif isinstance(request, pb.TxnRequest):
+            self._check_slices(request)
         return super().perform(request)
+
+    def _check_slices(self, request: pb.TxnRequest) -> None:
+        """A transaction that only reads says the same in slices."""
+        subject = self.machine
+        if is_read_only(request) and not txn.validate_txn(request, subject.settings.max_txn_ops):
+            assert finish(subject.read_txn_steps(request)) == subject.read_txn(request)
 
     def _check_the_other_ways(self, request: pb.RangeRequest) -> None:
         """The sliced range, the streamed one and the one from bytes say the same."""

@@ -6,6 +6,7 @@ is answered at once from the local state. Nothing here makes a task or a future 
 """
 
 from collections.abc import Callable, Generator
+from functools import partial
 from typing import Any, Final
 
 from google.protobuf.message import DecodeError
@@ -21,6 +22,7 @@ from raftkv.pb import rpc_pb2
 from raftkv.server.clients import ClientProtocol
 from raftkv.server.routes import Routes
 from raftkv.server.services.context import CANNOT_DECODE, ENVELOPE_BYTES, Context
+from raftkv.server.slices import LongRead
 from raftkv.wire.grpc import RequestHead
 
 _POLL_SECONDS: Final = 0.005
@@ -146,8 +148,11 @@ class KvService:
             client.fail(stream, error)
 
     def _serve_txn(self, ticket: Any, error: ApiError | None) -> None:
-        machine = self._context.replica.machine
-        self._answer(ticket, error or machine.read_txn(ticket[3]))
+        replica, request = self._context.replica, ticket[3]
+        if error is None and replica.machine.is_long_txn(request):
+            self._slice(ticket, lambda: replica.machine.read_txn_steps(request))
+        else:
+            self._answer(ticket, error or replica.machine.read_txn(request))
 
     # --- reads --------------------------------------------------------------
 
@@ -179,26 +184,23 @@ class KvService:
 
     def _serve_range(self, ticket: Any, error: ApiError | None) -> None:
         request = ticket[3]
-        machine = self._context.replica.machine
+        replica = self._context.replica
+        machine = replica.machine
         if error is not None:
             self._answer(ticket, error)
         elif type(request) is not bytes and machine.is_long(request):
-            self._step(ticket, machine.range_steps(request))
+            self._slice(ticket, lambda: replica.machine.range_steps(request))
         else:
             self._answer(ticket, machine.range(request))
 
-    def _step(self, ticket: Any, steps: Generator[None, None, Result | ApiError]) -> None:
-        """One slice of a long range; the rest after everything else had its turn."""
-        client, stream = ticket[1], ticket[2]
-        if not client.connection.is_open(stream):
-            steps.close()
-            return
-        try:
-            next(steps)
-        except StopIteration as end:
-            self._answer(ticket, end.value)
-        else:
-            self._context.driver.loop.call_soon(self._step, ticket, steps)
+    def _slice(
+        self, ticket: Any, begin: Callable[[], Generator[None, None, Result | ApiError]]
+    ) -> None:
+        """Answers a long read when all long work has had its turns."""
+        read = LongRead(ticket[1], ticket[2], begin, partial(self._answer, ticket))
+        error = self._context.driver.slices.add(read)
+        if error is not None:
+            self._answer(ticket, error)
 
 
 def _check_put(message: bytes) -> ApiError | None:

@@ -4,19 +4,20 @@ No alarm can be raised yet, so the list of alarms is empty; etcdctl's `endpoint 
 for it. Raising and disarming answer Unimplemented.
 """
 
-from collections.abc import Generator
-from typing import Any
+from functools import partial
 
 from google.protobuf.message import DecodeError
 
 import raftkv
 from raftkv.errors import BAD_TRANSFEREE, NOT_LEADER, TIMEOUT, ApiError, Code
+from raftkv.kv.machine import HashResult
 from raftkv.pb import rpc_pb2
 from raftkv.raft.roles import Refusal
 from raftkv.raft.types import NOBODY
 from raftkv.server.clients import ClientProtocol
 from raftkv.server.routes import Routes
 from raftkv.server.services.context import CANNOT_DECODE, Context
+from raftkv.server.slices import LongRead
 from raftkv.wire.grpc import RequestHead
 
 _POLL_SECONDS = 0.01
@@ -81,28 +82,24 @@ class MaintenanceService:
         except DecodeError:
             client.fail(stream, CANNOT_DECODE)
             return
-        self._step(client, stream, self._context.replica.machine.hash_kv(request.revision))
+        replica = self._context.replica
+        done = partial(self._hashed, client, stream)
+        read = LongRead(client, stream, lambda: replica.machine.hash_kv(request.revision), done)
+        error = self._context.driver.slices.add(read)
+        if error is not None:
+            client.fail(stream, error)
 
-    def _step(self, client: ClientProtocol, stream: int, steps: Generator[None, None, Any]) -> None:
-        if not client.connection.is_open(stream):
-            steps.close()
-            return
-        try:
-            next(steps)
-        except StopIteration as end:
-            if isinstance(end.value, ApiError):
-                client.fail(stream, end.value)
-            else:
-                found = end.value
-                reply = rpc_pb2.HashKVResponse(
-                    hash=found.hash,
-                    compact_revision=found.compacted_revision,
-                    hash_revision=found.hash_revision,
-                )
-                client.reply(stream, self._context.header_now() + reply.SerializeToString())
-            client.driver.mark_dirty(client)
+    def _hashed(self, client: ClientProtocol, stream: int, found: HashResult | ApiError) -> None:
+        if isinstance(found, ApiError):
+            client.fail(stream, found)
         else:
-            self._context.driver.loop.call_soon(self._step, client, stream, steps)
+            reply = rpc_pb2.HashKVResponse(
+                hash=found.hash,
+                compact_revision=found.compacted_revision,
+                hash_revision=found.hash_revision,
+            )
+            client.reply(stream, self._context.header_now() + reply.SerializeToString())
+        client.driver.mark_dirty(client)
 
     # --- leadership transfer --------------------------------------------------
 
