@@ -106,6 +106,26 @@ class Connection:
         """A connection to this endpoint alone, sharing the login. Close it as well."""
         return Connection(replace(self.target, endpoints=(endpoint,)), _token=self._token)
 
+    def stream(
+        self, endpoint: str, path: str, requests: "Iterator[Message]", reply: type[Reply]
+    ) -> "grpc.Call":
+        """A streaming call of one endpoint; to be iterated for its answers.
+
+        path: "/package.Service/Method". It has no deadline and wants a leader, so that a cut-off
+        server ends it. Errors: CtlError for a login; grpc.RpcError while it is iterated.
+        """
+        if self.target.user and not self._token:
+            self._login()
+        metadata = [("token", self._token)] if self._token else []
+        metadata.append(("hasleader", "true"))
+        stub = self._channel(endpoint).stream_stream(
+            path,
+            request_serializer=lambda request: request.SerializeToString(),
+            response_deserializer=reply.FromString,
+        )
+        call: grpc.Call = stub(requests, metadata=metadata)
+        return call
+
     def close(self) -> None:
         """Close every channel."""
         for channel in self._channels.values():
@@ -281,6 +301,11 @@ def _judge(error: "grpc.RpcError", repeatable: bool, endpoint: str) -> tuple[str
         return (lost, True) if repeatable else (f"{lost}: {OUTCOME_UNKNOWN_TEXT}", False)
     name = "".join(part.capitalize() for part in code.name.split("_"))
     return f"rpc error: code = {name} desc = {details}", False
+
+
+def error_text(error: "grpc.RpcError", endpoint: str) -> str:
+    """What to print about a call that changes nothing."""
+    return _judge(error, repeatable=True, endpoint=endpoint)[0]
 
 
 def _reason(error: "grpc.RpcError") -> str:

@@ -30,6 +30,9 @@ COMMANDS: Final = {
     "txn": "txn:txn",
     "compaction": "compaction:compaction",
     "lease": "lease:lease",
+    "watch": "watch:watch",
+    "lock": "lock:lock",
+    "elect": "elect:elect",
     "endpoint": "endpoint:endpoint",
     "member": "member:member",
     "move-leader": "move_leader:move_leader",
@@ -239,7 +242,7 @@ class Session:
             return run(connection)
 
 
-def _usage_text(error: click.UsageError) -> str:
+def usage_text(error: click.UsageError) -> str:
     """A usage error in cobra's words where it has them."""
     if isinstance(error, click.NoSuchOption):
         if error.option_name.startswith("--"):
@@ -282,7 +285,7 @@ def run(argv: list[str]) -> int:
         print(f"Error: {error.text}", file=sys.stderr)
         return error.exit_code
     except click.UsageError as error:
-        print(f"Error: {_usage_text(error)}", file=sys.stderr)
+        print(f"Error: {usage_text(error)}", file=sys.stderr)
         if error.ctx is not None:
             print(f"Run '{error.ctx.command_path} --help' for usage.", file=sys.stderr)
         return ERROR
