@@ -32,7 +32,7 @@ from raftkv.server.services.queueing import Place, Queues, copy_of, leaving, pre
 from raftkv.server.watching import Watching
 from raftkv.wire.grpc import RequestHead
 
-QUEUED_BYTES: Final = 256 * 1024  # not yet taken by an observer: skip values until it is
+QUEUED_BYTES: Final = 256 * 1024  # not taken by an observer: skip values until it reads again
 _FIELD_2: Final = 0x12  # CampaignResponse.leader, LeaderResponse.kv
 
 _UNKNOWN: Final = Batch()  # in place of events that are compacted
