@@ -24,6 +24,7 @@ import plyvel
 from raftkv.errors import CorruptionError, DirectoryLocked, DiskFailure, StorageError
 from raftkv.storage.backend import LogRows, Row, RowBatch, StateBackend, View
 from raftkv.storage.files import REAL, final_errors
+from raftkv.storage.preallocation import allocate, trim
 from raftkv.storage.segments import Segment, Segments
 
 # A full buffer is written once more, as a table. A segment of the log should be removed before:
@@ -234,6 +235,8 @@ class LevelShelf:
         segment = LevelSegment(path, True, self._paranoid)
         try:
             with final_errors(f"creating {path}"):
+                for log in _logs(path):
+                    allocate(log, self.full_bytes + self.full_bytes // 8)
                 REAL.sync_directory(path)
                 REAL.sync_directory(self._path)
         except BaseException:
@@ -255,6 +258,12 @@ class LevelShelf:
     def remove(self, number: int) -> None:
         with final_errors(f"removing {self._of(number)}"):
             REAL.remove_tree(self._of(number))
+
+
+def _logs(directory: str) -> list[str]:
+    """The write-ahead logs of a LevelDB, oldest first."""
+    names = sorted(name for name in os.listdir(directory) if name.endswith(".log"))
+    return [f"{directory}/{name}" for name in names]
 
 
 def _keep(path: str, name: str) -> None:
@@ -423,10 +432,9 @@ class LevelEngine:
     def log_tail(self, path: str, kept: str) -> list[bytes]:
         os.makedirs(kept, mode=0o700, exist_ok=True)
         for number in segment_numbers(path)[-TAIL_SEGMENTS:]:
-            segment = f"{path}/{number:08d}"
-            for name in os.listdir(segment):
-                if name.endswith(".log"):
-                    _keep(f"{segment}/{name}", f"{kept}/{number:08d}-{name}")
+            for log in _logs(f"{path}/{number:08d}"):
+                trim(log)
+                _keep(log, f"{kept}/{number:08d}-{os.path.basename(log)}")
         REAL.sync_directory(kept)
         REAL.sync_directory(os.path.dirname(kept))
         contents = [REAL.read(f"{kept}/{name}") for name in REAL.names(kept)]

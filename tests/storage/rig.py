@@ -7,6 +7,7 @@ from random import Random
 
 from raftkv.raft.types import NORMAL, Configuration, Entry, HardState, LogBatch, SnapshotMeta
 from raftkv.storage.memory import MemoryDataDirectory, MemoryDisk
+from raftkv.storage.preallocation import trim, true_end
 from raftkv.storage.recovery import DataDirectory
 
 CLUSTER = 0xC1
@@ -80,13 +81,25 @@ def files_below(path: str) -> list[str]:
 
 
 def last_wal(path: str) -> str:
-    """The write-ahead log that holds the end of a directory's Raft log."""
-    written = [
-        name
-        for name in files_below(f"{path}/log")
-        if name.endswith(".log") and os.path.getsize(name)
-    ]
+    """The write-ahead log that holds the end of a directory's Raft log, without the zeros that
+    are allocated behind it."""
+    written = []
+    for name in files_below(f"{path}/log"):
+        if name.endswith(".log"):
+            trim(name)
+            if os.path.getsize(name):
+                written.append(name)
     return written[-1]
+
+
+def wal_size(path: str) -> int:
+    """How far a directory's Raft log is written; may be asked while it is open."""
+    sizes = []
+    for name in files_below(f"{path}/log"):
+        if name.endswith(".log"):
+            with open(name, "rb") as file:
+                sizes.append(true_end(file.read()))
+    return [size for size in sizes if size][-1]
 
 
 def overwrite(path: str, at: int, content: bytes) -> None:

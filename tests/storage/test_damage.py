@@ -32,6 +32,7 @@ from tests.storage.rig import (
     last_wal,
     overwrite,
     real_place,
+    wal_size,
 )
 from tests.storage.workload import APPLIED, applied_of, rows_for, state_at
 
@@ -61,6 +62,7 @@ class Victim:
         lines = rest.decode().rpartition("\n")[0].split()
         if lines:
             self.acked = int(lines[-1])
+        last_wal(self.path)  # without the zeros, or copies would take long
         self.files = [name for name in files_below(self.path) if os.path.getsize(name)]
 
     def copy(self) -> str:
@@ -248,7 +250,7 @@ class InFlight:
         self.size = size
 
     def _wal_size(self, place: Place) -> int:
-        return os.path.getsize(last_wal(place.path))
+        return wal_size(place.path)
 
     def copy(self) -> str:
         shutil.rmtree(self.copy_at, ignore_errors=True)
@@ -282,6 +284,11 @@ def test_a_torn_unacknowledged_batch_is_dropped_whole(in_flight: InFlight) -> No
     for length in [in_flight.before, in_flight.after - 1, *lengths]:
         os.truncate(in_flight.copy(), length)
         assert in_flight.check() == in_flight.acked
+        wal = in_flight.copy()  # the same in a file that was allocated ahead
+        os.truncate(wal, length)
+        os.truncate(wal, 1 << 21)
+        assert in_flight.check() == in_flight.acked
+        assert not os.path.exists(f"{in_flight.copy_at}/log.copy")
 
 
 def test_unwritten_pages_of_the_last_batch_are_not_a_reason_to_refuse(
@@ -314,7 +321,7 @@ def test_a_hole_with_a_later_batch_behind_it_is_refused(tmp_path: Path) -> None:
     ends: list[int] = []
     for number in range(1, 40):
         log.write([batch(number, entries(number, number, 1, 3000), hard=(1, 1))])
-        ends.append(os.path.getsize(last_wal(place.path)))
+        ends.append(wal_size(place.path))
     image = str(tmp_path / "image")
     shutil.copytree(place.path, image)
     directory.close()
@@ -342,7 +349,7 @@ def test_a_hole_in_a_durable_batch_of_many_blocks_is_refused(tmp_path: Path) -> 
         first = number * 20 - 19
         new = entries(first, first + 19, 1, 3500)
         directory.log.write([batch(number, new, hard=(1, 1))])
-        ends.append(os.path.getsize(last_wal(place.path)))
+        ends.append(wal_size(place.path))
     image = str(tmp_path / "image")
     shutil.copytree(place.path, image)
     directory.close()
@@ -371,7 +378,7 @@ def test_a_damaged_length_in_the_last_block_is_not_taken_for_the_end(tmp_path: P
     ends = [0]
     for number in range(1, 12):
         directory.log.write([batch(number, entries(number, number, 1, 150), hard=(1, 1))])
-        ends.append(os.path.getsize(last_wal(place.path)))
+        ends.append(wal_size(place.path))
     image = str(tmp_path / "image")
     shutil.copytree(place.path, image)
     directory.close()
