@@ -141,6 +141,8 @@ class ClientProtocol(asyncio.Protocol):
 
     def opened(self, stream: int, head: RequestHead) -> None:
         """A streaming call, or a call of something that does not exist."""
+        if head.timeout is not None:
+            self._deadlines.append((self.driver.loop.time() + head.timeout, stream))
         self.routes.opened(self, stream, head)
 
     def message(self, stream: int, message: bytes) -> None:

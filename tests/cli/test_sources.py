@@ -52,6 +52,7 @@ def test_every_flag_reaches_its_field(tmp_path: Path) -> None:
             "quota-backend-bytes": "11",
             "auto-compaction-mode": "revision",
             "auto-compaction-retention": "12",
+            "watch-progress-notify-interval": "5s",
             "log-level": "debug",
             "log-format": "console",
         }
@@ -143,6 +144,14 @@ def test_auto_compaction_keeps_hours_durations_or_revisions(
     config = build({"auto-compaction-mode": mode, "auto-compaction-retention": text})
     assert config.auto_compaction_retention_seconds == seconds
     assert config.auto_compaction_retention_revisions == revisions
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("0", 600.0), ("1ms", 0.1), ("1h", 3600.0)])
+def test_bookmarks_of_watches_have_a_default_and_a_shortest_interval(
+    text: str, seconds: float
+) -> None:
+    config = build({"watch-progress-notify-interval": text})
+    assert config.watch_progress_notify_interval_seconds == seconds
 
 
 @pytest.mark.parametrize(("text", "quota"), [("0", 2 << 30), ("-1", 0), ("5000", 5000)])

@@ -12,7 +12,7 @@ from raftkv.pb import kv_pb2, rpc_pb2
 from raftkv.server.services import watch_stream
 from tests.server.harness import configs, running
 from tests.server.test_counting import CountingLoop, count_writes
-from tests.server.watching import Watch, WatchClient, cancel, create, hub, progress, service
+from tests.server.watching import PATH, Watch, WatchClient, cancel, create, hub, progress, service
 
 Scenario = Callable[[Any, WatchClient], Awaitable[None]]
 
@@ -423,6 +423,17 @@ async def until_count(node: Any, count: int) -> None:
     async with asyncio.timeout(10):
         while service(node).watchers != count:
             await asyncio.sleep(0.005)
+
+
+def test_a_stream_ends_at_its_deadline(tmp_path: Path) -> None:
+    async def scenario(node: Any, client: WatchClient) -> None:
+        stream = client.connection.request(PATH, create(b"k"), timeout=0.1)
+        watch = client.watches[stream] = Watch(client, stream)
+        client.flush()
+        assert (await watch.end())[0] == 4
+        await until_count(node, 0)
+
+    on_one_node(tmp_path, scenario)
 
 
 def test_a_request_that_cannot_be_decoded_ends_the_stream(tmp_path: Path) -> None:
