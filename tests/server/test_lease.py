@@ -8,10 +8,12 @@ import grpc
 import pytest
 
 from raftkv.pb import rpc_pb2
+from raftkv.replica.replica import Replica
 from raftkv.server.services import lease as service
 from raftkv.server.services.lease import minimum_ttl_seconds
-from tests.server.harness import configs, replica_of, running, until
+from tests.server.harness import Client, configs, replica_of, running, until
 from tests.server.leasing import followers, leader, lease_client, lease_on
+from tests.server.test_counting import CountingLoop, count_writes
 
 
 @pytest.mark.parametrize(
@@ -298,5 +300,69 @@ def test_what_happened_to_leases_is_counted(tmp_path: Path) -> None:
             assert (counts.granted, counts.revoked, counts.expired) == (3, 1, 1)
             assert len(machine.leases) == 1
             assert replica_of(node).keepalives.renewed == 2
+
+    asyncio.run(scenario())
+
+
+def test_a_learner_takes_no_call_about_leases(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Replica, "is_learner", property(lambda _: True))
+
+    async def scenario() -> None:
+        async with (
+            running(configs(1, tmp_path)) as (node,),
+            lease_client(node) as client,
+        ):
+            refused = ("FAILED_PRECONDITION", "etcdserver: rpc not supported for learner")
+            assert await client.stream().end() == refused
+            for call in (
+                client.grant(60),
+                client.revoke(1),
+                client.left(1),
+                client.listed(),
+                client.put_with_ttl(b"k", 1000),
+            ):
+                with pytest.raises(grpc.aio.AioRpcError) as caught:
+                    await call
+                assert (caught.value.code().name, caught.value.details()) == refused
+
+    asyncio.run(scenario())
+
+
+def test_a_burst_of_renewals_costs_one_turn_and_one_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many there are, and no task, no future and no entry of the log at all."""
+
+    async def scenario() -> None:
+        async with running(configs(1, tmp_path)) as (node,):
+            client = await Client.connect(node)
+            grant = rpc_pb2.LeaseGrantRequest(ID=5, TTL=60)
+            await client.call("/etcdserverpb.Lease/LeaseGrant", grant)
+            stream = client.connection.request(b"/etcdserverpb.Lease/LeaseKeepAlive")
+            answers: list[bytes] = []
+            monkeypatch.setattr(client, "message", lambda _, message: answers.append(message))
+            request = rpc_pb2.LeaseKeepAliveRequest(ID=5).SerializeToString()
+            for _ in range(500):
+                client.connection.send(stream, request)
+            writes, driver = [0], node.driver
+            assert driver is not None
+            for connection in node.clients.connections:  # type: ignore[union-attr]
+                count_writes(connection, writes)
+            counting = CountingLoop(asyncio.get_running_loop(), monkeypatch)
+            turns, index = driver.turns, replica_of(node).machine.applied_index
+            client.flush()
+            while len(answers) < 500:
+                await asyncio.sleep(0)
+            assert (counting.tasks, counting.futures) == (0, 0)
+            assert replica_of(node).machine.applied_index == index
+            assert driver.turns - turns <= 5
+            assert writes[0] <= 5
+            answer = rpc_pb2.LeaseKeepAliveResponse.FromString(answers[-1])
+            assert (answer.ID, answer.TTL) == (5, 60)
+            assert answer.header.revision == replica_of(node).machine.revision
+            assert set(answers) == {answers[-1]}
+            client.close()
 
     asyncio.run(scenario())

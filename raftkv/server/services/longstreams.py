@@ -38,6 +38,7 @@ class LongStreams:
         self._demanding = 0
         self._looks = 0
         self._timer: asyncio.TimerHandle | None = None
+        self._draining = False
 
     def __len__(self) -> int:
         return len(self._open)
@@ -47,7 +48,9 @@ class LongStreams:
         demanding = b"hasleader" in head.metadata
         self._open[stream] = demanding
         self._demanding += demanding
-        if demanding and self._timer is None:
+        if self._draining:  # it came while others were told
+            self._driver.loop.call_soon(self._abandon, [stream], STOPPED)
+        elif demanding and self._timer is None:
             self._looks = 0
             self._look_later()
 
@@ -57,6 +60,7 @@ class LongStreams:
 
     def drain(self) -> None:
         """This member stops: ends every stream."""
+        self._draining = True
         self._abandon(list(self._open), STOPPED)
 
     def _look_later(self) -> None:
