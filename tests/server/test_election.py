@@ -225,7 +225,7 @@ def test_observers_and_waiters_that_are_gone_leave_no_watch(tmp_path: Path) -> N
                 candidate = gone.campaigning(await client.lease(), b"2")
                 task = asyncio.ensure_future(failure(candidate))
                 await client.wait_for(2)
-                await until(lambda: watches.count == 2)
+                await until(lambda: watches.count == 3)
             await task
             await until(lambda: watches.count == 0)
             await client.wait_for(1)

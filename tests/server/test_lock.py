@@ -96,6 +96,19 @@ def test_a_waiter_whose_lease_died_in_the_queue_gets_an_error(tmp_path: Path, me
     asyncio.run(scenario())
 
 
+def test_a_waiter_whose_lease_dies_hears_of_it_at_once(tmp_path: Path) -> None:
+    """C04: not only when its turn would have come."""
+
+    async def scenario() -> None:
+        async with running(configs(3, tmp_path)) as nodes, party(nodes[0]) as client:
+            held = await client.lock(await client.lease())
+            dying = await client.lease(ttl=1)
+            assert await failure(client.locking(dying)) == SESSION_EXPIRED
+            assert await client.keys() == [held]
+
+    asyncio.run(scenario())
+
+
 def test_a_waiter_whose_connection_breaks_leaves_no_key(tmp_path: Path) -> None:
     """C09."""
 

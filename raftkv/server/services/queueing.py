@@ -2,8 +2,9 @@
 
 Whoever wants to be first puts the key <name>/<lease in hex>, unless it is there. The order of the
 queue is the order of the keys' create revisions, and who has the oldest key is first. A waiter
-waits until the newest of the keys before its own is gone and looks again, so the end of one key
-wakes one waiter. Clients that keep such a queue by themselves stand in the same one.
+waits until the newest of the keys before its own is gone, or its own is, and looks again: so the
+end of one key wakes one waiter, and whoever lost its lease hears of it at once. Clients that keep
+such a queue by themselves stand in the same one.
 
     enter -> wait until no older key is left -> look at the own key once more (C04)
 
@@ -101,19 +102,22 @@ def put(key: bytes, value: bytes, lease: int) -> rpc_pb2.RequestOp:
 
 
 class Absence:
-    """Waits until a key is deleted; a sink of the hub of watches.
+    """Waits until one of some keys is deleted; a sink of the hub of watches.
 
-    future: done when the key may be gone. Whoever asked looks for itself then.
+    future: done when one may be gone. Whoever asked looks for itself then.
     """
 
-    def __init__(self, watching: Watching, key: bytes, future: "asyncio.Future[None]") -> None:
+    def __init__(
+        self, watching: Watching, keys: tuple[bytes, ...], future: "asyncio.Future[None]"
+    ) -> None:
         self._watching = watching
         self.future = future
-        self._watcher = Watcher(self, 0, key, no_put=True)
-        watching.add(self._watcher)
+        self._watchers = [Watcher(self, 0, key, no_put=True) for key in keys]
+        for watcher in self._watchers:
+            watching.add(watcher)
 
     def deliver(self, watcher: Watcher, first: int, last: int, events: Batch) -> None:
-        """The key was deleted."""
+        """A key was deleted."""
         self._done()
 
     def full(self) -> bool:
@@ -135,7 +139,8 @@ class Absence:
 
     def close(self) -> None:
         """Nobody waits any more."""
-        self._watching.remove(self._watcher)
+        for watcher in self._watchers:
+            self._watching.remove(watcher)
         self.future.cancel()
 
 
@@ -285,12 +290,12 @@ class Queues:
         self._waiting[place] = self._waiting.get(place, 0) + 1
         kept = False
         try:
-            waited = await self._wait_for_older(place, head)
+            waited = await self._wait_for_older(place, lost, head)
             revision = entered
             if waited:
                 await self.confirm()
-                revision, found = self.find(Range(key=place.key))
-                if not found or found[0].create_revision != place.create_revision:
+                revision = self._context.replica.machine.revision
+                if not self._is_there(place):
                     raise copy_of(lost)
             kept = True
             return revision
@@ -302,7 +307,12 @@ class Queues:
             if not kept and not others:
                 self.start(self.leave(place))
 
-    async def _wait_for_older(self, place: Place, head: RequestHead) -> bool:
+    def _is_there(self, place: Place) -> bool:
+        """Whether this member's state has the key of a place."""
+        _, found = self.find(Range(key=place.key, keys_only=True))
+        return bool(found) and found[0].create_revision == place.create_revision
+
+    async def _wait_for_older(self, place: Place, lost: ApiError, head: RequestHead) -> bool:
         """Returns when no older key is left; False: there was none."""
         before = Range(
             key=place.prefix,
@@ -319,11 +329,13 @@ class Queues:
             if not found:
                 return waited
             waited = True
-            await self._absence(found[0].key, head)
+            if not self._is_there(place):
+                raise copy_of(lost)
+            await self._absence((found[0].key, place.key), head)
 
-    async def _absence(self, key: bytes, head: RequestHead) -> None:
-        """Returns when a key that is there now is deleted. Raises ApiError."""
-        absence = Absence(self._watching, key, self._driver.loop.create_future())
+    async def _absence(self, keys: tuple[bytes, ...], head: RequestHead) -> None:
+        """Returns when one of some keys that are there now is deleted. Raises ApiError."""
+        absence = Absence(self._watching, keys, self._driver.loop.create_future())
         self._absences[absence] = None
         self._context.long_streams.add(absence, head)
         self._role_changed()
