@@ -163,6 +163,22 @@ def test_a_start_below_the_compacted_revision_is_cancelled_with_it(
         assert cancelled.header.revision == 0
 
 
+def test_an_id_that_the_server_cancelled_is_in_use_until_the_client_cancels_it(
+    store: Store, stream: WatchStream
+) -> None:
+    """W06."""
+    first = store.put("a").header.revision
+    store.compact(store.put("a").header.revision)
+    stream.create(store.key("a"), start_revision=first, watch_id=3)
+    assert stream.next().canceled
+    assert stream.create(store.key("a"), watch_id=3).cancel_reason == DUPLICATE_ID
+    stream.cancel(3)
+    answer = stream.next()
+    assert (answer.watch_id, answer.canceled, answer.compact_revision) == (3, True, 0)
+    stream.cancel(3)
+    assert stream.create(store.key("a"), watch_id=3).watch_id == 3
+
+
 def test_a_start_at_the_compacted_revision_works(store: Store, stream: WatchStream) -> None:
     store.put("a", b"1")
     last = store.put("a", b"2").header.revision

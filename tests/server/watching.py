@@ -147,6 +147,7 @@ class Reluctant(asyncio.Protocol):
         self.closed = False
         self._buffers: dict[int, bytearray] = {}
         self._free: set[int] = set()
+        self._dropped: set[int] = set()
         self._responses: dict[int, list[rpc_pb2.WatchResponse]] = {}
         self._transport: asyncio.Transport | None = None
 
@@ -192,6 +193,12 @@ class Reluctant(asyncio.Protocol):
         """Requests on a stream."""
         for request in requests:
             self.http.send_data(stream, b"\0" + len(request).to_bytes(4, "big") + request)
+        self._flush()
+
+    def drop(self, stream: int) -> None:
+        """Gives a stream up."""
+        self.http.reset_stream(stream)
+        self._dropped.add(stream)
         self._flush()
 
     def allow(self, stream: int, size: int) -> None:
