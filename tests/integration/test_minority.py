@@ -54,12 +54,27 @@ def test_a_serializable_read_in_a_minority_says_of_which_revision_it_is(trio: Cl
     assert old["kvs"][0]["mod_revision"] == old["header"]["revision"]
 
 
-def test_a_write_in_a_minority_is_not_repeated_elsewhere(trio: Cluster) -> None:
+def test_a_read_moves_on_within_the_default_time_limit(trio: Cluster) -> None:
+    """C11: raftctl's is shorter than the member's own."""
+    read = raftctl(["--endpoints", trio.endpoints, "get", "k"])
+    assert read.out == b"k\nw\n", read.err
+
+
+def test_a_write_at_a_member_in_a_minority_alone_ends_without_knowing(trio: Cluster) -> None:
     """C01, C11: the member may still find a leader for it."""
-    done = raftctl(["--endpoints", trio.endpoints, LONGER_THAN_THE_SERVER, "put", "k", "twice"])
+    alone = trio.servers[0].endpoint
+    done = raftctl(["--endpoints", alone, LONGER_THAN_THE_SERVER, "put", "k", "never"])
     assert done.exit_code == 1
     assert "timed out" in done.error_line
     assert raftctl(["--endpoints", trio.servers[1].endpoint, "get", "k"]).out == b"k\nw\n"
+
+
+def test_a_write_moves_on_from_a_member_that_says_it_knows_no_leader(trio: Cluster) -> None:
+    """C01, C11: it says so at once and has not taken the write, which is done once."""
+    done = raftctl(["--endpoints", trio.endpoints, "put", "once", "v"])
+    assert done.out == b"OK\n", done.err
+    shown = raftctl(["--endpoints", trio.servers[1].endpoint, "get", "once", "-w", "json"])
+    assert json.loads(shown.out)["kvs"][0]["version"] == 1
 
 
 def test_a_member_without_a_leader_is_unhealthy(trio: Cluster) -> None:
