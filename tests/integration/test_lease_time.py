@@ -6,8 +6,9 @@ it may end depends on what happened meanwhile. Times are the test's own, monoton
 
 import os
 import signal
+import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -16,7 +17,7 @@ import grpc
 import pytest
 
 from raftkv.pb import rpc_pb2, rpc_pb2_grpc
-from tests.processes import Cluster, Server, raftkv
+from tests.processes import ETCDCTL, Cluster, Server, raftkv
 
 pytestmark = pytest.mark.slow
 
@@ -146,6 +147,40 @@ def test_a_renewal_that_was_answered_outlives_the_leader(trio: list[Member]) -> 
     gone = end_of(b"renewed", other, 4 * ttl)
     assert gone - sent >= ttl
     assert gone - sent <= 2 * ttl + 2 * ELECTION_SECONDS + HEALTHY_SECONDS
+
+
+def test_etcds_own_client_keeps_a_lease_through_the_leaders_death(
+    trio: list[Member], tmp_path: Path
+) -> None:
+    """C06: etcdctl hangs on the leader that dies, and goes on elsewhere."""
+    leader, other, third = trio
+    ttl = 4
+    lease = leader.grant(ttl, b"held")
+    endpoints = ",".join(member.server.endpoint for member in trio)
+    argv = [str(ETCDCTL), "--endpoints", endpoints, "lease", "keep-alive", f"{lease:x}"]
+    with (
+        (tmp_path / "out").open("w+b") as out,
+        subprocess.Popen(argv, stdout=out, stderr=out) as holder,
+    ):
+        try:
+            wait_for((tmp_path / "out").read_bytes)
+            leader.server.kill()
+            stop = time.monotonic() + 2 * ttl
+            while time.monotonic() < stop:
+                assert third.names(b"held")
+                time.sleep(POLL_SECONDS)
+            assert holder.poll() is None, (tmp_path / "out").read_text()
+            assert (tmp_path / "out").read_bytes().count(b"keepalived with TTL(4)") >= 4
+        finally:
+            holder.kill()
+    assert end_of(b"held", other, 4 * ttl)
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(POLL_SECONDS)
 
 
 def test_a_leader_that_slept_through_its_succession_revokes_nothing(trio: list[Member]) -> None:
