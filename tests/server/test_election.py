@@ -8,7 +8,7 @@ from typing import Any
 import grpc
 import pytest
 
-from raftkv.pb import rpc_pb2
+from raftkv.pb import election_pb2, rpc_pb2
 from raftkv.server.services import election as service
 from tests.server.harness import configs, replica_of, running, until
 from tests.server.leasing import followers, leader
@@ -41,6 +41,22 @@ def test_a_candidate_whose_lease_died_in_the_queue_does_not_lead(
             await first.resign(leading)
             assert await task == ("UNKNOWN", "election: not leader")
             assert await first.keys() == []
+
+    asyncio.run(scenario())
+
+
+def test_a_leader_key_without_a_key_is_refused(tmp_path: Path) -> None:
+    """What a client makes up is checked like any transaction, before it is in the log."""
+
+    async def scenario() -> None:
+        async with running(configs(1, tmp_path)) as (node,), party(node) as client:
+            before = replica_of(node).machine.applied_index
+            empty = election_pb2.LeaderKey()
+            expected = ("UNKNOWN", "etcdserver: key is not provided")
+            assert await failure(client.resign(empty)) == expected
+            empty.lease = 5
+            assert await failure(client.proclaim(empty, b"v")) == expected
+            assert replica_of(node).machine.applied_index == before
 
     asyncio.run(scenario())
 

@@ -1,9 +1,11 @@
 """Locks beyond what one client can compare with etcd: pauses, lost clients, members that stop."""
 
 import asyncio
+import random
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 
 from raftkv.pb import rpc_pb2
@@ -245,6 +247,60 @@ def test_a_wait_without_a_leader_for_long_ends(
                 await client.wait_for(2)
                 await asyncio.gather(*(node.stop() for node in nodes if node is not alone))
                 assert await task == ("UNAVAILABLE", expected)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_storm_of_callers_that_give_up_leaves_nothing_and_lets_nobody_write_twice(
+    tmp_path: Path, seed: int
+) -> None:
+    """C03, C04, C09: at random moments calls are cancelled, leases revoked, locks kept too long."""
+    source = random.Random(seed)
+
+    async def increment(client: Party, lock: Any) -> bool:
+        """Reads, dawdles and writes a counter under the fencing token."""
+        found = (await client.kv.Range(rpc_pb2.RangeRequest(key=b"counter"), timeout=20)).kvs
+        value = int(found[0].value) if found else 0
+        for _ in range(source.randrange(4)):
+            await asyncio.sleep(0)
+        return await client.fenced_put(lock, b"counter", b"%d" % (value + 1))
+
+    async def call(client: Party, written: list[int]) -> None:
+        lease = await client.lease()
+        task = asyncio.ensure_future(client.lock(lease))
+        fate = source.random()
+        if fate < 0.3:
+            await asyncio.sleep(source.random() * 0.05)
+            task.cancel()
+        elif fate < 0.5:
+            await asyncio.sleep(source.random() * 0.05)
+            await client.revoke(lease)
+        try:
+            key = await task
+        except (grpc.aio.AioRpcError, asyncio.CancelledError):
+            return
+        mine = [pair for pair in await client.pairs() if pair.key == key]
+        if mine:
+            written.append(await increment(client, mine[0]))
+        await client.unlock(key)
+
+    async def scenario() -> None:
+        async with (
+            running(configs(3, tmp_path)) as nodes,
+            party(nodes[0]) as first,
+            party(nodes[1]) as second,
+            party(nodes[2]) as third,
+        ):
+            written: list[int] = []
+            clients = [source.choice((first, second, third)) for _ in range(60)]
+            await asyncio.gather(*(call(client, written) for client in clients))
+            await until(lambda: not busy())
+            await first.wait_for(0)
+            answer = await first.kv.Range(rpc_pb2.RangeRequest(key=b"counter"))
+            assert sum(written) > 10
+            assert int(answer.kvs[0].value) == sum(written), "each write saw the one before it"
+            assert [node.driver.watches.watches.count for node in nodes] == [0, 0, 0]  # type: ignore[union-attr]
 
     asyncio.run(scenario())
 

@@ -39,6 +39,7 @@ from raftkv.kv import commands
 from raftkv.kv.audience import Batch
 from raftkv.kv.leases import grant_request, revoke_request
 from raftkv.kv.machine import Result
+from raftkv.kv.txn import validate_txn
 from raftkv.kv.watches import Watcher
 from raftkv.kv.watchindex import prefix_end
 from raftkv.pb import kv_pb2, rpc_pb2
@@ -174,6 +175,9 @@ class Queues:
 
     async def transact(self, request: rpc_pb2.TxnRequest) -> tuple[int, rpc_pb2.TxnResponse]:
         """A transaction: its revision, and its answer without header. Raises ApiError."""
+        error = validate_txn(request, self._context.max_txn_ops)
+        if error is not None:
+            raise copy_of(error)
         result = await self.propose(commands.TXN, request.SerializeToString())
         return result.revision, rpc_pb2.TxnResponse.FromString(result.body)
 
