@@ -147,7 +147,6 @@ class Reluctant(asyncio.Protocol):
         self.closed = False
         self._buffers: dict[int, bytearray] = {}
         self._free: set[int] = set()
-        self._dropped: set[int] = set()
         self._responses: dict[int, list[rpc_pb2.WatchResponse]] = {}
         self._transport: asyncio.Transport | None = None
 
@@ -198,7 +197,6 @@ class Reluctant(asyncio.Protocol):
     def drop(self, stream: int) -> None:
         """Gives a stream up."""
         self.http.reset_stream(stream)
-        self._dropped.add(stream)
         self._flush()
 
     def allow(self, stream: int, size: int) -> None:
