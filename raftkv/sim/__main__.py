@@ -48,6 +48,7 @@ class Totals:
         self.sums: Counter[str] = Counter()
         self.faults: Counter[str] = Counter()
         self.frames: Counter[str] = Counter()
+        self.watching: Counter[str] = Counter()
 
     def add(self, summary: Summary) -> None:
         """One more run."""
@@ -67,6 +68,7 @@ class Totals:
             self.sums[name] += getattr(summary, name)
         self.faults += summary.faults
         self.frames += summary.frames
+        self.watching += summary.watching
 
     def lines(self, wall_seconds: float) -> list[str]:
         """The summary as text."""
@@ -80,6 +82,7 @@ class Totals:
             f"elections {sums['elections']}, snapshots installed {sums['snapshots']}, "
             f"restarts {sums['restarts']}, configurations {sums['changes']}",
             "faults: " + ", ".join(f"{kind} {n}" for kind, n in sorted(self.faults.items())),
+            "watches: " + ", ".join(f"{kind} {n}" for kind, n in sorted(self.watching.items())),
             "frames: " + ", ".join(f"{kind} {n}" for kind, n in sorted(self.frames.items())),
         ]
 

@@ -188,12 +188,14 @@ class Cluster:
 
     def process_ended(self, member: int) -> None:
         """The connections of `member` close: everyone who is connected notices."""
+        self.nodes[member].hub.end()
         for node in self.nodes.values():
             if node.member != member and self.network.connected(member, node.member):
                 node.peer_closed(member)
 
     def process_began(self, member: int) -> None:
         """`member` accepts connections again."""
+        self.nodes[member].hub.begin()
         for node in self.nodes.values():
             if node.member != member:
                 node.check_leader_connection()

@@ -48,6 +48,9 @@ class Model:
     def __init__(self) -> None:
         self.revision = 1
         self.compacted = 0
+        self.compactions: list[int] = []
+        # (key, revision, what it became, None: deleted) in the order of happening
+        self.events: list[tuple[bytes, int, KeyValue | None]] = []
         self._versions: dict[bytes, tuple[list[int], list[KeyValue | None]]] = {}
         self._keys: list[bytes] = []  # every key ever written, sorted
 
@@ -59,6 +62,7 @@ class Model:
             if request.revision > self.revision:
                 return Applied(self.revision, False, None, "future")
             self.compacted = request.revision
+            self.compactions.append(request.revision)
             return Applied(self.revision, False, Compacted())
         at = self.revision + 1
         if isinstance(request, Txn):
@@ -129,6 +133,7 @@ class Model:
         self._store(put.key, at, KeyValue(put.key, put.value, created, at, version))
 
     def _store(self, key: bytes, at: int, value: KeyValue | None) -> None:
+        self.events.append((key, at, value))
         if key not in self._versions:
             self._versions[key] = ([], [])
             insort(self._keys, key)

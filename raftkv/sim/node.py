@@ -15,7 +15,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from raftkv.errors import ApiError, CorruptionError, DiskFailure
-from raftkv.kv import commands
 from raftkv.kv.backend import Backend
 from raftkv.raft.messages import InstallSnapshot, Message
 from raftkv.raft.types import Configuration, Entry
@@ -24,9 +23,18 @@ from raftkv.replica.replica import Replica
 from raftkv.sim.clock import NodeClock
 from raftkv.sim.disk import VirtualDisk
 from raftkv.sim.failover import LeaderLink
+from raftkv.sim.hub import Hub
 from raftkv.sim.invariants import Terms
-from raftkv.sim.operations import Compact, Delete, Get, KeyValue, Operation, Put, Txn
-from raftkv.sim.process import CLUSTER_ID, Home, build_replica, hand_over, key_hash, live_keys
+from raftkv.sim.operations import Get, KeyValue, Operation
+from raftkv.sim.process import (
+    CLUSTER_ID,
+    COMMANDS,
+    Home,
+    build_replica,
+    hand_over,
+    key_hash,
+    live_keys,
+)
 from raftkv.sim.transfer import MESSAGES, Transfers
 from raftkv.sim.world import MILLISECOND, World
 from raftkv.storage.backend import StateBackend
@@ -40,12 +48,6 @@ CHECKPOINT_MS: Final = (5, 20, 300)  # one is drawn: what forcing tables out may
 TRUNCATE_US: Final = 2 * MILLISECOND
 COMPACT_ROWS: Final = 50  # rows of one slice of compaction: small, so that much comes between
 _HEAD: Final = bytes((MESSAGES,))
-_COMMANDS: Final = {
-    Put: commands.PUT,
-    Delete: commands.DELETE_RANGE,
-    Txn: commands.TXN,
-    Compact: commands.COMPACT,
-}
 
 
 class Node:
@@ -74,6 +76,7 @@ class Node:
         self._woken = False
         self._compacting = False
         self.clock = NodeClock(self.world)
+        self.hub = Hub(self, self.world.stream(f"hub/{member}"))
         self.leader_link = LeaderLink(self, self._random)
         self._led_term = self._led_commit = 0  # as of the last turn; term 0: did not lead
 
@@ -271,7 +274,7 @@ class Node:
                 return
             refusal = self.replica.read((operation, data))
         else:
-            refusal = self.replica.propose(_COMMANDS[type(request)], data, (operation, data))
+            refusal = self.replica.propose(COMMANDS[type(request)], data, (operation, data))
         if refusal is not None:
             self._answer(operation, refusal)
         self.wake()
@@ -343,6 +346,7 @@ class Node:
                 self._answer(ticket[0], result)  # type: ignore[index]
         for ticket in effects.reads:
             self._serve(*ticket)  # type: ignore[misc]
+        self.hub.turned(effects)
         if effects.role_changed:
             self.leader_link.leader_changed()
         for machine in effects.discarded:

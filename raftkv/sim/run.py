@@ -22,13 +22,15 @@ from raftkv.sim.faults import KINDS, Nemesis
 from raftkv.sim.invariants import InvariantBroken
 from raftkv.sim.operations import Get, Logged, Operation, Outcome, Put
 from raftkv.sim.registers import registers_of
+from raftkv.sim.watchers import CREATE_TIMEOUT_US, WatchClients
 from raftkv.sim.wgl import Verdict, check_register
-from raftkv.sim.witness import check_history
+from raftkv.sim.witness import check_history, replay_log
 from raftkv.sim.world import MILLISECOND, SECOND, World
 
 PROBE_CLIENT: Final = 1_000_000  # clients above this number probe convergence
 MIN_OPERATIONS_PER_SECOND: Final = 2
 MIN_ACKNOWLEDGED: Final = 0.10  # of all operations
+WATCHES: Final = "watches"  # what a run can do without
 _CALM_US: Final = SECOND
 
 
@@ -36,7 +38,7 @@ _CALM_US: Final = SECOND
 class Profile:
     """What a run is like.
 
-    fault_us: length of one fault phase. rounds: how many phases.
+    fault_us: length of one fault phase. rounds: how many phases. watchers: clients that watch.
     """
 
     nodes: int
@@ -45,6 +47,7 @@ class Profile:
     kinds: tuple[str, ...]
     rounds: int
     fault_us: int
+    watchers: int = 0
 
 
 @dataclass(slots=True)
@@ -64,6 +67,7 @@ class Summary:
     changes: int = 0
     faults: Counter[str] = field(default_factory=Counter)
     frames: Counter[str] = field(default_factory=Counter)
+    watching: Counter[str] = field(default_factory=Counter)
     trace_hash: str = ""
     trace: list[str] = field(default_factory=list)
 
@@ -73,7 +77,7 @@ def draw_profile(
 ) -> Profile:
     """The profile of a seed. nodes: 3 or 5, 0: drawn. seconds: virtual time of fault phases.
 
-    without: kinds of faults that are as if they did not exist.
+    without: kinds of faults that are as if they did not exist; `WATCHES`: nobody watches.
     """
     random = Random(f"{seed}/profile")
     drawn_nodes = random.choice((3, 3, 5))
@@ -99,9 +103,9 @@ def draw_profile(
     )
     kinds = draw_kinds(seed, without)
     rounds = max(1, round(seconds / random.uniform(4, 9)))
-    return Profile(
-        nodes or drawn_nodes, timing, load, kinds, rounds, int(seconds * SECOND / rounds)
-    )
+    watchers = 0 if WATCHES in without else Random(f"{seed}/watchers").randint(2, 8)
+    fault_us = int(seconds * SECOND / rounds)
+    return Profile(nodes or drawn_nodes, timing, load, kinds, rounds, fault_us, watchers)
 
 
 def draw_kinds(seed: int, without: Collection[str] = ()) -> tuple[str, ...]:
@@ -132,6 +136,7 @@ class Run:
             self.world, profile.load, lambda: self.cluster.members, self.cluster.nodes.__getitem__
         )
         self.cluster.attach(self.clients)
+        self.watching = WatchClients(self.cluster, profile.watchers)
         self.nemesis = Nemesis(self.world, self.cluster, list(profile.kinds))
         self._random = self.world.stream("phases")
         self._probes = 0
@@ -161,6 +166,7 @@ class Run:
         summary.changes = cluster.invariants.configurations
         summary.faults = self.nemesis.counts
         summary.frames = cluster.network.counts
+        summary.watching = self.watching.counts
         summary.trace_hash = world.trace_hash()
 
     # --- phases -----------------------------------------------------------------
@@ -184,6 +190,7 @@ class Run:
         self.cluster.start()
         self.must_converge(self.cluster.goal)
         self.clients.start()
+        self.watching.start()
         self.run_for(_CALM_US)
 
     def finish(self) -> None:
@@ -191,8 +198,10 @@ class Run:
         self.clients.stop()
         self.cluster.heal()
         self.must_settle()
-        self.run_for(self.profile.load.timeout_us + SECOND)
+        self.watching.calm()
+        self.run_for(max(self.profile.load.timeout_us, CREATE_TIMEOUT_US) + SECOND)
         self.must_converge(self.cluster.goal)
+        self.run_for(SECOND)  # who watches hears of the probe
         self.check_end()
 
     def run_for(self, duration_us: int) -> None:
@@ -298,6 +307,7 @@ class Run:
             first = violations[0]
             raise InvariantBroken(first.rule, first.explanation)
         self.cluster.check_against_model(log)
+        self.watching.check(replay_log(log).model)
         for key, intervals in registers_of(history).items():
             verdict = check_register(intervals)
             if verdict is not Verdict.LINEARIZABLE:
@@ -313,6 +323,8 @@ class Run:
         acknowledged = self.clients.counts["acknowledged"]
         if acknowledged < MIN_ACKNOWLEDGED * operations:
             raise InvariantBroken("effort", f"{acknowledged} of {operations} acknowledged")
+        if self.profile.watchers and not self.watching.counts["events"]:
+            raise InvariantBroken("effort", f"no event was watched: {self.watching.counts}")
         if sum(self.nemesis.counts.values()) < self.profile.rounds:
             raise InvariantBroken("effort", f"only {self.nemesis.counts} faults")
 
