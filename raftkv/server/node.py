@@ -79,10 +79,18 @@ async def _serve(config: ServerConfig) -> int:
     node = Node(config)
     for name in (signal.SIGTERM, signal.SIGINT):
         node.loop.add_signal_handler(name, node.stopped.set)
+    start = asyncio.create_task(node.start())
+    stopped = asyncio.create_task(node.stopped.wait())
     try:
-        await node.start()
-        await node.stopped.wait()
+        await asyncio.wait((start, stopped), return_when=asyncio.FIRST_COMPLETED)
+        while not start.done():  # it waits for other members; a cancellation may get lost in there
+            start.cancel()
+            await asyncio.wait((start,), timeout=0.1)
+        if not start.cancelled():
+            start.result()
+            await stopped
     finally:
+        stopped.cancel()
         await node.stop()
     return node.exit_code
 

@@ -4,19 +4,21 @@ A later directory under the same id must be found out (R33), whichever members i
 """
 
 import asyncio
-import contextlib
+import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from raftkv.config import ServerConfig, member_id
 from raftkv.errors import ConfigError, CorruptionError
-from raftkv.pb import peer_pb2
+from raftkv.pb import peer_pb2, rpc_pb2
 from raftkv.server import identify
 from raftkv.server.node import Node
-from tests.server.harness import configs, published, running, until
+from tests.processes import raftkv
+from tests.server.harness import Client, configs, published, replica_of, running, until
 
 CLUSTER, SELF, MINE, ANOTHER = 0x51, 9, 77, 78
 OTHERS = {number: [f"http://m{number}:1"] for number in (1, 2, 3, 4)}
@@ -33,9 +35,9 @@ async def starting(config: ServerConfig) -> AsyncIterator[None]:
         await until(lambda: node._servers["peer"])
         yield
     finally:
-        start.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await start
+        while not start.done():
+            start.cancel()
+            await asyncio.wait((start,), timeout=0.1)
         await node.stop()
 
 
@@ -135,6 +137,68 @@ def test_new_members_that_start_one_by_one_or_again_come_up_together(tmp_path: P
             await asyncio.gather(*(node.stop() for node in nodes))
 
     asyncio.run(scenario())
+
+
+def test_a_member_that_waits_for_the_others_stops_when_it_is_told_to(tmp_path: Path) -> None:
+    alone = raftkv(tmp_path, 3).servers[0]
+    alone.start()
+    try:
+        while "waiting for other members" not in alone.log_end():
+            assert alone.running(), alone.log_end()
+        assert alone.stop() == 0, alone.log_end()
+    finally:
+        alone.kill()
+
+
+async def added(node: Node, config: ServerConfig) -> None:
+    """The member of `config` is added by the cluster of `node`."""
+    client = await Client.connect(node)
+    request = rpc_pb2.MemberAddRequest(peerURLs=[url_of(config)], isLearner=True)
+    await client.call("/etcdserverpb.Cluster/MemberAdd", request)
+    client.close()
+
+
+@pytest.mark.parametrize("wiped", [False, True], ids=["same directory", "another directory"])
+def test_a_joiner_that_ended_before_it_was_confirmed_comes_back_with_its_directory_only(
+    tmp_path: Path, wiped: bool
+) -> None:
+    """R33: one member has noted it. The others are down, so that it waits for a second one."""
+    config = configs(3, tmp_path)
+    joining = configs(1, tmp_path / "joiner")[0]
+    cluster = {**config[0].initial_cluster, "j": (url_of(joining),)}
+    joining = replace(joining, name="j", initial_cluster=cluster, initial_cluster_state="existing")
+
+    async def scenario() -> None:
+        nodes: list[Node] = []
+        async with running(config) as first:
+            await added(first[0], joining)
+            members = [replica_of(node).machine.members for node in first]
+            await until(lambda: all(len(one) == 4 for one in members))
+            for node in first[1:]:
+                await node.stop()
+            async with starting(joining):
+                await until(lambda: len(noted(first[0])) == 4)
+            if wiped:
+                shutil.rmtree(joining.data_dir)
+            nodes = [*map(Node, config[1:]), Node(joining)]
+            try:
+                await asyncio.gather(*(node.start() for node in nodes[:2]))
+                if wiped:
+                    with pytest.raises(CorruptionError, match="raftctl member remove"):
+                        await nodes[2].start()
+                else:
+                    await nodes[2].start()
+                    await until(lambda: published(nodes[2]))
+            finally:
+                await asyncio.gather(*(node.stop() for node in nodes))
+
+    asyncio.run(scenario())
+
+
+def noted(node: Node) -> dict[int, tuple[int, int]]:
+    """The directories that a member has met or noted, its own among them."""
+    assert node._peers is not None
+    return node._peers._known._met
 
 
 # --- what the asker makes of the answers ----------------------------------------
