@@ -29,7 +29,7 @@ class Said:
 
     def masked(self) -> "Said":
         """Without what differs from call to call: ids of leases and the name of the tool."""
-        out = re.sub(rb"/[0-9a-f]{16}\b", b"/LEASE", self.out)
+        out = re.sub(rb"/[0-9a-f]{8,16}\b", b"/LEASE", self.out)
         return Said(self.code, out, self.err.replace("raftctl", "etcdctl"))
 
 
@@ -39,6 +39,7 @@ class Running:
     def __init__(
         self, tool: str, argv: Sequence[str], env: Mapping[str, str] | None = None
     ) -> None:
+        self.tool = tool
         self.process = subprocess.Popen(
             [*TOOLS[tool], *argv],
             stdin=subprocess.PIPE,

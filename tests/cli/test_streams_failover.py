@@ -3,11 +3,15 @@
 import json
 import signal
 from collections.abc import Iterator
+from contextlib import ExitStack
 from itertools import count
 from pathlib import Path
+from typing import Any
 
+import grpc
 import pytest
 
+from raftkv.pb import lock_pb2, lock_pb2_grpc
 from tests import processes
 from tests.cli.running import Outcome, raftctl
 from tests.cli.talking import Running
@@ -113,6 +117,43 @@ def test_a_place_in_the_queue_outlives_the_node_that_was_asked(ctl: Ctl) -> None
                 assert holder.end(signal.SIGTERM).code == 0
                 assert second.end().out == b"second\n"
                 assert third.end().out == b"third\n"
+    assert ctl.queue() == []
+
+
+def test_etcdctl_raftctl_and_the_servers_own_lock_wait_in_one_queue(ctl: Ctl) -> None:
+    """Clients that keep the queue themselves, and calls that wait in a server, at all nodes."""
+    with ExitStack() as stack:
+        channels = [
+            stack.enter_context(grpc.insecure_channel(one.endpoint)) for one in ctl.cluster.servers
+        ]
+        stubs: list[Any] = [lock_pb2_grpc.LockStub(channel) for channel in channels]
+        order: list[str] = []
+
+        def process(tool: str, number: int) -> Running:
+            argv = ["--endpoints", ctl.cluster.servers[number].endpoint, "lock", ctl.name]
+            return stack.enter_context(Running(tool, argv))
+
+        def service(number: int) -> Any:
+            request = lock_pb2.LockRequest(name=ctl.name.encode())
+            return stubs[number].Lock.future(request, timeout=60)
+
+        queue: list[Any] = []
+        for number in range(6):
+            tool = ("etcdctl", "service", "raftctl")[number % 3]
+            queue.append(service(number % 2) if tool == "service" else process(tool, number % 3))
+            ctl.wait_for(number + 1)
+        for number, one in enumerate(queue):
+            for later in queue[number + 1 :]:
+                assert not (later.out if isinstance(later, Running) else later.done())
+            if isinstance(one, Running):
+                one.wait_for(b"\n\n")
+                assert one.end(signal.SIGINT).code == 0
+                order.append(one.tool)
+            else:
+                key = one.result().key
+                stubs[2].Unlock(lock_pb2.UnlockRequest(key=key), timeout=20)
+                order.append("service")
+        assert len(set(order)) == 3
     assert ctl.queue() == []
 
 
