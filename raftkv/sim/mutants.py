@@ -32,6 +32,7 @@ from raftkv.replica.housekeeping import Housekeeping
 from raftkv.replica.reading import Reading
 from raftkv.replica.replica import Replica
 from raftkv.replica.writes import Writes
+from raftkv.sim import watch_mutants
 from raftkv.sim.process import Home
 from raftkv.sim.run import Profile, Run, Summary, draw_profile
 from raftkv.sim.world import MILLISECOND, SECOND
@@ -42,6 +43,7 @@ from raftkv.storage.snapshots import StateSender
 DEFAULT_SEEDS: Final = 60
 _CRASHES: Final = ("crash all", "crash leader", "crash some", "slow disk")
 _NETWORK: Final = ("partition", "isolate leader", "deaf leader", "mute leader", "bad weather")
+_WATCHED: Final = ("crash one", "isolate one", "slow disk")
 _MIXED: Final = ("crash leader", "crash some", "partition", "isolate leader", "slow disk")
 
 
@@ -428,6 +430,11 @@ MUTANTS: Final = (
         ((StateSender, "_next_rows", _lose_a_row),),
         ("isolate one", "crash one", "replace member"),
         snapshot_count=20,
+    ),
+    # watches
+    *(
+        Mutant(name, patches, _WATCHED, snapshot_count=20)
+        for name, patches in watch_mutants.PATCHES
     ),
 )
 
