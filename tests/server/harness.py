@@ -1,7 +1,6 @@
 """Members of a cluster inside the test's own event loop, and a small client for them."""
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -12,17 +11,7 @@ from raftkv.config import ServerConfig, parse_url
 from raftkv.pb import rpc_pb2
 from raftkv.server.node import Node
 from raftkv.wire.h2_client import ClientConnection
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports on 127.0.0.1 that nobody listens on now."""
-    sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
+from tests.processes import free_ports
 
 
 def configs(count: int, directory: Path, **options: Any) -> list[ServerConfig]:

@@ -12,7 +12,8 @@ from raftkv.config import parse_url
 from raftkv.server import intake, transfer
 from raftkv.server.node import Node
 from raftkv.storage.snapshots import StateReceiver, StateSender
-from tests.server.harness import Client, configs, free_ports, published, replica_of, until
+from tests.processes import free_ports
+from tests.server.harness import Client, configs, published, replica_of, until
 from tests.server.logged import Lines
 from tests.server.proxies import Proxy
 

@@ -10,7 +10,8 @@ from typing import Any
 
 from raftkv.config import parse_url
 from raftkv.server.node import Node
-from tests.server.harness import Client, configs, free_ports, published, replica_of, running, until
+from tests.processes import free_ports
+from tests.server.harness import Client, configs, published, replica_of, running, until
 from tests.server.proxies import Proxy
 from tests.server.watching import WatchClient, create, hub, progress
 
