@@ -49,6 +49,7 @@ class Totals:
         self.faults: Counter[str] = Counter()
         self.frames: Counter[str] = Counter()
         self.watching: Counter[str] = Counter()
+        self.leasing: Counter[str] = Counter()
 
     def add(self, summary: Summary) -> None:
         """One more run."""
@@ -69,6 +70,7 @@ class Totals:
         self.faults += summary.faults
         self.frames += summary.frames
         self.watching += summary.watching
+        self.leasing += summary.leasing
 
     def lines(self, wall_seconds: float) -> list[str]:
         """The summary as text."""
@@ -83,6 +85,7 @@ class Totals:
             f"restarts {sums['restarts']}, configurations {sums['changes']}",
             "faults: " + ", ".join(f"{kind} {n}" for kind, n in sorted(self.faults.items())),
             "watches: " + ", ".join(f"{kind} {n}" for kind, n in sorted(self.watching.items())),
+            "leases: " + ", ".join(f"{kind} {n}" for kind, n in sorted(self.leasing.items())),
             "frames: " + ", ".join(f"{kind} {n}" for kind, n in sorted(self.frames.items())),
         ]
 

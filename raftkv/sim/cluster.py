@@ -63,6 +63,8 @@ class Cluster:
         self.goal = list(range(1, nodes + 1))
         self.clients: Clients | None = None
         self.election_watchers: list[Callable[[int], None]] = []  # told of every new leader
+        self.leader_watchers: list[Callable[[int], None]] = []  # likewise, who does no harm
+        self.commit_watchers: list[Callable[[Entry], None]] = []  # told when first applied
         self._next_member = nodes + 1
         self._random: Random = world.stream("cluster")
         for member in self.goal:
@@ -98,6 +100,8 @@ class Cluster:
 
     def committed(self, by: Node, entry: Entry) -> None:
         """`by` is the first to apply `entry`: it must be on the disks of a majority."""
+        for watcher in self.commit_watchers:
+            watcher(entry)
         configuration = by.replica.machine.configuration
         if configuration.joint or configuration != by.configuration:
             return  # it may have been committed by other voters than these
@@ -106,7 +110,7 @@ class Cluster:
 
     def elected(self, member: int) -> None:
         """`member` leads a new term; nothing that it says as leader has left it yet."""
-        for watcher in list(self.election_watchers):
+        for watcher in [*self.leader_watchers, *self.election_watchers]:
             watcher(member)
 
     # --- who is there -----------------------------------------------------------

@@ -15,6 +15,7 @@ client:
 from collections.abc import Iterator
 from typing import Final
 
+from raftkv.kv import commands
 from raftkv.sim.operations import (
     Compact,
     Compacted,
@@ -28,6 +29,7 @@ from raftkv.sim.operations import (
     PutDone,
     Request,
     Response,
+    Txn,
     TxnDone,
 )
 
@@ -61,6 +63,13 @@ def _filled(field: int, value: bytes) -> bytes:
 IDENTITY_TAG: Final = _varint(9999 << 3 | _FIXED64)
 _IDENTITY_BYTES: Final = len(IDENTITY_TAG) + 8
 
+COMMANDS: Final = {
+    Put: commands.PUT,
+    Delete: commands.DELETE_RANGE,
+    Txn: commands.TXN,
+    Compact: commands.COMPACT,
+}
+
 # Compare.CompareTarget
 _TARGET_MOD: Final = 2
 _TARGET_VALUE: Final = 3
@@ -81,7 +90,8 @@ def identity_of(payload: bytes) -> int | None:
 def encode_message(request: Request) -> bytes:
     """The request's message as any etcd client would send it."""
     if isinstance(request, Put):
-        return _filled(1, request.key) + _filled(2, request.value)
+        lease = _number(3, request.lease)
+        return _filled(1, request.key) + _filled(2, request.value) + lease
     if isinstance(request, Get):
         return (
             _filled(1, request.key)

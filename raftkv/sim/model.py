@@ -17,13 +17,17 @@ from raftkv.sim.operations import (
     Compare,
     Delete,
     Deleted,
+    Expire,
     Found,
     Get,
+    Grant,
     KeyValue,
+    LeaseCommand,
     Put,
     PutDone,
     Request,
     Response,
+    Revoke,
     Txn,
     TxnDone,
 )
@@ -49,13 +53,18 @@ class Model:
         self.revision = 1
         self.compacted = 0
         self.compactions: list[int] = []
+        self.leases: dict[int, None] = {}  # that exist
         # (key, revision, what it became, None: deleted) in the order of happening
         self.events: list[tuple[bytes, int, KeyValue | None]] = []
         self._versions: dict[bytes, tuple[list[int], list[KeyValue | None]]] = {}
         self._keys: list[bytes] = []  # every key ever written, sorted
 
-    def apply(self, request: Request) -> Applied:
+    def apply(self, request: Request | LeaseCommand) -> Applied:
         """Do one command of the log."""
+        if isinstance(request, Grant | Revoke | Expire):
+            return self._lease_command(request)
+        if isinstance(request, Put) and request.lease and request.lease not in self.leases:
+            return Applied(self.revision, False, None, "lease not found")
         if isinstance(request, Compact):
             if request.revision <= self.compacted:
                 return Applied(self.revision, False, None, "compacted")
@@ -100,6 +109,25 @@ class Model:
         newest = (self.version(key, self.revision) for key in self._keys)
         return [value for value in newest if value is not None]
 
+    def _lease_command(self, request: LeaseCommand) -> Applied:
+        """A lease begins, or some end with all their keys in one revision."""
+        if isinstance(request, Grant):
+            self.leases[request.lease] = None
+            return Applied(self.revision, False, None)
+        if isinstance(request, Revoke):
+            over = {request.lease} & self.leases.keys()
+        else:
+            effective = request.term == request.entry_term
+            over = set(request.leases) & self.leases.keys() if effective else set()
+        keys = [value.key for value in self.live() if value.lease in over]
+        if keys:
+            self.revision += 1
+            for key in keys:
+                self._store(key, self.revision, None)
+        for lease in over:
+            del self.leases[lease]
+        return Applied(self.revision, bool(keys), None)
+
     def _holds(self, compare: Compare) -> bool:
         now = self.version(compare.key, self.revision)
         if compare.value is not None:
@@ -130,7 +158,7 @@ class Model:
         before = self.version(put.key, at)
         created = before.create_revision if before else at
         version = before.version + 1 if before else 1
-        self._store(put.key, at, KeyValue(put.key, put.value, created, at, version))
+        self._store(put.key, at, KeyValue(put.key, put.value, created, at, version, put.lease))
 
     def _store(self, key: bytes, at: int, value: KeyValue | None) -> None:
         self.events.append((key, at, value))

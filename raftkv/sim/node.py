@@ -22,19 +22,13 @@ from raftkv.replica.effects import Effects
 from raftkv.replica.replica import Replica
 from raftkv.sim.clock import NodeClock
 from raftkv.sim.disk import VirtualDisk
+from raftkv.sim.etcd import COMMANDS
 from raftkv.sim.failover import LeaderLink
 from raftkv.sim.hub import Hub
 from raftkv.sim.invariants import Terms
+from raftkv.sim.leasing import LeaseCall
 from raftkv.sim.operations import Get, KeyValue, Operation
-from raftkv.sim.process import (
-    CLUSTER_ID,
-    COMMANDS,
-    Home,
-    build_replica,
-    hand_over,
-    key_hash,
-    live_keys,
-)
+from raftkv.sim.process import CLUSTER_ID, Home, build_replica, hand_over, key_hash, live_keys
 from raftkv.sim.transfer import MESSAGES, Transfers
 from raftkv.sim.world import MILLISECOND, World
 from raftkv.storage.backend import StateBackend
@@ -397,7 +391,10 @@ class Node:
         """Answer a read from the state as it is now."""
         self._answer(operation, self.replica.machine.range(data))
 
-    def _answer(self, operation: Operation, result: Any) -> None:
+    def _answer(self, operation: Operation | LeaseCall, result: Any) -> None:
+        if isinstance(operation, LeaseCall):
+            operation.replied(result)
+            return
         clients = self.cluster.clients
         if self._asked.pop(operation.identity, None) is None or clients is None:
             return

@@ -14,10 +14,11 @@ from typing import NamedTuple, TypeAlias
 
 
 class Put(NamedTuple):
-    """Set `key` to `value`."""
+    """Set `key` to `value`. lease: 0 for none."""
 
     key: bytes
     value: bytes
+    lease: int = 0
 
 
 class Get(NamedTuple):
@@ -64,7 +65,30 @@ class Compact(NamedTuple):
     revision: int
 
 
+class Grant(NamedTuple):
+    """A lease begins."""
+
+    lease: int
+    ttl_ms: int
+
+
+class Revoke(NamedTuple):
+    """A lease ends, and its keys with it."""
+
+    lease: int
+
+
+class Expire(NamedTuple):
+    """Leases end because a leader's clock has decided it in `term`; void in another one."""
+
+    term: int
+    entry_term: int
+    leases: tuple[int, ...]
+
+
 Request: TypeAlias = Put | Get | Delete | Txn | Compact
+# What the log has of leases. It carries no operation's identity: `Logged` has -log_index.
+LeaseCommand: TypeAlias = Grant | Revoke | Expire
 
 
 class KeyValue(NamedTuple):
@@ -143,7 +167,7 @@ class Logged(NamedTuple):
 
     log_index: int
     identity: int
-    request: Request
+    request: Request | LeaseCommand
 
 
 def reads_only(request: Request) -> bool:

@@ -10,7 +10,6 @@ from random import Random
 from typing import TYPE_CHECKING, Final
 
 from raftkv.errors import ApiError, StorageError
-from raftkv.kv import commands
 from raftkv.kv.backend import Backend
 from raftkv.kv.machine import Bootstrap, HashResult, MachineSettings, Result, StateMachine
 from raftkv.kv.members import Member
@@ -20,7 +19,7 @@ from raftkv.raft.types import NOOP, Configuration, Entry, HardState, LogBatch, S
 from raftkv.replica.replica import Replica, ReplicaSettings
 from raftkv.sim.etcd import decode_response, encode_message
 from raftkv.sim.invariants import Promised
-from raftkv.sim.operations import Compact, Delete, Found, Get, KeyValue, Put, Txn
+from raftkv.sim.operations import Found, Get, KeyValue
 from raftkv.storage.backend import StateBackend
 from raftkv.storage.memory import MemoryBackend, MemoryDataDirectory, MemoryDisk
 from raftkv.storage.recovery import DataDirectory
@@ -35,12 +34,6 @@ FIRST_TERM: Final = 1
 _CHANGES_OF_A_WRITE: Final = 8  # mark copies (write, sync, write, sync), log, mark again
 _CACHE_BYTES: Final = 20_000  # small, so that reads miss it
 
-COMMANDS: Final = {
-    Put: commands.PUT,
-    Delete: commands.DELETE_RANGE,
-    Txn: commands.TXN,
-    Compact: commands.COMPACT,
-}
 _NO_PUT: Final = Entry(0, 0, NOOP, b"")  # ends a run
 
 

@@ -20,6 +20,7 @@ from raftkv.sim.clients import Clients, Load
 from raftkv.sim.cluster import Cluster, Timing
 from raftkv.sim.faults import KINDS, Nemesis
 from raftkv.sim.invariants import InvariantBroken
+from raftkv.sim.leasing import Leasing, lease_command
 from raftkv.sim.operations import Get, Logged, Operation, Outcome, Put
 from raftkv.sim.registers import registers_of
 from raftkv.sim.watchers import CREATE_TIMEOUT_US, WatchClients
@@ -31,6 +32,7 @@ PROBE_CLIENT: Final = 1_000_000  # clients above this number probe convergence
 MIN_OPERATIONS_PER_SECOND: Final = 2
 MIN_ACKNOWLEDGED: Final = 0.10  # of all operations
 WATCHES: Final = "watches"  # what a run can do without
+LEASES: Final = "leases"
 _CALM_US: Final = SECOND
 
 
@@ -39,6 +41,7 @@ class Profile:
     """What a run is like.
 
     fault_us: length of one fault phase. rounds: how many phases. watchers: clients that watch.
+    holders: clients that hold leases.
     """
 
     nodes: int
@@ -48,6 +51,7 @@ class Profile:
     rounds: int
     fault_us: int
     watchers: int = 0
+    holders: int = 0
 
 
 @dataclass(slots=True)
@@ -68,6 +72,7 @@ class Summary:
     faults: Counter[str] = field(default_factory=Counter)
     frames: Counter[str] = field(default_factory=Counter)
     watching: Counter[str] = field(default_factory=Counter)
+    leasing: Counter[str] = field(default_factory=Counter)
     trace_hash: str = ""
     trace: list[str] = field(default_factory=list)
 
@@ -77,7 +82,8 @@ def draw_profile(
 ) -> Profile:
     """The profile of a seed. nodes: 3 or 5, 0: drawn. seconds: virtual time of fault phases.
 
-    without: kinds of faults that are as if they did not exist; `WATCHES`: nobody watches.
+    without: kinds of faults that are as if they did not exist; likewise `WATCHES` and
+        `LEASES`: nobody watches or holds leases.
     """
     random = Random(f"{seed}/profile")
     drawn_nodes = random.choice((3, 3, 5))
@@ -104,8 +110,9 @@ def draw_profile(
     kinds = draw_kinds(seed, without)
     rounds = max(1, round(seconds / random.uniform(4, 9)))
     watchers = 0 if WATCHES in without else Random(f"{seed}/watchers").randint(2, 8)
+    holders = 0 if LEASES in without else Random(f"{seed}/holders").randint(1, 6)
     fault_us = int(seconds * SECOND / rounds)
-    return Profile(nodes or drawn_nodes, timing, load, kinds, rounds, fault_us, watchers)
+    return Profile(nodes or drawn_nodes, timing, load, kinds, rounds, fault_us, watchers, holders)
 
 
 def draw_kinds(seed: int, without: Collection[str] = ()) -> tuple[str, ...]:
@@ -136,6 +143,8 @@ class Run:
             self.world, profile.load, lambda: self.cluster.members, self.cluster.nodes.__getitem__
         )
         self.cluster.attach(self.clients)
+        wrong_clocks = "clock rate" in profile.kinds
+        self.leasing = Leasing(self.cluster, profile.holders, clocks=wrong_clocks)
         self.watching = WatchClients(self.cluster, profile.watchers)
         self.nemesis = Nemesis(self.world, self.cluster, list(profile.kinds))
         self._random = self.world.stream("phases")
@@ -167,6 +176,7 @@ class Run:
         summary.faults = self.nemesis.counts
         summary.frames = cluster.network.counts
         summary.watching = self.watching.counts
+        summary.leasing = self.leasing.counts
         summary.trace_hash = world.trace_hash()
 
     # --- phases -----------------------------------------------------------------
@@ -191,15 +201,18 @@ class Run:
         self.must_converge(self.cluster.goal)
         self.clients.start()
         self.watching.start()
+        self.leasing.start()
         self.run_for(_CALM_US)
 
     def finish(self) -> None:
         """No more faults and clients; everything converges and is checked."""
         self.clients.stop()
+        self.leasing.stop()
         self.cluster.heal()
         self.must_settle()
         self.watching.calm()
-        self.run_for(max(self.profile.load.timeout_us, CREATE_TIMEOUT_US) + SECOND)
+        waits_us = (self.profile.load.timeout_us, CREATE_TIMEOUT_US, self.leasing.linger_us)
+        self.run_for(max(waits_us) + SECOND)
         self.must_converge(self.cluster.goal)
         self.run_for(SECOND)  # who watches hears of the probe
         self.check_end()
@@ -288,6 +301,9 @@ class Run:
         for index, committed in sorted(self.cluster.invariants.log.items()):
             identity = committed.identity
             if identity is None:
+                command = lease_command(committed.term, committed.payload, committed.kind)
+                if command is not None:
+                    log.append(Logged(index, -index, command))
                 continue
             sent = self.clients.sent.get(identity)
             if sent is None or not committed.payload.endswith(sent):
@@ -307,6 +323,7 @@ class Run:
             first = violations[0]
             raise InvariantBroken(first.rule, first.explanation)
         self.cluster.check_against_model(log)
+        self.leasing.check_over()
         self.watching.check(replay_log(log).model)
         for key, intervals in registers_of(history).items():
             verdict = check_register(intervals)
