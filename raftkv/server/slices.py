@@ -2,9 +2,9 @@
 
 A long read, RangeStream, HashKV and the removal of compacted history are each a `Piece`, which does
 a slice of at most a few milliseconds when it is told to. Between two turns of the event loop the
-queue gives out about one slice, not one per piece, and then rests as long as the slice took if the
-loop has had anything else to do. So long work takes half of a busy loop and all of an idle one,
-however many ask for it.
+queue gives out about one slice, not one per piece, and then rests half as long as the slice took if
+the loop has had anything else to do. So long work takes two thirds of a busy loop and all of an
+idle one, however many ask for it.
 
     waiting   new; the oldest begins when there is room. It holds nothing but the request.
     active    begun, at most a few: they take turns, a slice each. Each holds its rows and answers.
@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Generator
 from enum import Enum
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from raftkv import limits
 from raftkv.errors import LEADER_CHANGED, TOO_MANY_REQUESTS, ApiError
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     import asyncio
 
     from raftkv.server.clients import ClientProtocol
+
+
+REST: Final = 0.5  # of the time worked
 
 
 class Progress(Enum):
@@ -147,7 +150,7 @@ class Slices:
             return
         self._seen_turns = self._turns()
         if self._active or self._waiting:
-            self._schedule(took if busy else 0.0)
+            self._schedule(REST * took if busy else 0.0)
 
     def _next(self) -> bool:
         """One slice of whoever's turn it is; False if there is nobody."""
