@@ -34,7 +34,7 @@ from raftkv.replica.replica import Replica
 from raftkv.replica.writes import Writes
 from raftkv.sim import watch_mutants
 from raftkv.sim.process import Home
-from raftkv.sim.run import Profile, Run, Summary, draw_profile
+from raftkv.sim.run import LEASES, WATCHES, Profile, Run, Summary, draw_profile
 from raftkv.sim.world import MILLISECOND, SECOND
 from raftkv.storage.mark import Mark
 from raftkv.storage.memory import MemoryBackend, MemorySegment
@@ -62,6 +62,7 @@ class Mutant:
     snapshot_count: int = 0  # 0: as drawn
     reads: bool = False  # mostly reads, asked often
     impatient: bool = False  # members give requests up early
+    watched: bool = False  # clients watch and hold leases
 
 
 @contextmanager
@@ -433,7 +434,7 @@ MUTANTS: Final = (
     ),
     # watches
     *(
-        Mutant(name, patches, _WATCHED, snapshot_count=20)
+        Mutant(name, patches, _WATCHED, snapshot_count=20, watched=True)
         for name, patches in watch_mutants.PATCHES
     ),
 )
@@ -441,7 +442,8 @@ MUTANTS: Final = (
 
 def profile_of(mutant: Mutant, seed: int) -> Profile:
     """A drawn profile with the faults that bring the mutant out."""
-    drawn = draw_profile(seed, mutant.nodes, seconds=12.0)
+    without = () if mutant.watched else (WATCHES, LEASES)
+    drawn = draw_profile(seed, mutant.nodes, seconds=12.0, without=without)
     timing = replace(drawn.timing, tick_us=20 * MILLISECOND)
     if mutant.snapshot_count:
         timing = replace(timing, snapshot_count=mutant.snapshot_count, catch_up_entries=5)
