@@ -430,13 +430,14 @@ class LevelEngine:
         return Segments(LevelShelf(path, paranoid))
 
     def log_tail(self, path: str, kept: str) -> list[bytes]:
-        os.makedirs(kept, mode=0o700, exist_ok=True)
-        for number in segment_numbers(path)[-TAIL_SEGMENTS:]:
-            for log in _logs(f"{path}/{number:08d}"):
-                trim(log)
-                _keep(log, f"{kept}/{number:08d}-{os.path.basename(log)}")
-        REAL.sync_directory(kept)
-        REAL.sync_directory(os.path.dirname(kept))
+        with final_errors(f"keeping the end of {path}"):
+            os.makedirs(kept, mode=0o700, exist_ok=True)
+            for number in segment_numbers(path)[-TAIL_SEGMENTS:]:
+                for log in _logs(f"{path}/{number:08d}"):
+                    trim(log)
+                    _keep(log, f"{kept}/{number:08d}-{os.path.basename(log)}")
+            REAL.sync_directory(kept)
+            REAL.sync_directory(os.path.dirname(kept))
         contents = [REAL.read(f"{kept}/{name}") for name in REAL.names(kept)]
         return [raw for raw in contents if raw]
 
