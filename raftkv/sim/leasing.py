@@ -193,14 +193,13 @@ class Leasing:
         if not self.running:
             return
         if keepalives:
+            if self.random.random() < 0.2:
+                self.expire_late(held)
             self.renew(held, lambda _: self._later_on(holder, held, keepalives - 1))
             return
-        drawn = self.random.random()
-        if drawn < 0.4:
+        if self.random.random() < 0.4:
             self.revoke(held, lambda call: self._revoked(holder, call))
             return
-        if drawn < 0.6:
-            self.expire_late(held)
         self.world.after(self.random.randrange(SECOND), self._live, holder)
 
     def _revoked(self, holder: int, call: LeaseCall) -> None:

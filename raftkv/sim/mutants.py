@@ -32,7 +32,7 @@ from raftkv.replica.housekeeping import Housekeeping
 from raftkv.replica.reading import Reading
 from raftkv.replica.replica import Replica
 from raftkv.replica.writes import Writes
-from raftkv.sim import watch_mutants
+from raftkv.sim import lease_mutants, watch_mutants
 from raftkv.sim.process import Home
 from raftkv.sim.run import LEASES, WATCHES, Profile, Run, Summary, draw_profile
 from raftkv.sim.world import MILLISECOND, SECOND
@@ -44,6 +44,7 @@ DEFAULT_SEEDS: Final = 60
 _CRASHES: Final = ("crash all", "crash leader", "crash some", "slow disk")
 _NETWORK: Final = ("partition", "isolate leader", "deaf leader", "mute leader", "bad weather")
 _WATCHED: Final = ("crash one", "isolate one", "slow disk")
+_DEPOSED: Final = ("crash leader", "transfer", "isolate leader")
 _MIXED: Final = ("crash leader", "crash some", "partition", "isolate leader", "slow disk")
 
 
@@ -437,6 +438,8 @@ MUTANTS: Final = (
         Mutant(name, patches, _WATCHED, snapshot_count=20, watched=True)
         for name, patches in watch_mutants.PATCHES
     ),
+    # leases
+    *(Mutant(*one, _DEPOSED, watched=True) for one in lease_mutants.PATCHES),
 )
 
 

@@ -1,0 +1,114 @@
+"""Leases in whole runs and in schedules that bring out what a lease may not survive."""
+
+from dataclasses import replace
+
+import pytest
+
+from raftkv.sim import lease_mutants
+from raftkv.sim.invariants import InvariantBroken
+from raftkv.sim.leasing import Held, LeaseCall, Leasing
+from raftkv.sim.mutants import MUTANTS, Mutant, applied, hunt
+from raftkv.sim.node import Node
+from raftkv.sim.operations import Put
+from raftkv.sim.run import run_seed
+from raftkv.sim.world import MILLISECOND, SECOND
+from tests.sim.scenario import LOAD, Scenario
+
+TTL_MS = 1000
+STEP_US = 20 * MILLISECOND
+LEASE_MUTANTS = {name for name, _ in lease_mutants.PATCHES}
+
+
+def ignore(_: LeaseCall) -> None:
+    """Nobody waits."""
+
+
+class Leased(Scenario):
+    """A cluster of which nobody asks anything but this test, with one lease of one key."""
+
+    def __init__(self, seed: int = 1) -> None:
+        super().__init__(seed, load=replace(LOAD, clients=0))
+        self.leasing = Leasing(self.cluster, 1, clocks=False)
+        self.held: Held = self.leasing.new_lease(TTL_MS)
+        self.leasing.grant(self.held, ignore, self.leader)
+        self.run_for(200 * MILLISECOND)
+        self.answer(self.leader, Put(b"l0", b"1", self.held.id))
+
+    def renew(self, node: Node) -> bool:
+        """A keepalive; was it granted soon?"""
+        before = self.leasing.counts["renewed"]
+        self.leasing.renew(self.held, ignore, node)
+        self.run_for(STEP_US)
+        return self.leasing.counts["renewed"] > before
+
+    def depose(self, phase: float) -> int:
+        """The followers lose the leader at once, and elect another one while it goes on renewing
+        the lease. Returns how many renewals came after the election. The lease ends.
+        """
+        self.elections(phase)
+        leader, term = self.leader, self.leader.term
+        self.isolate(leader)
+        for follower in self.followers:
+            follower.leader_link.closed(leader.member)
+        late = 0
+        for _ in range(2 * self.cluster.election_us // STEP_US):
+            late += self.renew(leader) and self.leader.term > term
+        self.run_for(3 * SECOND)
+        assert self.held.ended_by_clock
+        return late
+
+
+def test_leases_of_a_run_are_renewed_revoked_and_expire() -> None:
+    counts = {"renewed": 0, "revoked": 0, "expired": 0, "checkpoints": 0, "late expiries": 0}
+    for seed in (3, 6, 9):
+        summary = run_seed(seed, nodes=3, seconds=5)
+        assert not summary.failure, summary.failure
+        for name in counts:
+            counts[name] += summary.leasing[name]
+    assert all(counts.values()), counts
+
+
+@pytest.mark.parametrize("phase", [0, 0.3, 0.6])
+def test_lease_renewed_by_a_deposed_leader_lives_for_its_ttl(phase: float) -> None:
+    """M07."""
+    run = Leased()
+    assert run.depose(phase) > 0  # else nothing was shown
+    run.finish()
+
+
+@pytest.mark.parametrize("patches", [lease_mutants.NO_EXTRA, lease_mutants.NO_CONTACT])
+def test_lease_that_ends_too_early_after_an_election_is_noticed(
+    patches: lease_mutants.Patches,
+) -> None:
+    """M07: a new leader that adds nothing, and a leader that needs no quorum to answer."""
+    broken = []
+    with applied(Mutant("directed", patches, ())):
+        for phase in (0, 0.3, 0.6, 0.9):
+            run = Leased()
+            try:
+                run.depose(phase)
+            except InvariantBroken as error:
+                broken.append(error.rule)
+    assert "M07" in broken
+    assert set(broken) == {"M07"}
+
+
+def test_expiry_of_a_former_term_does_nothing() -> None:
+    """M09."""
+    run = Leased()
+    run.leasing.expire_late(run.held)
+    run.run_for(100 * MILLISECOND)
+    assert run.leasing.counts["late expiries"] == 1
+    assert run.renew(run.leader)
+    run.finish()
+    assert run.held.ended_by_clock
+
+
+@pytest.mark.parametrize(
+    "mutant", [one for one in MUTANTS if one.name in LEASE_MUTANTS], ids=lambda one: one.name
+)
+def test_wrong_lease_is_noticed(mutant: Mutant) -> None:
+    """M07, M09."""
+    taken, summary = hunt(mutant)
+    assert taken
+    assert summary.failure.startswith("InvariantBroken: ")
