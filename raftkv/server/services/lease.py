@@ -145,7 +145,10 @@ class LeaseService:
     def time_to_live(
         self, client: ClientProtocol, stream: int, head: RequestHead, message: bytes
     ) -> None:
-        """Lease.LeaseTimeToLive; with the keys it reads this member's state besides."""
+        """Lease.LeaseTimeToLive: a linearizable read of this member's state, and the clock's word.
+
+        So the answer is as new as the question, with or without the keys.
+        """
         context = self._context
         try:
             request = rpc_pb2.LeaseTimeToLiveRequest.FromString(message)
@@ -153,21 +156,19 @@ class LeaseService:
             client.fail(stream, CANNOT_DECODE)
             return
         error = context.refusal(head)
-        if error is None and request.keys:
-            error = context.read((self._confirmed, client, stream, request.ID))
-        elif error is None:
-            error = context.replica.time_to_live(request.ID, (self._left, client, stream, False))
+        if error is None:
+            error = context.read((self._confirmed, client, stream, request.ID, request.keys))
         if error is not None:
             client.fail(stream, error)
 
     def _confirmed(self, ticket: Any, error: ApiError | None) -> None:
         """This member's state is as new as the question: now the clock's part."""
-        client, stream, lease = ticket[1:]
+        client, stream, lease, keys = ticket[1:]
         if error is None:
-            error = self._context.replica.time_to_live(lease, (self._left, client, stream, True))
+            error = self._context.replica.time_to_live(lease, (self._left, client, stream, keys))
             self._context.driver.wake()
         if error is not None:
-            self._answer(ticket, error)
+            self._answer(ticket, self._keepalives.error(error))
 
     def _left(self, ticket: Any, result: LeaseAnswer | ApiError) -> None:
         """What the clock says. ticket[3]: with the keys."""
