@@ -114,7 +114,11 @@ def _run_all(
 @click.option("--seeds", default=100, show_default=True, help="How many seeds to run.")
 @click.option("--start", default=0, show_default=True, help="The first seed.")
 @click.option("--seed", type=int, help="Run this one seed only.")
-@click.option("--without", multiple=True, help="A kind of fault to leave out (with --seed).")
+@click.option(
+    "--without",
+    multiple=True,
+    help="A kind of fault, `watches` or `leases`: not these (with --seed).",
+)
 @click.option(
     "--seeds-file", type=click.Path(exists=True, path_type=Path), help="Run the seeds listed here."
 )

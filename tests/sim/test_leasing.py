@@ -26,8 +26,8 @@ def ignore(_: LeaseCall) -> None:
 class Leased(Scenario):
     """A cluster of which nobody asks anything but this test, with one lease of one key."""
 
-    def __init__(self, seed: int = 1) -> None:
-        super().__init__(seed, load=replace(LOAD, clients=0))
+    def __init__(self, seed: int = 1, nodes: int = 3) -> None:
+        super().__init__(seed, nodes, load=replace(LOAD, clients=0))
         self.leasing = Leasing(self.cluster, 1, clocks=False)
         self.held: Held = self.leasing.new_lease(TTL_MS)
         self.leasing.grant(self.held, ignore, self.leader)
@@ -102,6 +102,33 @@ def test_expiry_of_a_former_term_does_nothing() -> None:
     assert run.renew(run.leader)
     run.finish()
     assert run.held.ended_by_clock
+
+
+def test_process_that_stood_still_does_not_conclude_that_its_clients_were_silent() -> None:
+    """M10: a keepalive that queued up meanwhile is heard first, and granted."""
+    run = Leased(nodes=1)
+    leader = run.leader
+    leader.pause()
+    run.run_for(3 * run.held.ttl_us)
+    run.leasing.renew(run.held, ignore, leader)
+    run.run_for(STEP_US)
+    before = run.leasing.counts["renewed"]
+    leader.resume()
+    run.run_for(STEP_US)
+    assert run.leasing.counts["renewed"] == before + 1
+    run.finish()
+    assert run.held.ended_by_clock
+
+
+def test_clock_that_leaps_ends_no_lease() -> None:
+    """R20: a monotonic clock cannot, but that of a host which slept may."""
+    run = Leased()
+    run.leader.clock.leap(3600)
+    run.run_for(STEP_US)
+    run.leasing.renew(run.held, ignore, run.leader)
+    run.run_for(SECOND // 2)  # the leader has to hear of its quorum first
+    assert run.leasing.counts["renewed"] == 1
+    run.finish()
 
 
 @pytest.mark.parametrize(

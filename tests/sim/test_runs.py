@@ -27,6 +27,10 @@ def test_same_seed_gives_the_same_run() -> None:
     assert first.trace_hash == second.trace_hash
     assert first.events == second.events
     assert first.operations == second.operations > 50
+    assert first.watching == second.watching
+    assert first.watching["events"] > 50
+    assert first.leasing == second.leasing
+    assert first.leasing["renewed"]
 
 
 def test_other_seed_gives_another_run() -> None:
