@@ -291,7 +291,7 @@ class Keepalives:
         if in_contact and (self._waiting or self._held):
             self._answer_waiting(judge, answers, effects)
         if self.new:
-            if in_contact and not self._cautious:
+            if in_contact and not self._cautious and machine.applied_index >= commit:
                 self.new = self.lessor.renew_running(self.new, effects.replies)
             self._answer_new(now, judge, effects)
         for message in self._heard:

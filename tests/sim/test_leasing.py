@@ -136,3 +136,20 @@ def test_expiry_without_the_fence_is_noticed() -> None:
     taken, summary = hunt(mutant)
     assert taken
     assert summary.failure.startswith("InvariantBroken: ")
+
+
+def test_leader_with_a_slow_disk_renews_no_lease_whose_revocation_was_acknowledged() -> None:
+    """M08: the others have committed and applied it; the leader has not, for its disk is slow.
+    Found by seed 335.
+    """
+    run = Leased()
+    leader, follower = run.leader, run.followers[0]
+    assert run.renew(leader)
+    leader.disk.slow_us = SECOND // 5
+    run.leasing.revoke(run.held, ignore, follower)
+    run.world.run_while(lambda: not run.held.revoked_us, run.world.now_us + SECOND)
+    assert run.held.revoked_us
+    assert leader.replica.machine.leases.get(run.held.id) is not None
+    assert not run.renew(leader)
+    leader.disk.slow_us = 0
+    run.finish()
