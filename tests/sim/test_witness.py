@@ -108,15 +108,13 @@ def test_unknown_write_may_be_in_the_log_or_not() -> None:
 
 def test_lost_update_shows_as_a_wrong_answer() -> None:
     both = (Compare(b"k", value=b"x"),)
-    log = [
-        LOG[0],
-        Logged(2, 2, Txn(both, (Put(b"k", b"y"),), (Get(b"k"),))),
-        Logged(3, 3, Txn(both, (Put(b"k", b"z"),), (Get(b"k"),))),
-    ]
+    first = Txn(both, (Put(b"k", b"y"),), (Get(b"k"),))
+    second = Txn(both, (Put(b"k", b"z"),), (Get(b"k"),))
+    log = [LOG[0], Logged(2, 2, first), Logged(3, 3, second)]
     history = [
         PUTS[0],
-        done(2, log[1].request, 2, 3, 3, TxnDone(True, (PutDone(),))),
-        done(3, log[2].request, 2, 3, 4, TxnDone(True, (PutDone(),))),
+        done(2, first, 2, 3, 3, TxnDone(True, (PutDone(),))),
+        done(3, second, 2, 3, 4, TxnDone(True, (PutDone(),))),
     ]
     assert rules(log, history) == {"the answer is the log's"}
 
