@@ -38,6 +38,7 @@ from tests.storage.workload import APPLIED, applied_of, rows_for, state_at
 
 PAGE = 4096
 LARGEST_BATCH = 5
+BATCH_BYTES = LARGEST_BATCH * 300
 
 
 class Victim:
@@ -143,11 +144,12 @@ def zero_pages(victim: Victim, places: list[tuple[str, int]]) -> dict[str, int]:
         path = victim.copy()
         target = f"{path}/{name}"
         size = os.path.getsize(target)
-        # A zeroed end of the file looks like one large unfinished batch: the stated limit.
-        ending = target == last_wal(path) and at + PAGE >= size
+        # A zeroed end of the file looks like one large unfinished batch, also if the last bytes of
+        # that batch are left: the stated limit.
+        ending = target == last_wal(path) and at + PAGE + BATCH_BYTES >= size
         overwrite(target, at, bytes(min(PAGE, size - at)))
         try:
-            outcome = victim.opened(path, PAGE // 150 if ending else LARGEST_BATCH)
+            outcome = victim.opened(path, (PAGE + BATCH_BYTES) // 150 if ending else LARGEST_BATCH)
         except AssertionError as error:
             raise AssertionError(f"zeroed {name} at {at}: {error}") from error
         outcomes["whole" if outcome == "whole" else "refused"] += 1
