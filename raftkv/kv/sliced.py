@@ -4,6 +4,7 @@ Revision and rows are pinned before the first pause; entries applied meanwhile d
 generator returns is the answer. Who gives one up closes it, which lets go of the pinned rows.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Generator
 from typing import TYPE_CHECKING
 
@@ -20,16 +21,16 @@ if TYPE_CHECKING:
     from raftkv.kv.machine import MachineSettings
 
 
-class SlicedReads:
+class SlicedReads(ABC):
     """The long reads of a state machine."""
 
     backend: Backend
     store: Store
     settings: "MachineSettings"
 
+    @abstractmethod
     def flush(self) -> None:
         """See StateMachine.flush."""
-        raise NotImplementedError
 
     def is_long(self, request: pb.RangeRequest) -> bool:
         """Should this range go through `range_steps` rather than `range`?"""
