@@ -1,0 +1,302 @@
+"""What the asynchronous face is made of: tasks, events and calls of asyncio and grpc.aio.
+
+`sync/runtime.py` has the same names for threads; the modules beside them are written against
+these names and know neither. Whatever other threads do (keepalives have their own) reaches a
+loop through `Event.set` and `Mailbox.put` only, which any thread may call.
+"""
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
+from contextlib import suppress
+from types import TracebackType
+from typing import Any, Final, Generic, ParamSpec, Protocol, Self, TypeVar
+
+import grpc
+from google.protobuf.message import Message
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Reply = TypeVar("Reply", bound=Message)
+Metadata = Sequence[tuple[str, str]]
+
+Mutex = asyncio.Lock  # used by `async with`
+
+
+async def sleep(seconds: float) -> None:
+    """Waits."""
+    await asyncio.sleep(seconds)
+
+
+class Event:
+    """Once set it stays set. `set` and `is_set` may be called from any thread."""
+
+    def __init__(self) -> None:
+        self._is_set = False
+        self._guard = threading.Lock()
+        self._waiting: list[asyncio.Future[None]] = []
+
+    def set(self) -> None:
+        """Wakes all who wait."""
+        with self._guard:
+            self._is_set = True
+            waiting, self._waiting = self._waiting, []
+        for future in waiting:
+            with suppress(RuntimeError):  # its loop has been closed, so nobody waits
+                future.get_loop().call_soon_threadsafe(_resolve, future)
+
+    def is_set(self) -> bool:
+        """Whether it was set."""
+        return self._is_set
+
+    async def wait(self, timeout: float | None = None) -> bool:
+        """Waits for `set`, at most so many seconds; returns whether it was set."""
+        with self._guard:
+            if self._is_set:
+                return True
+            future = asyncio.get_running_loop().create_future()
+            self._waiting.append(future)
+        try:
+            async with asyncio.timeout(timeout):
+                await future
+        except TimeoutError:
+            return self._is_set
+        finally:
+            with self._guard, suppress(ValueError):
+                self._waiting.remove(future)
+        return True
+
+
+def _resolve(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+class Mailbox(Generic[T]):
+    """A queue for one reader. `put` and `close` may be called from any thread.
+
+    Whoever puts must bound what lies in it: `size` says how much that is.
+    """
+
+    def __init__(self) -> None:
+        self._items: deque[T] = deque()
+        self._error: BaseException | None = None
+        self._arrived = Event()
+
+    @property
+    def size(self) -> int:
+        """How many items wait to be taken."""
+        return len(self._items)
+
+    def put(self, item: T) -> None:
+        """Appends an item; after `close` nothing happens."""
+        if self._error is None:
+            self._items.append(item)
+            self._arrived.set()
+
+    def close(self, error: BaseException) -> None:
+        """What `get` raises when the items before it are taken. Only the first call counts."""
+        if self._error is None:
+            self._error = error
+            self._arrived.set()
+
+    async def get(self, timeout: float | None = None) -> T:
+        """The next item. Errors: TimeoutError after so many seconds, or what `close` was given."""
+        while True:
+            arrived = self._arrived
+            if self._items:
+                return self._items.popleft()
+            if self._error is not None:
+                raise self._error
+            if arrived.is_set():
+                self._arrived = arrived = Event()
+                if self._items or self._error is not None:
+                    continue
+            if not await arrived.wait(timeout):
+                raise TimeoutError
+
+
+class Task:
+    """A function that runs by itself until it returns or is stopped."""
+
+    def __init__(self, task: "asyncio.Task[None]") -> None:
+        self._task = task
+
+    async def stop(self, timeout: float | None = None) -> None:
+        """Cancels it and waits until it has ended; its own errors are dropped."""
+        self._task.cancel()
+        await asyncio.wait([self._task], timeout=timeout)
+        if self._task.done() and not self._task.cancelled():
+            self._task.exception()
+
+
+def spawn(function: Callable[P, Coroutine[Any, Any, None]], *args: P.args, **kw: P.kwargs) -> Task:
+    """Runs a function beside the caller. It must keep its errors to itself."""
+    return Task(asyncio.get_running_loop().create_task(function(*args, **kw)))
+
+
+async def finish(
+    function: Callable[P, Coroutine[Any, Any, T]], *args: P.args, **kw: P.kwargs
+) -> T:
+    """Runs clean-up to its end even while the caller is being cancelled.
+
+    The function bounds its own time. A cancellation that comes meanwhile is raised at the end.
+    """
+    task = asyncio.get_running_loop().create_task(function(*args, **kw))
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        if not task.cancelled():
+            task.exception()  # seen
+        raise cancelled
+    return task.result()
+
+
+class Held(Protocol):
+    """What is acquired: a holding, a term, a place."""
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...
+
+
+H = TypeVar("H", bound=Held)
+
+
+class Acquiring(Generic[H]):
+    """An acquisition: `held = await it`, or `async with it as held`. To be used once."""
+
+    def __init__(self, coroutine: Coroutine[Any, Any, H]) -> None:
+        self._coroutine = coroutine
+        self._held: H | None = None
+
+    def __await__(self) -> Generator[Any, None, H]:
+        return self._coroutine.__await__()
+
+    async def __aenter__(self) -> H:
+        self._held = await self._coroutine
+        return await self._held.__aenter__()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        assert self._held is not None
+        await self._held.__aexit__(kind, error, traceback)
+
+
+def acquiring(coroutine: Coroutine[Any, Any, H]) -> Acquiring[H]:
+    """What a method returns that acquires something; the method itself is no `async def`."""
+    return Acquiring(coroutine)
+
+
+# --- calls --------------------------------------------------------------------------
+class Stream(Generic[Reply]):
+    """A bidirectional call. `read` is for one reader."""
+
+    def __init__(self, call: Any) -> None:
+        self._call = call
+
+    async def write(self, request: Message) -> None:
+        """Sends a request. Errors: grpc.RpcError when the call has ended."""
+        try:
+            await self._call.write(request)
+        except asyncio.InvalidStateError:
+            await self._ended()
+
+    async def read(self, timeout: float | None = None) -> Reply | None:
+        """The next answer, or None when the server has ended the call well.
+
+        Errors: TimeoutError after so many seconds (the call goes on, nothing is lost);
+        grpc.RpcError when the call has failed.
+        """
+        if self._reading is None:
+            self._reading = asyncio.ensure_future(self._call.read())
+        done, _ = await asyncio.wait([self._reading], timeout=timeout)
+        if not done:
+            raise TimeoutError
+        reading, self._reading = self._reading, None
+        reply = reading.result()
+        return None if reply is grpc.aio.EOF else reply
+
+    _reading: "asyncio.Future[Any] | None" = None
+
+    async def _ended(self) -> None:
+        raise grpc.aio.AioRpcError(
+            await self._call.code(),
+            await self._call.initial_metadata(),
+            await self._call.trailing_metadata(),
+            await self._call.details(),
+        )
+
+    async def close(self) -> None:
+        """Cancels the call."""
+        self._call.cancel()
+        if self._reading is not None:
+            self._reading.cancel()
+            with suppress(grpc.RpcError, asyncio.CancelledError):
+                await asyncio.wait([self._reading])
+            self._reading = None
+
+
+class Channel:
+    """A connection to one endpoint, opened when first used."""
+
+    def __init__(
+        self,
+        address: str,
+        options: Sequence[tuple[str, Any]],
+        credentials: grpc.ChannelCredentials | None,
+        interceptors: Sequence[Any],
+    ) -> None:
+        given = list(options)
+        self._channel = (
+            grpc.aio.insecure_channel(address, given, interceptors=list(interceptors))
+            if credentials is None
+            else grpc.aio.secure_channel(
+                address, credentials, given, interceptors=list(interceptors)
+            )
+        )
+        self._methods: dict[str, Callable[..., Awaitable[Any]]] = {}
+
+    async def unary(
+        self, path: str, request: Message, reply: type[Reply], timeout: float, metadata: Metadata
+    ) -> Reply:
+        """One call. path: "/package.Service/Method". Errors: grpc.RpcError."""
+        method = self._methods.get(path)
+        if method is None:
+            method = self._methods[path] = self._channel.unary_unary(
+                path,
+                request_serializer=type(request).SerializeToString,
+                response_deserializer=reply.FromString,
+            )
+        answer: Reply = await method(request, timeout=timeout, metadata=metadata)
+        return answer
+
+    def stream(self, path: str, reply: type[Reply], metadata: Metadata) -> Stream[Reply]:
+        """A bidirectional call without a deadline. Errors: grpc.RpcError, from its methods."""
+        method = self._channel.stream_stream(
+            path,
+            request_serializer=lambda request: request.SerializeToString(),
+            response_deserializer=reply.FromString,
+        )
+        return Stream(method(metadata=metadata))
+
+    async def close(self) -> None:
+        """Ends the calls that still run."""
+        await self._channel.close()
+
+
+THREADS: Final = False

@@ -1,0 +1,154 @@
+"""Makes the client library's synchronous face out of its asynchronous one.
+
+    python scripts/generate_sync.py [--check] [DIRECTORY]
+
+Every module of `raftkv/client/aio/` but `runtime.py` is rewritten token by token: `async` and
+`await` go, names of the asynchronous protocol become those of the synchronous one, and
+imports lead to `raftkv.client.sync`. Comments and docstrings are kept, with the same names
+replaced in them. The result is formatted with ruff. `sync/runtime.py`, written by hand like
+its twin, is what gives the rest threads instead of tasks.
+
+--check writes nothing and fails when a file of the synchronous face is not what its source
+makes, is missing, or has no source.
+"""
+
+import io
+import re
+import subprocess
+import sys
+import tokenize
+from pathlib import Path
+from typing import Final
+
+ROOT: Final = Path(__file__).resolve().parents[1]
+SOURCE: Final = ROOT / "raftkv" / "client" / "aio"
+TARGET: Final = ROOT / "raftkv" / "client" / "sync"
+BY_HAND: Final = frozenset({Path("runtime.py")})
+NOTE: Final = "# Made by scripts/generate_sync.py from raftkv/client/aio: edit that.\n"
+
+NAMES: Final = {
+    "__aenter__": "__enter__",
+    "__aexit__": "__exit__",
+    "__aiter__": "__iter__",
+    "__anext__": "__next__",
+    "aclosing": "closing",
+    "AsyncExitStack": "ExitStack",
+    "AsyncGenerator": "Generator",
+    "AsyncIterable": "Iterable",
+    "AsyncIterator": "Iterator",
+    "asynccontextmanager": "contextmanager",
+    "StopAsyncIteration": "StopIteration",
+    "aio": "sync",
+    "anext": "next",
+    "aiter": "iter",
+}
+# What docstrings say: code in them follows the names above, prose these.
+PHRASES: Final = (
+    (re.compile(r"\braftkv\.client\.aio import\b"), "raftkv.client import"),
+    (re.compile(r"\braftkv\.client\.aio\b"), "raftkv.client.sync"),
+    (re.compile(r"\b(async|await) (?=with\b|for\b|def\b|[a-z_]+[.(])"), ""),
+)
+
+
+def synchronous(source: str) -> str:
+    """The synchronous twin of a module's text, not yet formatted."""
+    pieces: list[str] = []
+    row, column = 1, 0
+    lines = source.splitlines(keepends=True)
+    dropped = False  # `async` or `await`, and so the blanks behind it
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type in (tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER):
+            continue
+        between = _text(lines, (row, column), token.start)
+        pieces.append("" if dropped else between)
+        dropped = token.type == tokenize.NAME and token.string in ("async", "await")
+        if not dropped:
+            pieces.append(_replaced(token))
+        row, column = token.end
+    return NOTE + "".join(pieces)
+
+
+def _text(lines: list[str], start: tuple[int, int], end: tuple[int, int]) -> str:
+    """What stands between two tokens: blanks and continued lines."""
+    (row, column), (last_row, last_column) = start, end
+    if row == last_row:
+        return lines[row - 1][column:last_column] if row <= len(lines) else ""
+    whole = [lines[row - 1][column:], *lines[row : last_row - 1]]
+    if last_row <= len(lines):
+        whole.append(lines[last_row - 1][:last_column])
+    return "".join(whole)
+
+
+def _replaced(token: tokenize.TokenInfo) -> str:
+    if token.type == tokenize.NAME:
+        return NAMES.get(token.string, token.string)
+    if token.type in (tokenize.STRING, tokenize.COMMENT):
+        text = token.string
+        for pattern, replacement in PHRASES:
+            text = pattern.sub(replacement, text)
+        return text
+    return token.string
+
+
+def formatted(text: str, path: Path) -> str:
+    """The text with sorted imports and in the project's format. Errors: CalledProcessError."""
+    for command in (["check", "--select", "I", "--fix", "--quiet"], ["format", "--quiet"]):
+        text = subprocess.run(
+            [sys.executable, "-m", "ruff", *command, "--stdin-filename", str(path), "-"],
+            input=text,
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=ROOT,
+        ).stdout
+    return text
+
+
+def made(target: Path) -> dict[Path, str]:
+    """The whole synchronous face: text by path below `target`."""
+    return {
+        relative: formatted(synchronous(path.read_text()), target / relative)
+        for path in sorted(SOURCE.rglob("*.py"))
+        if (relative := path.relative_to(SOURCE)) not in BY_HAND
+    }
+
+
+def differences(files: dict[Path, str], target: Path) -> list[str]:
+    """What is wrong with the files below `target`, one line each."""
+    wrong = []
+    for relative, text in files.items():
+        path = target / relative
+        if not path.exists():
+            wrong.append(f"{path}: missing")
+        elif path.read_text() != text:
+            wrong.append(f"{path}: not what its source makes")
+    known = {*files, *BY_HAND}
+    wrong += [
+        f"{path}: has no source"
+        for path in sorted(target.rglob("*.py"))
+        if path.relative_to(target) not in known
+    ]
+    return wrong
+
+
+def main(arguments: list[str]) -> int:
+    """Writes or checks; returns the exit code."""
+    check = "--check" in arguments
+    places = [Path(argument) for argument in arguments if not argument.startswith("-")]
+    target = places[0] if places else TARGET
+    files = made(target)
+    if not check:
+        for relative, text in files.items():
+            path = target / relative
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if not path.exists() or path.read_text() != text:
+                path.write_text(text)
+    wrong = differences(files, target)
+    sys.stderr.writelines(line + "\n" for line in wrong)
+    if wrong and check:
+        sys.stderr.write("run: make proto\n")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
