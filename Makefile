@@ -8,8 +8,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 SEEDS ?= 1000
 SECONDS ?= 60
-FAST_FLAGS ?=
-SLOW_FLAGS ?=
+# Two tests at a time pay even on two cores: most of them wait for something.
+FAST_FLAGS ?= -n auto --maxprocesses 4
+SLOW_FLAGS ?= -n auto --maxprocesses 4
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
