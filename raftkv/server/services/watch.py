@@ -10,10 +10,11 @@ from typing import Final
 
 from raftkv import limits
 from raftkv.kv.audience import Batch
+from raftkv.kv.fragments import Part, whole_revisions
 from raftkv.server.clients import ClientProtocol
 from raftkv.server.routes import Call, Routes
 from raftkv.server.services.context import Context
-from raftkv.server.services.watch_responses import WATCH_ID_TAG, Part, whole_revisions
+from raftkv.server.services.watch_responses import WATCH_ID_TAG
 from raftkv.server.services.watch_sink import Share
 from raftkv.server.services.watch_stream import WatchStream
 from raftkv.wire.frames import PREFIX

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Final
 from raftkv import limits
 from raftkv.kv.audience import Batch
 from raftkv.kv.encoding import SMALL_VARINTS, varint
+from raftkv.kv.fragments import fragments
 from raftkv.kv.watches import Watcher
 from raftkv.server.clients import ClientProtocol
-from raftkv.server.services.watch_responses import fragments, id_field
+from raftkv.server.services.watch_responses import id_field
 from raftkv.wire.frames import PREFIX
 
 if TYPE_CHECKING:
