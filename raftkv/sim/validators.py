@@ -20,163 +20,40 @@ function of both that yields a line for everything wrong:
 A watch resumed after a disconnection is several records; `joined` makes one of them.
 """
 
-from bisect import bisect_left, bisect_right
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, TypeAlias
 
-from raftkv.kv.encoding import KeyValue
 from raftkv.kv.events import Event
-from raftkv.kv.watchindex import in_range
+from raftkv.sim.proofs import Proofs
+from raftkv.sim.watch_records import (
+    Asked,
+    Cancelled,
+    Created,
+    History,
+    Progress,
+    Received,
+    Response,
+    WatchRecord,
+    joined,
+)
+
+__all__ = [
+    "VALIDATORS",
+    "Asked",
+    "Cancelled",
+    "Created",
+    "History",
+    "Progress",
+    "Received",
+    "Response",
+    "WatchRecord",
+    "joined",
+    "validate",
+]
 
 _SHOWN: Final = 3  # findings of one validator about one watch that are worth reading
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """A WatchCreateRequest; key and end as `watchindex.normal_range` gives them."""
-
-    key: bytes
-    end: bytes = b""
-    start_revision: int = 0
-    prev_kv: bool = False
-    no_put: bool = False
-    no_delete: bool = False
-    fragment: bool = False
-
-    def wants(self, event: Event) -> bool:
-        """Does the event match, whatever its revision?"""
-        filtered = self.no_delete if event.deleted else self.no_put
-        return not filtered and in_range(event.kv.key, self.key, self.end)
-
-
-class Created(NamedTuple):
-    """The first response; revision: of its header."""
-
-    revision: int
-
-
-class Response(NamedTuple):
-    """Events; fragment: the same revision goes on in the next response."""
-
-    events: tuple[Event, ...]
-    fragment: bool = False
-
-
-class Progress(NamedTuple):
-    """A bookmark for this watch."""
-
-    revision: int
-
-
-class Cancelled(NamedTuple):
-    """The last response. compact_revision: 0 if that was not the reason."""
-
-    compact_revision: int = 0
-    reason: str = ""
-
-
-Received: TypeAlias = Created | Response | Progress | Cancelled
-
-
-@dataclass(slots=True)
-class WatchRecord:
-    """One watch as its client saw it. cancel_asked: the client wanted it to end."""
-
-    name: str
-    asked: Asked
-    received: list[Received] = field(default_factory=list)
-    cancel_asked: bool = False
-
-    @property
-    def start(self) -> int:
-        """The first revision that it must be told of; 0: not known, it was never created."""
-        if self.asked.start_revision:
-            return max(self.asked.start_revision, 1)
-        created = [one.revision for one in self.received if isinstance(one, Created)]
-        return created[0] + 1 if created else 0
-
-    def events(self) -> Iterator[Event]:
-        """All events in the order of their arrival."""
-        for one in self.received:
-            if isinstance(one, Response):
-                yield from one.events
-
-    def seen(self) -> int:
-        """The greatest revision that an event or a bookmark told of; 0 for none."""
-        seen = 0
-        for one in self.received:
-            if isinstance(one, Response) and one.events:
-                seen = max(seen, *(event.kv.mod_revision for event in one.events))
-            elif isinstance(one, Progress):
-                seen = max(seen, one.revision)
-        return seen
-
-
-def joined(records: list[WatchRecord]) -> WatchRecord:
-    """A watch and its resumptions, each asked for from behind the last revision seen, as one."""
-    first = records[0]
-    whole = WatchRecord(first.name, first.asked, [], records[-1].cancel_asked)
-    for number, record in enumerate(records):
-        kept = record.received
-        if number:
-            kept = [one for one in kept if not isinstance(one, Created)]
-        whole.received += kept
-    return whole
-
-
-class History:
-    """Everything that was ever written, in order; prev_kv as it was right after the write.
-
-    events: without prev_kv. compactions: every compacted revision there ever was.
-    """
-
-    def __init__(self, events: Iterable[Event], compactions: Iterable[int] = ()) -> None:
-        self.events: list[Event] = []
-        self.revisions: list[int] = []
-        self.compactions = sorted(compactions)
-        self._of_key: dict[bytes, list[int]] = {}
-        live: dict[bytes, KeyValue] = {}
-        before: dict[bytes, KeyValue | None] = {}  # at the beginning of the revision
-        revision = 0
-        for event in events:
-            kv = event.kv
-            assert kv.mod_revision >= revision, "the history is out of order"
-            if kv.mod_revision > revision:
-                revision, before = kv.mod_revision, {}
-            previous = before.setdefault(kv.key, live.get(kv.key))
-            if kv.create_revision == revision:
-                previous = None
-            self._of_key.setdefault(kv.key, []).append(len(self.events))
-            self.events.append(Event(event.deleted, kv, previous))
-            self.revisions.append(revision)
-            if event.deleted:
-                live.pop(kv.key, None)
-            else:
-                live[kv.key] = kv
-
-    def matching(self, asked: Asked, first: int, last: int) -> Iterator[Event]:
-        """What a watch must get of the revisions `first` to `last`."""
-        begin = bisect_left(self.revisions, first)
-        end = bisect_right(self.revisions, last)
-        places: Iterable[int] = range(begin, end)
-        if not asked.end:
-            of_key = self._of_key.get(asked.key, [])
-            places = of_key[bisect_left(of_key, begin) : bisect_left(of_key, end)]
-        for place in places:
-            event = self.events[place]
-            if asked.wants(event):
-                yield event
-
-    def find(self, key: bytes, revision: int) -> list[Event]:
-        """The events of one key in one revision."""
-        places = self._of_key.get(key, [])
-        at = bisect_left(places, revision, key=self.revisions.__getitem__)
-        found = []
-        while at < len(places) and self.revisions[places[at]] == revision:
-            found.append(self.events[places[at]])
-            at += 1
-        return found
 
 
 Validator: TypeAlias = Callable[[WatchRecord, History], Iterator[str]]
@@ -363,6 +240,10 @@ VALIDATORS: Final[dict[str, Validator]] = {
 }
 
 
+# Validators of events and bookmarks, whose silence `Proofs` may show at once.
+PROVED: Final = tuple(name for name in VALIDATORS if name not in ("atomic", "closed"))
+
+
 class Finding(NamedTuple):
     """One thing wrong with one watch."""
 
@@ -373,7 +254,13 @@ class Finding(NamedTuple):
 
 @dataclass(slots=True)
 class Verdict:
-    """What was found, and how much was looked at: a run without events proves nothing."""
+    """What was found, and how much was looked at: a run without events proves nothing.
+
+    checked: by validator, how much it has judged: events; responses (atomic); bookmarks
+        (bookmarkable); watches that got an event (resumable), or that had to reach the end
+        (complete); all that came (closed).
+    proved: events of watches that were judged by a quick proof.
+    """
 
     findings: list[Finding] = field(default_factory=list)
     watches: int = 0
@@ -381,29 +268,56 @@ class Verdict:
     events: int = 0
     bookmarks: int = 0
     cancels: int = 0
+    proved: int = 0
+    checked: Counter[str] = field(default_factory=Counter)
 
 
 def validate(
-    records: Iterable[WatchRecord], history: History, *, complete: bool = False
+    records: Iterable[WatchRecord],
+    history: History,
+    *,
+    complete: bool = False,
+    proofs: Proofs | None = None,
 ) -> Verdict:
     """All validators over all records.
 
     complete: watches that were not cancelled must have reached the end of history.
+    proofs: of this history, if there are any already.
     """
     verdict = Verdict()
+    proofs = proofs or Proofs(history)
     for record in records:
-        verdict.watches += 1
-        kinds = [type(one) for one in record.received]
-        verdict.responses += kinds.count(Response)
-        verdict.bookmarks += kinds.count(Progress)
-        verdict.cancels += kinds.count(Cancelled)
-        verdict.events += sum(1 for _ in record.events())
+        kinds = Counter(map(type, record.received))
+        events = sum([len(one.events) for one in record.received if type(one) is Response])
         checks = dict(VALIDATORS)
-        if complete and Cancelled not in kinds:
+        if complete and not kinds[Cancelled]:
             checks["complete"] = check_complete
+        _count(verdict, kinds, events, checks)
+        if proofs.hold(record, complete="complete" in checks):
+            verdict.proved += events
+            checks = {name: checks[name] for name in checks if name not in (*PROVED, "complete")}
         for name, check in checks.items():
             for count, text in enumerate(check(record, history)):
                 if count == _SHOWN:
                     break
                 verdict.findings.append(Finding(name, record.name, text))
     return verdict
+
+
+def _count(
+    verdict: Verdict, kinds: Counter[type], events: int, checks: dict[str, Validator]
+) -> None:
+    verdict.watches += 1
+    verdict.responses += kinds[Response]
+    verdict.bookmarks += kinds[Progress]
+    verdict.cancels += kinds[Cancelled]
+    verdict.events += events
+    amounts = {
+        "atomic": kinds[Response],
+        "bookmarkable": kinds[Progress],
+        "resumable": int(events > 0),
+        "closed": kinds.total(),
+        "complete": 1,
+    }
+    for name in checks:
+        verdict.checked[name] += amounts.get(name, events)
