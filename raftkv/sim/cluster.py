@@ -35,7 +35,10 @@ ADMINISTRATION_US: Final = 300 * MILLISECOND
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Settings of every member. tick_us: one tick of Raft's clock, virtual microseconds."""
+    """Settings of every member. tick_us: one tick of Raft's clock, virtual microseconds.
+
+    slice_units: of one slice of watchers that are behind; one is drawn for each.
+    """
 
     tick_us: int = 50 * MILLISECOND
     election_ticks: int = 10
@@ -46,6 +49,7 @@ class Timing:
     max_append_bytes: int = 1024 * 1024
     max_inflight_messages: int = 512
     max_log_cache_bytes: int = 64 * 1024 * 1024
+    slice_units: tuple[int, ...] = (35, 60, 200, 2500)
 
 
 class Cluster:
@@ -206,11 +210,10 @@ class Cluster:
 
     # --- administration -----------------------------------------------------------
 
-    def transfer_leadership(self, to: int) -> None:
-        """Ask the leader to hand over to `to`; refusals are of no interest."""
+    def transfer_leadership(self, to: int) -> bool:
+        """Ask the leader to hand over to `to`; False if there is none or it refuses."""
         leader = self.leader()
-        if leader is not None:
-            leader.transfer(to)
+        return leader is not None and leader.transfer(to)
 
     def replace_member(self, out: int) -> bool:
         """Change the goal: `out` leaves, a new member comes. Not while a change runs."""

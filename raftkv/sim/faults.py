@@ -19,7 +19,12 @@ if TYPE_CHECKING:
     from raftkv.sim.cluster import Cluster
 
 Undo: TypeAlias = Callable[[], None]
+# Does its harm and returns how to undo it; None if nothing was done.
 Fault: TypeAlias = "Callable[[Cluster, Random], Undo | None]"
+
+
+def done() -> None:
+    """The undoing of what needs none."""
 
 
 # --- network ------------------------------------------------------------------
@@ -306,20 +311,17 @@ def clock_rate(cluster: "Cluster", random: Random) -> Undo | None:
 
 def transfer(cluster: "Cluster", random: Random) -> Undo | None:
     """R35: the leader is asked to hand over to any member."""
-    cluster.transfer_leadership(random.choice(cluster.members))
-    return None
+    return done if cluster.transfer_leadership(random.choice(cluster.members)) else None
 
 
 def replace_member(cluster: "Cluster", random: Random) -> Undo | None:
     """A member is removed and a new one joins as a learner and is promoted."""
-    cluster.replace_member(random.choice(cluster.goal))
-    return None
+    return done if cluster.replace_member(random.choice(cluster.goal)) else None
 
 
 def wipe_member(cluster: "Cluster", random: Random) -> Undo | None:
     """R33: a member loses its directory and must be replaced."""
-    cluster.wipe(random.choice(cluster.goal))
-    return None
+    return done if cluster.wipe(random.choice(cluster.goal)) else None
 
 
 def _leader_or_any(cluster: "Cluster", random: Random) -> int:
@@ -360,11 +362,19 @@ LEAST_ELECTIONS: Final[Mapping[str, int]] = {"usurp": 6}
 
 
 class Nemesis:
-    """Starts and undoes faults. kinds: the enabled ones. counts: how often each began."""
+    """Starts and undoes faults.
 
-    def __init__(self, world: World, cluster: "Cluster", kinds: list[str]) -> None:
+    kinds: the enabled ones. even: each of them in turn, instead of one drawn from all.
+    counts: how often each was begun. struck: how often it could do its harm.
+    """
+
+    def __init__(
+        self, world: World, cluster: "Cluster", kinds: list[str], *, even: bool = False
+    ) -> None:
         self.kinds = kinds
         self.counts: Counter[str] = Counter()
+        self.struck: Counter[str] = Counter()
+        self._deck: list[str] | None = [] if even else None
         self._world = world
         self._cluster = cluster
         self._random = world.stream("nemesis")
@@ -387,11 +397,15 @@ class Nemesis:
         if not self._running:
             return
         random, world = self._random, self._world
-        kind = random.choice(self.kinds)
+        kind = self._draw()
         undo = KINDS[kind](self._cluster, random)
         self.counts[kind] += 1
         world.record("fault", kind)
         if undo is not None:
+            self.struck[kind] += 1
+        elif self._deck is not None:
+            self._deck.insert(0, kind)  # again, behind the others
+        if undo is not None and undo is not done:
             self._next += 1
             self._active[self._next] = (kind, undo)
             lasts_us = int(random.choice((0.1, 0.5, 1.5, 4.0)) * random.random() * SECOND)
@@ -399,6 +413,14 @@ class Nemesis:
             lasts_us = max(lasts_us, least_us)
             world.after(lasts_us + MILLISECOND, self._undo, self._next)
         world.after(int(random.expovariate(1.0) * 700 * MILLISECOND), self._act)
+
+    def _draw(self) -> str:
+        if self._deck is None:
+            return self._random.choice(self.kinds)
+        if not self._deck:
+            self._deck = list(self.kinds)
+            self._random.shuffle(self._deck)
+        return self._deck.pop()
 
     def _undo(self, number: int) -> None:
         active = self._active.pop(number, None)

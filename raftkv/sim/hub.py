@@ -5,6 +5,7 @@ that are behind are served in slices between the turns, smaller ones than a serv
 comes between two of them. The hub dies with its process, and its sessions with it.
 """
 
+from collections.abc import Iterable
 from random import Random
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
 SLICE_US: Final = 300  # from one slice to the next
 POLL_US: Final = 30 * MILLISECOND  # how often full sinks are looked at
-SLICE_UNITS: Final = (35, 60, 200, 2500)  # one is drawn for each slice
 
 
 class Outlet(Sink, Protocol):
@@ -68,14 +68,18 @@ class Hub:
         return self.watches.machine.revision
 
     def remove(self, watcher: Watcher, outlet: Outlet) -> None:
-        """The connection of a watcher is closed. Harmless if it is gone."""
-        if self._outlets.pop(outlet, outlet) is None and self.watches is not None:
+        """Serve a watcher of this outlet no more. Harmless if either is gone."""
+        if outlet in self._outlets and self.watches is not None:
             self.watches.remove(watcher)
 
-    def wake(self, watcher: Watcher) -> None:
-        """The sink of a watcher has room again."""
+    def close(self, outlet: Outlet) -> None:
+        """The connection is closed; its watchers were removed."""
+        self._outlets.pop(outlet, None)
+
+    def wake(self, watchers: Iterable[Watcher]) -> None:
+        """The sink of these watchers has room again."""
         if self.watches is not None:
-            self.watches.wake((watcher,))
+            self.watches.wake(watchers)
             self._serve()
 
     def turned(self, effects: Effects) -> None:
@@ -96,7 +100,7 @@ class Hub:
     def _slice(self) -> None:
         watches = self.watches
         assert watches is not None
-        more = watches.catch_up(self._random.choice(SLICE_UNITS))
+        more = watches.catch_up(self._random.choice(self._node.cluster.timing.slice_units))
         self._slicing = more or watches.behind > 0
         if self._slicing:
             self._node.later(SLICE_US if more else POLL_US, self._slice)

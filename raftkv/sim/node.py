@@ -279,11 +279,13 @@ class Node:
         self.replica.change(command, request, None)
         self.wake()
 
-    def transfer(self, to: int) -> None:
-        """Leadership is to be handed to `to`; a refusal changes nothing."""
-        if hand_over(self.replica.core, to):
+    def transfer(self, to: int) -> bool:
+        """Leadership is to be handed to `to`; a refusal changes nothing and is False."""
+        taken = hand_over(self.replica.core, to)
+        if taken:
             self.count("transfers")
         self.wake()
+        return taken
 
     def _tick(self) -> None:
         tick_us = int(self.cluster.timing.tick_us / self.clock.rate)

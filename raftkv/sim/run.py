@@ -23,7 +23,8 @@ from raftkv.sim.invariants import InvariantBroken
 from raftkv.sim.leasing import Leasing, lease_command
 from raftkv.sim.operations import Get, Logged, Operation, Outcome, Put
 from raftkv.sim.registers import registers_of
-from raftkv.sim.watchers import CREATE_TIMEOUT_US, WatchClients
+from raftkv.sim.watchers import CREATE_TIMEOUT_US, WatchClients, history_of
+from raftkv.sim.watchload import WatchLoad
 from raftkv.sim.wgl import Verdict, check_register
 from raftkv.sim.witness import check_history, replay_log
 from raftkv.sim.world import MILLISECOND, SECOND, World
@@ -33,6 +34,7 @@ MIN_OPERATIONS_PER_SECOND: Final = 2
 MIN_ACKNOWLEDGED: Final = 0.10  # of all operations
 WATCHES: Final = "watches"  # what a run can do without
 LEASES: Final = "leases"
+WATCH_KINDS: Final = 8  # kinds of faults in one run of the load for watches
 _CALM_US: Final = SECOND
 
 
@@ -41,7 +43,8 @@ class Profile:
     """What a run is like.
 
     fault_us: length of one fault phase. rounds: how many phases. watchers: clients that watch.
-    holders: clients that hold leases.
+    holders: clients that hold leases. viewers: clients of the load that is made for watches; with
+    them every fault has its turn.
     """
 
     nodes: int
@@ -52,6 +55,7 @@ class Profile:
     fault_us: int
     watchers: int = 0
     holders: int = 0
+    viewers: int = 0
 
 
 @dataclass(slots=True)
@@ -71,7 +75,10 @@ class Summary:
     changes: int = 0
     faults: Counter[str] = field(default_factory=Counter)
     frames: Counter[str] = field(default_factory=Counter)
+    struck: Counter[str] = field(default_factory=Counter)  # faults that did their harm
     watching: Counter[str] = field(default_factory=Counter)
+    viewing: Counter[str] = field(default_factory=Counter)
+    checked: Counter[str] = field(default_factory=Counter)  # by validator of watches
     leasing: Counter[str] = field(default_factory=Counter)
     trace_hash: str = ""
     trace: list[str] = field(default_factory=list)
@@ -115,6 +122,31 @@ def draw_profile(
     return Profile(nodes or drawn_nodes, timing, load, kinds, rounds, fault_us, watchers, holders)
 
 
+def watch_profile(
+    seed: int, nodes: int = 0, seconds: float = 20.0, without: Collection[str] = ()
+) -> Profile:
+    """Like `draw_profile`, but with a load that is made for watches and more kinds of faults."""
+    drawn = draw_profile(seed, nodes, seconds, without)
+    random = Random(f"{seed}/watch profile")
+    timing = replace(
+        drawn.timing,
+        snapshot_count=random.choice((100, 400, 2000)),
+        max_uncommitted_bytes=1_000_000,
+        slice_units=random.choice(((60, 500, 2500), (2500,), (300, 10_000))),
+    )
+    load = replace(drawn.load, clients=3, think_us=100 * MILLISECOND, value_bytes=0, compact=0)
+    kinds = [kind for kind in KINDS if kind not in without]
+    chosen = tuple(sorted(random.sample(kinds, min(WATCH_KINDS, len(kinds)))))
+    return replace(
+        drawn,
+        timing=timing,
+        load=load,
+        kinds=chosen,
+        watchers=min(drawn.watchers, 2),
+        viewers=random.randint(10, 20),
+    )
+
+
 def draw_kinds(seed: int, without: Collection[str] = ()) -> tuple[str, ...]:
     """The faults of a seed, two at least, from those that are not in `without`.
 
@@ -146,7 +178,9 @@ class Run:
         wrong_clocks = "clock rate" in profile.kinds
         self.leasing = Leasing(self.cluster, profile.holders, clocks=wrong_clocks)
         self.watching = WatchClients(self.cluster, profile.watchers)
-        self.nemesis = Nemesis(self.world, self.cluster, list(profile.kinds))
+        self.load = WatchLoad(self.cluster, self.clients, profile.viewers)
+        even = profile.viewers > 0
+        self.nemesis = Nemesis(self.world, self.cluster, list(profile.kinds), even=even)
         self._random = self.world.stream("phases")
         self._probes = 0
 
@@ -175,7 +209,10 @@ class Run:
         summary.changes = cluster.invariants.configurations
         summary.faults = self.nemesis.counts
         summary.frames = cluster.network.counts
+        summary.struck = self.nemesis.struck
         summary.watching = self.watching.counts
+        summary.viewing = self.load.counts
+        summary.checked = self.watching.checked + self.load.checked
         summary.leasing = self.leasing.counts
         summary.trace_hash = world.trace_hash()
 
@@ -201,16 +238,19 @@ class Run:
         self.must_converge(self.cluster.goal)
         self.clients.start()
         self.watching.start()
+        self.load.start()
         self.leasing.start()
         self.run_for(_CALM_US)
 
     def finish(self) -> None:
         """No more faults and clients; everything converges and is checked."""
         self.clients.stop()
+        self.load.stop()
         self.leasing.stop()
         self.cluster.heal()
         self.must_settle()
         self.watching.calm()
+        self.load.calm()
         waits_us = (self.profile.load.timeout_us, CREATE_TIMEOUT_US, self.leasing.linger_us)
         self.run_for(max(waits_us) + SECOND)
         self.must_converge(self.cluster.goal)
@@ -324,7 +364,9 @@ class Run:
             raise InvariantBroken(first.rule, first.explanation)
         self.cluster.check_against_model(log)
         self.leasing.check_over()
-        self.watching.check(replay_log(log).model)
+        written = history_of(replay_log(log).model)
+        self.watching.check(written)
+        self.load.check(written)
         for key, intervals in registers_of(history).items():
             verdict = check_register(intervals)
             if verdict is not Verdict.LINEARIZABLE:

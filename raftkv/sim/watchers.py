@@ -19,7 +19,9 @@ from raftkv.kv.watches import Watcher
 from raftkv.kv.watchindex import FROM_KEY, prefix_end
 from raftkv.sim.invariants import InvariantBroken
 from raftkv.sim.model import Model
-from raftkv.sim.validators import (
+from raftkv.sim.proofs import Proofs
+from raftkv.sim.validators import validate
+from raftkv.sim.watch_records import (
     Asked,
     Cancelled,
     Created,
@@ -29,7 +31,6 @@ from raftkv.sim.validators import (
     Response,
     WatchRecord,
     joined,
-    validate,
 )
 from raftkv.sim.world import MILLISECOND, SECOND
 
@@ -89,6 +90,7 @@ class Session:
         self.closed = True
         self._queue.clear()
         self.node.hub.remove(self.watcher, self)
+        self.node.hub.close(self)
 
     def lost(self) -> None:
         """See Outlet: the process has ended."""
@@ -145,7 +147,7 @@ class Session:
         self.record.received.append(one)
         self.client.received(self, one)
         if was_full and self.client.random.random() < 0.5:
-            self.node.hub.wake(self.watcher)  # the others are asked again by a later slice
+            self.node.hub.wake((self.watcher,))  # the others are asked again by a later slice
         self.pump()
 
 
@@ -295,13 +297,17 @@ class WatchClient:
 
 
 class WatchClients:
-    """All that watch in a run. counts: what they saw. watches, sessions: what is over."""
+    """All that watch in a run.
+
+    counts: what they saw. checked: by validator, how much. watches, sessions: what is over.
+    """
 
     def __init__(self, cluster: "Cluster", number: int) -> None:
         self.world = cluster.world
         self.cluster = cluster
         self.running = False
         self.counts: Counter[str] = Counter()
+        self.checked: Counter[str] = Counter()
         self.watches: list[WatchRecord] = []
         self.sessions: list[WatchRecord] = []
         self._clients = [WatchClient(self, one) for one in range(number)]
@@ -329,15 +335,16 @@ class WatchClients:
         clients = self.cluster.clients
         return clients.newest_revision if clients is not None else 1
 
-    def check(self, model: Model) -> None:
+    def check(self, history: History) -> None:
         """Raises InvariantBroken if a watch was not told what the committed log has."""
         for client in self._clients:
             client.finish()
         self.counts["watches"] = len(self.watches)
         self.counts["stalls"] = sum(node.hub.stalls for node in self.cluster.nodes.values())
-        history = history_of(model)
-        findings = validate(self.watches, history, complete=True).findings
-        findings += validate(self.sessions, history).findings
+        proofs = Proofs(history)
+        whole = validate(self.watches, history, complete=True, proofs=proofs)
+        self.checked += whole.checked
+        findings = whole.findings + validate(self.sessions, history, proofs=proofs).findings
         if findings:
             first = findings[0]
             raise InvariantBroken(f"watch {first.validator}", f"{first.watch}: {first.text}")
