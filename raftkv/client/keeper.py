@@ -1,0 +1,500 @@
+"""Keeps a client's leases alive, and tells in time when one is lost. One thread per client.
+
+It serves both faces, and no loop or thread of the user's can hold it up. What it does for each
+lease, by `lifetime.now`:
+
+    a third of the TTL after the last answered request was sent
+                          asks for a renewal, over one LeaseKeepAlive stream for all leases, on a
+                          connection of its own
+    no answer for a sixth of the TTL (0.25 s to 1.5 s)
+                          asks at the next endpoint as well, over a new connection. The old stream
+                          stays until one of them answers, so a server that is merely slow is heard.
+                          Renewing twice is harmless.
+    the stream fails      asks at the next endpoint at once; after a round over all of them with a
+                          pause that grows to half a second, or a tenth of the shortest TTL
+    half the TTL without an answer
+                          logs a warning, once until it is answered
+    an answer with TTL 0, or the deadline of `Lifetime` passes
+                          the lease is lost: it is never renewed again, and those who wait for it
+                          are told, at the latest then, even if nothing can be sent or received
+
+A lease's `Lifetime` is read without a lock and knows better than any thread: what this module
+tells comes at the deadline, what `alive` says is right at every moment, also in a process that
+was stopped for a while and has not run its threads yet.
+
+Those who are told by a callback get it in a thread of its own, for one that blocks must not keep
+other leases from being renewed.
+
+Source: etcd api (Lease.LeaseKeepAlive), clientv3/lease.go (a third of the TTL).
+"""
+
+import itertools
+import logging
+import os
+import queue
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, Final, Protocol
+
+import grpc
+
+from raftkv.client.errors import ForkedClient
+from raftkv.client.lifetime import Lifetime, now
+from raftkv.pb import rpc_pb2
+
+log: Final = logging.getLogger("raftkv.client")
+
+RENEW: Final = "/etcdserverpb.Lease/LeaseKeepAlive"
+RENEW_SHARE: Final = 1 / 3  # of the TTL
+LATE_SHARE: Final = 1 / 2
+TOGETHER_SHARE: Final = 0.05  # who is due so much of its TTL later is renewed along
+PATIENCE_SHARE: Final = 1 / 6
+LEAST_PATIENCE_SECONDS: Final = 0.25
+MOST_PATIENCE_SECONDS: Final = 1.5
+FIRST_PAUSE_SECONDS: Final = 0.05
+LONGEST_PAUSE_SECONDS: Final = 0.5
+LONGEST_WAIT_SECONDS: Final = 0.5  # waits do not count the time that a machine sleeps; now() does
+CLOSE_SECONDS: Final = 2.0
+CLOSED: Final = "the client was closed"
+
+Callback = Callable[[], object]
+
+
+class Route(Protocol):
+    """What the keeper needs of a client's connection. Called from the keeper's thread."""
+
+    def endpoints(self) -> Sequence[str]:
+        """The endpoints, best first; never empty."""
+        ...
+
+    def dial(self, endpoint: str) -> grpc.Channel:
+        """A new blocking channel for the keeper alone, who closes it."""
+        ...
+
+    def metadata(self) -> Sequence[tuple[str, str]]:
+        """What goes with each call: a token, the wish for a leader."""
+        ...
+
+
+class Kept:
+    """A lease in the hands of a keeper. Any thread may use it.
+
+    id: the lease's. lifetime: its deadline. reason: why it is over; empty as long as it is not.
+    """
+
+    def __init__(self, lease_id: int, lifetime: Lifetime, renewing: bool, sent: float) -> None:
+        self.id = lease_id
+        self.lifetime = lifetime
+        self.reason = ""
+        self._renewing = renewing
+        self._answered = sent  # when the last answered request was sent
+        self._due = sent + lifetime.ttl * RENEW_SHARE
+        self._asked: _Line | None = None
+        self._warned = False
+        self._when_renewed: list[Callable[[bool], object]] = []
+        self._when_over: list[Callback] = []
+        self._when_lost: list[Callback] = []
+        self._guard = threading.Lock()
+        self._pid = os.getpid()
+        self._told = self._is_lost = False
+
+    @property
+    def alive(self) -> bool:
+        """Whether no server can have ended it yet. Never in a forked child: it is the parent's."""
+        return self.lifetime.alive and os.getpid() == self._pid
+
+    def when_over(self, callback: Callback) -> None:
+        """`callback` is called once, when it is over for whatever reason; at once if it is.
+
+        It is called in the keeper's thread and must not block.
+        """
+        with self._guard:
+            if not self._told:
+                self._when_over.append(callback)
+                return
+        callback()
+
+    def when_lost(self, callback: Callback) -> None:
+        """`callback` is called once, in a thread of its own, when it is over unasked.
+
+        At once, and in the caller's thread, if that has happened; never after `release`.
+        """
+        with self._guard:
+            if not self._told:
+                self._when_lost.append(callback)
+                return
+        if self._is_lost:
+            callback()
+
+    def tell(self, reason: str, lost: bool) -> None:
+        """It is over. Only the first call counts. lost: nobody asked for it."""
+        self.lifetime.end()
+        with self._guard:
+            if self._told:
+                return
+            self._told, self._is_lost, self.reason = True, lost, reason
+            when_over, self._when_over = self._when_over, []
+            when_lost, self._when_lost = self._when_lost, []
+            when_renewed, self._when_renewed = self._when_renewed, []
+        for over in when_over:
+            _guarded(over)
+        for renewed in when_renewed:
+            _guarded(partial(renewed, False))
+        if lost:
+            for callback in when_lost:
+                _in_own_thread(callback)
+
+
+def _guarded(callback: Callback) -> None:
+    try:
+        callback()
+    except Exception:  # the user's code; others must still be told
+        log.exception("a callback of a lease failed")
+
+
+def _in_own_thread(callback: Callback) -> None:
+    thread = threading.Thread(target=_guarded, args=(callback,), name="raftkv lease", daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:  # the interpreter is shutting down
+        _guarded(callback)
+
+
+class _Line:
+    """One LeaseKeepAlive stream on a connection of its own. asked: when, by lease id."""
+
+    def __init__(self, endpoint: str, keeper: "Keeper", route: Route) -> None:
+        self.endpoint = endpoint
+        self.asked: dict[int, float] = {}
+        self._requests: queue.SimpleQueue[rpc_pb2.LeaseKeepAliveRequest | None] = (
+            queue.SimpleQueue()
+        )
+        self._channel = route.dial(endpoint)
+        requests = iter(self._requests.get, None)
+        stub = self._channel.stream_stream(
+            RENEW,
+            request_serializer=rpc_pb2.LeaseKeepAliveRequest.SerializeToString,
+            response_deserializer=rpc_pb2.LeaseKeepAliveResponse.FromString,
+        )
+        self._call: Any = stub(requests, metadata=route.metadata())
+        self._reader = threading.Thread(
+            target=self._read, args=(keeper,), name="raftkv keeper's answers", daemon=True
+        )
+        self._reader.start()
+
+    def ask(self, lease_id: int) -> None:
+        """Sends a request, unless one is under way: the answers could not be told apart.
+
+        Its time is taken before it can have left.
+        """
+        if lease_id not in self.asked:
+            self.asked[lease_id] = now()
+            self._requests.put(rpc_pb2.LeaseKeepAliveRequest(ID=lease_id))
+
+    def silent_since(self) -> float | None:
+        """When the oldest request without an answer was sent; None: there is none."""
+        return min(self.asked.values(), default=None)
+
+    def hang_up(self) -> None:
+        """Ends the stream and its connection. Waits for no one."""
+        self._call.cancel()
+        self._requests.put(None)
+        self._channel.close()
+
+    def join(self, timeout: float) -> None:
+        """Waits until its thread has ended."""
+        if self._reader is not threading.current_thread():
+            self._reader.join(timeout)
+
+    def _read(self, keeper: "Keeper") -> None:
+        reason = "the server ended the stream"
+        try:
+            answers: Iterator[rpc_pb2.LeaseKeepAliveResponse] = self._call
+            for answer in answers:
+                keeper._answered(self, answer.ID, answer.TTL)
+        except grpc.RpcError as error:
+            reason = f"{self.endpoint}: {error.details() or error.code().name}"
+        self._requests.put(None)
+        keeper._failed(self, reason)
+
+
+class Keeper:
+    """See the module's docstring. Every method may be called from any thread."""
+
+    def __init__(self, route: Route) -> None:
+        self._route = route
+        self._changed = threading.Condition()
+        self._leases: dict[int, Kept] = {}
+        self._gone: list[Kept] = []  # the server has ended them
+        self._lines: list[_Line] = []  # the last one is asked
+        self._dropped: list[_Line] = []
+        self._endpoints: Iterator[str] = iter(())
+        self._attempts = 0  # lines opened since the last answer
+        self._not_before = 0.0
+        self._trouble = ""
+        self._late: list[str] = []  # warnings; a handler of the log may block
+        self._thread: threading.Thread | None = None
+        self._closed = False
+        self._pid = os.getpid()
+
+    def keep(self, lease_id: int, ttl: float, sent: float, *, renewing: bool = True) -> Kept:
+        """Takes charge of a lease.
+
+        ttl: as granted, in seconds. sent: when the grant was sent, by `lifetime.now`.
+        renewing: False only watches its deadline. Errors: ForkedClient.
+        """
+        if os.getpid() != self._pid:
+            raise ForkedClient("a forked child cannot keep leases with its parent's client")
+        kept = Kept(lease_id, Lifetime(ttl, sent), renewing, sent)
+        with self._changed:
+            closed = self._closed
+            if not closed:
+                self._leases[lease_id] = kept
+                if self._thread is None:
+                    self._thread = threading.Thread(
+                        target=self._run, name="raftkv keeper", daemon=True
+                    )
+                    self._thread.start()
+                self._changed.notify_all()
+        if closed:
+            kept.tell(CLOSED, lost=True)
+        return kept
+
+    def detach(self, kept: Kept) -> None:
+        """Renews it no more. Its deadline is still watched."""
+        with self._changed:
+            kept._renewing = False
+            self._changed.notify_all()
+
+    def release(self, kept: Kept, reason: str = "the lease was revoked") -> None:
+        """Its owner ends it: from now on it is not alive, and nobody is told of a loss."""
+        with self._changed:
+            self._leases.pop(kept.id, None)
+            self._changed.notify_all()
+        kept.tell(reason, lost=False)
+
+    def renew_now(self, kept: Kept, answered: Callable[[bool], object]) -> None:
+        """Asks for a renewal now. answered: called with whether it came, or False if it is over."""
+        with self._changed, kept._guard:
+            over = kept._told
+            if not over:
+                kept._when_renewed.append(answered)
+                kept._due = now()
+                kept._asked = None
+            self._changed.notify_all()
+        if over:
+            answered(False)
+
+    def close(self) -> None:
+        """Stops the thread. Leases that are still there count as lost: nobody keeps them.
+
+        Returns within two seconds, whatever the network does.
+        """
+        with self._changed:
+            self._closed = True
+            thread = self._thread
+            self._changed.notify_all()
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(CLOSE_SECONDS)
+
+    # --- the thread ---------------------------------------------------------------
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                closed = self._closed
+                moment = now()
+                over = self._collect(moment)
+                if not over and not closed:
+                    wake = self._attempt(moment)
+                    if not self._dropped and not self._late:
+                        self._wait(wake, moment)
+                dropped, self._dropped = self._dropped, []
+                late, self._late = self._late, []
+            for kept, reason in over:
+                kept.tell(reason, lost=True)
+            for line in dropped:
+                line.hang_up()
+            for text in late:
+                _in_own_thread(partial(log.warning, text))
+            if closed:
+                self._finish()
+                return
+
+    def _wait(self, wake: float, moment: float) -> None:
+        if wake == float("inf") and not self._leases:
+            self._changed.wait()
+            return
+        self._changed.wait(min(max(wake - moment, 0.0), LONGEST_WAIT_SECONDS))
+
+    def _collect(self, moment: float) -> list[tuple[Kept, str]]:
+        """Takes out what is over."""
+        over = [(kept, "the server has ended the lease") for kept in self._gone]
+        self._gone.clear()
+        for kept in list(self._leases.values()):
+            if self._closed:
+                reason = CLOSED
+            elif moment >= kept.lifetime.deadline:
+                trouble = f" ({self._trouble})" if self._trouble else ""
+                reason = f"the lease ran out by this client's clock{trouble}"
+            else:
+                continue
+            del self._leases[kept.id]
+            over.append((kept, reason))
+        return over
+
+    def _attempt(self, moment: float) -> float:
+        """`_step`, whose errors must not end the thread; returns when to look again."""
+        try:
+            return self._step(moment)
+        except Exception as error:  # noqa: BLE001 - who waits for a deadline is told, come what may
+            self._pace(f"cannot ask for a renewal: {error!r}", moment)
+            return max(self._not_before, moment + FIRST_PAUSE_SECONDS)
+
+    def _step(self, moment: float) -> float:
+        """Asks for what is due, moves away from who is silent; returns when to look again."""
+        renewing = [one for one in self._leases.values() if one._renewing or one._when_renewed]
+        if not renewing:
+            self._drop(self._lines)
+            return self._next_deadline()
+        shortest = min(kept.lifetime.ttl for kept in renewing)
+        line = self._lines[-1] if self._lines else None
+        if line is not None:
+            silent_since = line.silent_since()
+            if silent_since is not None and moment >= silent_since + self._patience(shortest):
+                self._trouble = f"{line.endpoint} does not answer"
+                line = None
+        due = any(moment >= kept._due for kept in renewing)
+        if due:
+            if line is None and moment >= self._not_before:
+                line = self._open(moment)
+            if line is not None:
+                self._ask(line, renewing, moment)
+        self._warn(renewing, moment)
+        return min(self._next_deadline(), self._next_step(renewing, shortest, line, moment))
+
+    def _next_deadline(self) -> float:
+        return min((kept.lifetime.deadline for kept in self._leases.values()), default=float("inf"))
+
+    def _next_step(
+        self, renewing: list[Kept], shortest: float, line: _Line | None, moment: float
+    ) -> float:
+        wake = min(
+            (kept._due for kept in renewing if line is None or kept._asked is not line),
+            default=float("inf"),
+        )
+        if line is None:
+            return max(wake, self._not_before)
+        silent_since = line.silent_since()
+        if silent_since is not None:
+            wake = min(wake, silent_since + self._patience(shortest))
+        return wake
+
+    def _patience(self, shortest: float) -> float:
+        """Seconds for an answer; more in each further round, for servers that are slow."""
+        base = min(max(shortest * PATIENCE_SHARE, LEAST_PATIENCE_SECONDS), MOST_PATIENCE_SECONDS)
+        rounds = max(self._attempts - 1, 0) // max(len(self._route.endpoints()), 1)
+        return float(min(base * 2 ** min(rounds, 8), max(shortest * RENEW_SHARE, base)))
+
+    def _open(self, moment: float) -> _Line | None:
+        """A line to the next endpoint; an older one to the same endpoint goes."""
+        endpoint = next(self._endpoints, "")
+        known = self._route.endpoints()
+        if endpoint not in known:
+            self._endpoints = itertools.cycle(known)
+            endpoint = next(self._endpoints)
+        self._drop([line for line in self._lines if line.endpoint == endpoint])
+        self._attempts += 1
+        line = _Line(endpoint, self, self._route)
+        self._lines.append(line)
+        return line
+
+    def _ask(self, line: _Line, renewing: list[Kept], moment: float) -> None:
+        for kept in renewing:
+            together = TOGETHER_SHARE * kept.lifetime.ttl
+            if kept._asked is not line and moment >= kept._due - together:
+                kept._asked = line
+                line.ask(kept.id)
+
+    def _warn(self, renewing: list[Kept], moment: float) -> None:
+        for kept in renewing:
+            passed = moment - kept._answered
+            if not kept._warned and passed > kept.lifetime.ttl * LATE_SHARE:
+                kept._warned = True
+                shown = kept.id & 0xFFFF_FFFF_FFFF_FFFF
+                why = self._trouble or "this process was held up"
+                self._late.append(
+                    f"lease {shown:x}: no renewal for {passed:.1f} s "
+                    f"of its {kept.lifetime.ttl:g} s: {why}"
+                )
+
+    def _drop(self, lines: list[_Line]) -> None:
+        for line in list(lines):
+            self._lines.remove(line)
+            self._dropped.append(line)
+
+    def _finish(self) -> None:
+        with self._changed:
+            lines = [*self._lines, *self._dropped]
+            self._lines.clear()
+            self._dropped.clear()
+        for line in lines:
+            line.hang_up()
+        give_up = now() + CLOSE_SECONDS / 2
+        for line in lines:
+            line.join(max(give_up - now(), 0.0))
+
+    # --- from the lines' threads ------------------------------------------------------
+    def _answered(self, line: _Line, lease_id: int, ttl: int) -> None:
+        renewed: list[Callable[[bool], object]] = []
+        with self._changed:
+            sent = line.asked.pop(lease_id, None)
+            kept = self._leases.get(lease_id)
+            if line in self._lines:
+                self._prefer(line)
+            if kept is None or sent is None:
+                return
+            if ttl <= 0:
+                kept.lifetime.end()
+                self._gone.append(self._leases.pop(lease_id))
+            elif kept.lifetime.renew(ttl, sent):
+                kept._asked = None
+                kept._answered = max(kept._answered, sent)
+                kept._due = kept._answered + ttl * RENEW_SHARE
+                kept._warned = False
+                with kept._guard:
+                    renewed, kept._when_renewed = kept._when_renewed, []
+            self._changed.notify_all()
+        for callback in renewed:
+            _guarded(partial(callback, True))
+
+    def _prefer(self, line: _Line) -> None:
+        """This one answers: the others are not needed, and what they were asked goes to it."""
+        self._drop([other for other in self._lines if other is not line])
+        self._attempts = 1
+        self._not_before = 0.0
+        self._trouble = ""
+
+    def _failed(self, line: _Line, reason: str) -> None:
+        with self._changed:
+            if line not in self._lines:
+                return
+            was_asked = line is self._lines[-1]
+            self._drop([line])
+            line.asked.clear()
+            if was_asked:
+                self._pace(reason, now())
+            for kept in self._leases.values():
+                if kept._asked is line:
+                    kept._asked = None
+            self._changed.notify_all()
+
+    def _pace(self, reason: str, moment: float) -> None:
+        """After a failure: the next endpoint at once, the next round after a pause."""
+        self._trouble = reason
+        rounds, within = divmod(self._attempts, max(len(self._route.endpoints()), 1))
+        if within:
+            return
+        shortest = min((kept.lifetime.ttl for kept in self._leases.values()), default=10.0)
+        longest = min(LONGEST_PAUSE_SECONDS, shortest / 10)
+        self._not_before = moment + min(FIRST_PAUSE_SECONDS * 2 ** min(rounds, 8), longest)
