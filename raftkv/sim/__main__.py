@@ -2,9 +2,10 @@
 
     python -m raftkv.sim --seeds 1000 [--start 0] [--nodes 3|5|mixed] [--seconds 20]
     python -m raftkv.sim --seed 17 --verbose
+    python -m raftkv.sim --load watch --seeds 30 --seconds 6 --least-events 10000000
     python -m raftkv.sim --mutants
 
-Ends with exit code 1 if any seed failed (or any mutant survived).
+Ends with exit code 1 if any seed failed, if all together did too little (or any mutant survived).
 """
 
 import multiprocessing
@@ -18,7 +19,8 @@ from typing import Final, NamedTuple
 
 import click
 
-from raftkv.sim.run import Summary, run_seed
+from raftkv.sim.floors import faults_missing, watching_missing
+from raftkv.sim.run import LOADS, Summary, run_seed
 from raftkv.sim.world import SECOND
 
 _NODES = {"mixed": 0, "3": 3, "5": 5}
@@ -26,15 +28,20 @@ _TRACE_LINES: Final = 60
 
 
 class Pinned(NamedTuple):
-    """What to run. seconds: virtual time of faults. without: kinds of faults left out."""
+    """What to run. seconds: virtual time of faults. without: kinds of faults left out.
+
+    load: of `run.LOADS`.
+    """
 
     seed: int
     seconds: float
     without: tuple[str, ...] = ()
+    load: str = "mixed"
 
     def command(self, nodes: str) -> str:
         """How to repeat this run and see it."""
         words = [f"python -m raftkv.sim --seed {self.seed} --nodes {nodes}"]
+        words += [f"--load {self.load}"] if self.load != "mixed" else []
         words += [f"--seconds {self.seconds}", *(f"--without '{one}'" for one in self.without)]
         return " ".join((*words, "--verbose"))
 
@@ -50,6 +57,10 @@ class Totals:
         self.frames: Counter[str] = Counter()
         self.watching: Counter[str] = Counter()
         self.leasing: Counter[str] = Counter()
+        self.chosen: Counter[str] = Counter()  # kinds of faults, by run
+        self.struck: Counter[str] = Counter()
+        self.viewing: Counter[str] = Counter()
+        self.checked: Counter[str] = Counter()
 
     def add(self, summary: Summary) -> None:
         """One more run."""
@@ -71,6 +82,22 @@ class Totals:
         self.frames += summary.frames
         self.watching += summary.watching
         self.leasing += summary.leasing
+        self.chosen.update(summary.kinds)
+        self.struck += summary.struck
+        self.viewing += summary.viewing
+        self.viewing["snapshots installed"] += summary.snapshots
+        self.checked += summary.checked
+
+    def missing(self, load: str, seconds: float, least_events: int) -> list[str]:
+        """What all runs together should have done and did not."""
+        watch = load == "watch"
+        found = faults_missing(self.chosen, self.struck, self.runs, even=watch)
+        if watch:
+            found += watching_missing(self.viewing, self.runs, seconds)
+        events = self.checked["reliable"]
+        if events < least_events:
+            found.append(f"checked events of watches: {events} of at least {least_events}")
+        return found
 
     def lines(self, wall_seconds: float) -> list[str]:
         """The summary as text."""
@@ -83,11 +110,18 @@ class Totals:
             f"events {sums['events']}",
             f"elections {sums['elections']}, snapshots installed {sums['snapshots']}, "
             f"restarts {sums['restarts']}, configurations {sums['changes']}",
-            "faults: " + ", ".join(f"{kind} {n}" for kind, n in sorted(self.faults.items())),
-            "watches: " + ", ".join(f"{kind} {n}" for kind, n in sorted(self.watching.items())),
-            "leases: " + ", ".join(f"{kind} {n}" for kind, n in sorted(self.leasing.items())),
-            "frames: " + ", ".join(f"{kind} {n}" for kind, n in sorted(self.frames.items())),
+            _line("faults begun", self.faults),
+            _line("faults that struck", self.struck),
+            _line("watches", self.watching),
+            _line("load for watches", self.viewing),
+            _line("checked by the validators of watches", self.checked),
+            _line("leases", self.leasing),
+            _line("frames", self.frames),
         ]
+
+
+def _line(name: str, counts: Counter[str]) -> str:
+    return f"{name}: " + ", ".join(f"{kind} {n}" for kind, n in sorted(counts.items()))
 
 
 def _report_failure(summary: Summary, replay: str) -> None:
@@ -126,6 +160,8 @@ def _run_all(
 @click.option(
     "--seconds", default=20.0, show_default=True, help="Virtual seconds of faults per seed."
 )
+@click.option("--load", type=click.Choice(sorted(LOADS)), default="mixed", show_default=True)
+@click.option("--least-events", default=0, help="Fail below so many checked events of watches.")
 @click.option("--processes", default=2, show_default=True)
 @click.option("--verbose", is_flag=True, help="Print every event (with --seed).")
 @click.option("--mutants", is_flag=True, help="Check that every known-wrong variant is caught.")
@@ -138,6 +174,8 @@ def main(
     seeds_file: Path | None,
     nodes: str,
     seconds: float,
+    load: str,
+    least_events: int,
     processes: int,
     verbose: bool,
     mutants: bool,
@@ -148,11 +186,11 @@ def main(
         from raftkv.sim.mutants import print_kill_list
 
         sys.exit(0 if print_kill_list(processes) else 1)
-    chosen = [Pinned(number, seconds) for number in range(start, start + seeds)]
+    chosen = [Pinned(number, seconds, (), load) for number in range(start, start + seeds)]
     if seeds_file is not None:
         chosen = read_seeds(seeds_file)
     if seed is not None:
-        chosen, processes = [Pinned(seed, seconds, without)], 1
+        chosen, processes = [Pinned(seed, seconds, without, load)], 1
     echo = click.echo if verbose and seed is not None else None
     job = partial(_run_one, nodes=_NODES[nodes], echo=echo)
     commands = {one.seed: one.command(nodes) for one in chosen}
@@ -168,12 +206,20 @@ def main(
     click.echo("\n".join(totals.lines(time.monotonic() - began)))
     if totals.failed:
         click.echo(f"failed seeds: {sorted(one.seed for one in totals.failed)}")
-    sys.exit(1 if totals.failed else 0)
+    missing = totals.missing(load, seconds, least_events) if seed is None else []
+    for line in missing:
+        click.echo(f"too little: {line}")
+    sys.exit(1 if totals.failed or missing else 0)
 
 
 def _run_one(chosen: Pinned, *, nodes: int, echo: Callable[[str], None] | None) -> Summary:
     return run_seed(
-        chosen.seed, nodes=nodes, seconds=chosen.seconds, without=chosen.without, echo=echo
+        chosen.seed,
+        nodes=nodes,
+        seconds=chosen.seconds,
+        without=chosen.without,
+        load=chosen.load,
+        echo=echo,
     )
 
 
@@ -181,14 +227,16 @@ def read_seeds(path: Path) -> list[Pinned]:
     """The seeds of a file: one a line, `#` begins a comment.
 
     A line is the seed, the virtual seconds of faults, and `-kind` for each kind of fault that
-    is left out because it did not exist when the seed was found (with _ for spaces).
+    is left out because it did not exist when the seed was found (with _ for spaces). `+watch`: a
+    run of the load for watches.
     """
     lines = (line.partition("#")[0].split() for line in path.read_text().splitlines())
     return [
         Pinned(
             int(words[0]),
             float(words[1]),
-            tuple(word.removeprefix("-").replace("_", " ") for word in words[2:]),
+            tuple(word[1:].replace("_", " ") for word in words[2:] if word[0] == "-"),
+            "watch" if "+watch" in words else "mixed",
         )
         for words in lines
         if words

@@ -357,6 +357,9 @@ KINDS: Final[Mapping[str, Fault]] = {
 }
 
 
+PAUSE_US: Final = 700 * MILLISECOND  # mean, between two faults
+EVEN_PAUSE_US: Final = 450 * MILLISECOND  # where each kind has its turn
+
 # Faults that need some elections to unfold last at least that many election timeouts.
 LEAST_ELECTIONS: Final[Mapping[str, int]] = {"usurp": 6}
 
@@ -412,7 +415,8 @@ class Nemesis:
             least_us = LEAST_ELECTIONS.get(kind, 0) * self._cluster.election_us
             lasts_us = max(lasts_us, least_us)
             world.after(lasts_us + MILLISECOND, self._undo, self._next)
-        world.after(int(random.expovariate(1.0) * 700 * MILLISECOND), self._act)
+        pause_us = PAUSE_US if self._deck is None else EVEN_PAUSE_US
+        world.after(int(random.expovariate(1.0) * pause_us), self._act)
 
     def _draw(self) -> str:
         if self._deck is None:

@@ -64,6 +64,7 @@ class Summary:
 
     seed: int
     nodes: int = 0
+    kinds: tuple[str, ...] = ()
     failure: str = ""
     virtual_us: int = 0
     events: int = 0
@@ -186,7 +187,7 @@ class Run:
 
     def execute(self) -> Summary:
         """All phases. Never raises for a broken promise: the summary says what broke."""
-        summary = Summary(self.world.seed, self.profile.nodes)
+        summary = Summary(self.world.seed, self.profile.nodes, self.profile.kinds)
         try:
             self._phases()
         except Exception as error:  # noqa: BLE001 - whatever a member raises ends the run
@@ -388,13 +389,17 @@ class Run:
             raise InvariantBroken("effort", f"only {self.nemesis.counts} faults")
 
 
+LOADS: Final = {"mixed": draw_profile, "watch": watch_profile}
+
+
 def run_seed(
     seed: int,
     *,
     nodes: int = 0,
     seconds: float = 20.0,
     without: Collection[str] = (),
+    load: str = "mixed",
     echo: Callable[[str], None] | None = None,
 ) -> Summary:
-    """Run one seed with its drawn profile (parameters: `draw_profile`)."""
-    return Run(seed, draw_profile(seed, nodes, seconds, without), echo=echo).execute()
+    """Run one seed with its drawn profile (parameters: `draw_profile`). load: of `LOADS`."""
+    return Run(seed, LOADS[load](seed, nodes, seconds, without), echo=echo).execute()

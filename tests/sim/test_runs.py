@@ -63,7 +63,9 @@ def test_profile_of_a_seed_is_fixed() -> None:
 @pytest.mark.parametrize("pinned", read_seeds(SEEDS_FILE), ids=lambda one: str(one.seed))
 @pytest.mark.slow
 def test_pinned_seed_stays_green(pinned: Pinned) -> None:
-    must_pass(run_seed(pinned.seed, seconds=pinned.seconds, without=pinned.without))
+    must_pass(
+        run_seed(pinned.seed, seconds=pinned.seconds, without=pinned.without, load=pinned.load)
+    )
 
 
 def test_pinned_seed_keeps_the_faults_that_it_was_found_with() -> None:
