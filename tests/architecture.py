@@ -89,6 +89,11 @@ ROOMS: Final = {
         outside=_words("uvloop google"),
     ),
     "client": Room(inside=_words("pb errors"), outside=_words("grpc google")),
+    "testing": Room(
+        inside=_words("server config errors limits wire pb"),
+        lazily=_words("cli"),
+        outside=_words("google uvloop pytest"),
+    ),
     "cli": Room(
         inside=_words("client config pb errors limits"),
         lazily=_words("server"),

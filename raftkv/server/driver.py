@@ -15,7 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Final, Protocol, cast
 
-from raftkv.errors import STOPPED, ApiError
+from raftkv.errors import STOPPED, ApiError, StorageError
 from raftkv.raft.messages import InstallSnapshot, Message
 from raftkv.raft.types import SnapshotMeta
 from raftkv.replica.effects import Effects
@@ -360,6 +360,18 @@ class Driver:
         self.disk.stop()
         self._worker.shutdown(wait=True)
         self.replica.machine.flush()
+
+    def halt(self) -> None:
+        """Takes no turn and makes no tick any more, as if the process had ended here."""
+        self._stopped = True
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def abandon(self) -> None:
+        """After `halt`: ends the threads; what they do now is waited for, what is queued is lost."""
+        self.directory.log.failure = self.directory.log.failure or StorageError("abandoned")
+        self.disk.stop()
+        self._worker.shutdown(wait=True, cancel_futures=True)
 
 
 class _Compacting:

@@ -13,7 +13,8 @@ one such election per election timeout.
 
 A member that has just started knows no leader. When it has reached a majority and none of
 them follows one either, the cluster is starting: it campaigns after 10-150 ms (random)
-instead of waiting for an election timeout. The pre-vote decides as always.
+instead of waiting for an election timeout. The pre-vote decides as always. A member without
+others campaigns at once.
 """
 
 import asyncio
@@ -50,6 +51,12 @@ class Failover:
         self._starting = True  # no leader was known in this process yet
         self._start_timer: asyncio.TimerHandle | None = None
         self.wake: Callable[[], None] = lambda: None
+
+    def started(self) -> None:
+        """This member takes part from now on. The only voter need not wait for anybody."""
+        configuration = self._replica.core.configuration
+        if configuration.voters == (self._replica.member,) and not configuration.outgoing:
+            self._campaign_at_start()
 
     def link_up(self, member: int, leader: int, term: int, *, majority: bool) -> None:
         """A greeting arrived from `member`, who follows `leader` in `term`.

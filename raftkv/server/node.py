@@ -174,6 +174,7 @@ class Node:
         driver.start()
         peers.members_changed()
         driver.role_listeners.append(self._role_changed)
+        peers.failover.started()
         await self._serve_clients(driver, directory.identity)
         self._timer = self.loop.call_later(0.2, self._tick)
         self._compaction = AutoCompaction(

@@ -1,0 +1,453 @@
+"""A network between nodes that can be cut, one way or both, without root.
+
+Every node gets a proxy in front of its port, and the others dial the proxy. All bytes from node
+A to node B belong to one `Flow`, whichever of the two opened the connection: so a cut from A to B
+holds the requests of A's connections and the answers on B's.
+
+A cut is silence, not an end. Bytes, ends and resets are held, and pass once the flow is
+open again, as TCP would send again what a broken network lost. A connection that is begun during
+a cut is accepted and hears nothing (a real SYN would get no answer either); its target never
+hears of it if the dialler gives up first. No proxy can hold the kernel's own acknowledgements: a
+sender sees its bytes taken until the buffers between are full.
+
+A proxy's door follows its target. While nobody listens there, the proxy does not listen either,
+so diallers are refused as they would be without it: that a process is gone shows at once, behind
+a cut too. Before the target has listened for the first time its diallers are held instead,
+and reach it as soon as it does.
+
+All proxies of a network live on one event loop in one thread. Its methods may be called from any
+thread; when they return, what they say is so.
+"""
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable, Coroutine, Hashable, Iterable
+from typing import Any, Final, Self, TypeVar, cast
+
+import uvloop
+
+Node = Hashable
+Identify = Callable[[bytes], Node | None]  # first bytes -> who sent them; None: not known yet
+
+MAX_HELD_BYTES: Final = 1024 * 1024  # per direction of a connection; then its sender is not read
+MAX_FIRST_BYTES: Final = 64 * 1024  # after so many, a dialler is nobody who is known
+POLL_SECONDS: Final = 0.02
+FIRST_POLL_SECONDS: Final = 0.003
+_HOST: Final = "127.0.0.1"
+_Result = TypeVar("_Result")
+
+
+class Flow:
+    """All bytes from one node to another. blocked: they are held. latency_seconds: of each byte."""
+
+    def __init__(self) -> None:
+        self.blocked = False
+        self.latency_seconds = 0.0
+        self.pipes: dict[Pipe, None] = {}
+        self.opened = asyncio.Event()
+        self.opened.set()
+
+    def change(self, blocked: bool, latency_seconds: float) -> None:
+        """Sets both and lets go, or holds, what is under way."""
+        self.blocked, self.latency_seconds = blocked, latency_seconds
+        if blocked:
+            self.opened.clear()
+        else:
+            self.opened.set()
+        for pipe in list(self.pipes):
+            pipe.run()
+
+
+class Pipe:
+    """One direction of one connection."""
+
+    def __init__(self, flow: Flow, source: "_End", sink: "_End") -> None:
+        self._loop = asyncio.get_running_loop()
+        self._flow = flow
+        self._source, self._sink = source, sink
+        self._held: deque[tuple[float, bytes]] = deque()  # when it is due; b"": the end
+        self._held_bytes = 0
+        self._timer: asyncio.TimerHandle | None = None
+        flow.pipes[self] = None
+
+    def feed(self, data: bytes) -> None:
+        """Takes bytes of the source; empty: its end."""
+        flow = self._flow
+        if data and not self._held and not flow.blocked and not flow.latency_seconds:
+            self._sink.write(data)
+            return
+        self._held.append((self._loop.time() + flow.latency_seconds, data))
+        self._held_bytes += len(data)
+        self.run()
+
+    def run(self) -> None:
+        """Passes on what is due, and reads the source as far as there is room."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        held = self._held
+        while held and not self._flow.blocked:
+            due, data = held[0]
+            if due > self._loop.time():
+                self._timer = self._loop.call_at(due, self.run)
+                break
+            held.popleft()
+            self._held_bytes -= len(data)
+            if data:
+                self._sink.write(data)
+            else:
+                self._sink.end()
+        full = self._sink.full or self._held_bytes > MAX_HELD_BYTES
+        self._source.read_on(not full and not self._flow.blocked)
+
+    def close(self) -> None:
+        """Both ends are gone, or the proxy is."""
+        self._flow.pipes.pop(self, None)
+        self._held.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+
+
+class _End(asyncio.Protocol):
+    """One of the two sockets of a connection through a proxy."""
+
+    def __init__(self, connection: "_Connection") -> None:
+        self._connection = connection
+        self._transport: asyncio.Transport | None = None
+        self._reads = True
+        self.full = False  # more is written than its receiver takes
+
+    @property
+    def connected(self) -> bool:
+        """Whether this side is there."""
+        return self._transport is not None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The socket is connected."""
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes of this side."""
+        self._connection.received(self, data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """This side is gone."""
+        self._transport = None
+        self._connection.lost(self)
+
+    def pause_writing(self) -> None:
+        """The receiver does not keep up."""
+        self.full = True
+        self._connection.review()
+
+    def resume_writing(self) -> None:
+        """It does again."""
+        self.full = False
+        self._connection.review()
+
+    def write(self, data: bytes) -> None:
+        """Sends, unless this side is gone."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(data)
+
+    def end(self) -> None:
+        """Sends what is left, then the end."""
+        if self._transport is not None:
+            self._transport.close()
+
+    def abort(self) -> None:
+        """Cuts this side off."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def read_on(self, wanted: bool) -> None:
+        """Reads this side, or leaves what it sends in the kernel."""
+        if wanted != self._reads and self._transport is not None:
+            self._reads = wanted
+            if wanted:
+                self._transport.resume_reading()
+            else:
+                self._transport.pause_reading()
+
+
+class _Connection:
+    """A dialler's connection to a proxy, and the proxy's own to the target once it has one."""
+
+    def __init__(self, proxy: "Proxy") -> None:
+        self._proxy = proxy
+        self.dialler = _End(self)
+        self._target = _End(self)
+        self._pipes: tuple[Pipe, ...] = ()
+        self._first = b""
+        self._task: asyncio.Task[None] | None = None
+        proxy.connections[self] = None
+
+    def received(self, end: _End, data: bytes) -> None:
+        """Bytes of one side."""
+        if self._pipes:
+            self._pipes[end is self._target].feed(data)
+            return
+        self._first += data
+        if self._task is None:
+            node = self._proxy.identify(self._first)
+            if node is not None or len(self._first) > MAX_FIRST_BYTES:
+                self._task = asyncio.get_running_loop().create_task(self._connect(node))
+        if len(self._first) > MAX_HELD_BYTES:
+            end.read_on(False)
+
+    async def _connect(self, node: Node | None) -> None:
+        there, back = self._proxy.flows(node)
+        while there.blocked or back.blocked:  # a handshake needs both ways
+            await there.opened.wait()
+            await back.opened.wait()
+        if not await self._proxy.reach(lambda: self._target) or not self._target.connected:
+            self.dialler.abort()
+            return
+        self._pipes = (
+            Pipe(there, self.dialler, self._target),
+            Pipe(back, self._target, self.dialler),
+        )
+        first, self._first = self._first, b""
+        self._pipes[0].feed(first)
+        self.review()
+
+    def lost(self, end: _End) -> None:
+        """One side is gone: the other one hears of it when what was sent before has passed."""
+        if not self._pipes or not (self.dialler.connected or self._target.connected):
+            self.close()
+        elif end is self.dialler:
+            self._pipes[0].feed(b"")
+        else:
+            self._proxy.start(self._target_gone())
+
+    async def _target_gone(self) -> None:
+        await self._proxy.look()  # whoever dials again must find the door shut if it has ended
+        if self.dialler.connected and self._pipes:
+            self._pipes[1].feed(b"")
+
+    def review(self) -> None:
+        """Something changed: moves what can be moved."""
+        for pipe in self._pipes:
+            pipe.run()
+
+    def close(self) -> None:
+        """Cuts both sides."""
+        self._proxy.connections.pop(self, None)
+        if self._task is not None:
+            self._task.cancel()
+        pipes, self._pipes = self._pipes, ()
+        for pipe in pipes:
+            pipe.close()
+        self.dialler.abort()
+        self._target.abort()
+
+
+class Proxy:
+    """Listens on `port` for `target_port`, both of the loopback. Lives on a running loop.
+
+    identify: who sent these first bytes. flows: the flows to and from the node behind the
+    target, for a dialler.
+    """
+
+    def __init__(
+        self,
+        port: int,
+        target_port: int,
+        identify: Identify,
+        flows: Callable[[Node | None], tuple[Flow, Flow]],
+    ) -> None:
+        self.identify = identify
+        self.flows = flows
+        self.connections: dict[_Connection, None] = {}
+        self._port, self._target_port = port, target_port
+        self._loop = asyncio.get_running_loop()
+        self._door: asyncio.Server | None = None
+        self._reached = False
+        self._watch: asyncio.Task[None] | None = None
+        self._tasks: dict[asyncio.Task[None], None] = {}
+
+    async def open(self) -> None:
+        """Begins to listen. Raises OSError."""
+        self._door = await self._loop.create_server(
+            lambda: _Connection(self).dialler, _HOST, self._port
+        )
+
+    def start(self, work: Coroutine[Any, Any, None]) -> None:
+        """Runs something that ends with this proxy at the latest."""
+        task = self._loop.create_task(work)
+        self._tasks[task] = None
+        task.add_done_callback(lambda done: self._tasks.pop(done, None))
+
+    async def reach(self, protocol: Callable[[], asyncio.Protocol]) -> bool:
+        """Connects to the target; False if nobody listens there any more."""
+        while True:
+            try:
+                await self._loop.create_connection(protocol, _HOST, self._target_port)
+            except OSError:
+                if self._reached:
+                    self._shut()
+                    return False
+                await asyncio.sleep(FIRST_POLL_SECONDS)
+            else:
+                self._reached = True
+                return True
+
+    async def look(self) -> None:
+        """Shuts the door if nobody listens at the target."""
+        if self._watch is None and not await self._target_listens():
+            self._shut()
+
+    async def _target_listens(self) -> bool:
+        try:
+            transport, _ = await self._loop.create_connection(
+                asyncio.Protocol, _HOST, self._target_port
+            )
+        except OSError:
+            return False
+        transport.abort()
+        return True
+
+    def _shut(self) -> None:
+        if self._watch is None and self._door is not None:
+            self._door.close()
+            self._door = None
+            self._watch = self._loop.create_task(self._await_target())
+
+    async def _await_target(self) -> None:
+        while not await self._target_listens():
+            await asyncio.sleep(POLL_SECONDS)
+        await self.open()
+        self._watch = None
+
+    async def close(self) -> None:
+        """Cuts everything and listens no more."""
+        tasks = [*self._tasks]
+        if self._watch is not None:
+            tasks.append(self._watch)
+        for task in tasks:
+            task.cancel()
+        if self._door is not None:
+            self._door.close()
+            self._door = None
+        for connection in list(self.connections):
+            connection.close()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class Network:
+    """Proxies of several nodes and the flows between all of them, on a thread of their own."""
+
+    def __init__(self) -> None:
+        self._proxies: dict[Node, Proxy] = {}
+        self._flows: dict[tuple[Node, Node], Flow] = {}
+        started = threading.Event()
+        self._loop = uvloop.new_event_loop()
+        self._thread = threading.Thread(
+            target=self._run, args=(started,), name="raftkv-network", daemon=True
+        )
+        self._thread.start()
+        started.wait()
+
+    def _run(self, started: threading.Event) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._loop.call_soon(started.set)
+        try:
+            self._loop.run_forever()
+        finally:
+            self._loop.close()
+
+    def _do(self, work: Coroutine[Any, Any, _Result]) -> _Result:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    # --- building -----------------------------------------------------------
+
+    def add(self, node: Node, port: int, target_port: int, identify: Identify) -> None:
+        """Puts a proxy at `port` in front of `node`, which listens at `target_port`.
+
+        Both ports are of 127.0.0.1. identify: names the dialler by its first bytes. OSError.
+        """
+        self._do(self._add(node, port, target_port, identify))
+
+    async def _add(self, node: Node, port: int, target_port: int, identify: Identify) -> None:
+        proxy = Proxy(
+            port,
+            target_port,
+            identify,
+            lambda dialler: (self._flow(dialler, node), self._flow(node, dialler)),
+        )
+        await proxy.open()
+        self._proxies[node] = proxy
+
+    def _flow(self, source: Node | None, target: Node | None) -> Flow:
+        if source is None or target is None:
+            return Flow()  # of somebody unknown: nobody can name it
+        return self._flows.setdefault((source, target), Flow())
+
+    # --- faults -------------------------------------------------------------
+
+    def cut(self, sources: Iterable[Node], targets: Iterable[Node]) -> None:
+        """Holds everything from `sources` to `targets`, one way. Nothing passes after it returned.
+
+        Bytes that a target's kernel already has are its own: it may still read them.
+        """
+        pairs = [(one, other) for one in sources for other in targets if one != other]
+        self._do(self._set(pairs, blocked=True))
+
+    def partition(self, side: Iterable[Node], other_side: Iterable[Node]) -> None:
+        """Cuts both ways between two sets of nodes."""
+        pairs = [(one, other) for one in side for other in other_side if one != other]
+        self._do(self._set([*pairs, *((b, a) for a, b in pairs)], blocked=True))
+
+    def delay(self, sources: Iterable[Node], targets: Iterable[Node], seconds: float) -> None:
+        """Lets everything from `sources` to `targets` arrive so much later; 0: at once again."""
+        pairs = [(one, other) for one in sources for other in targets if one != other]
+        self._do(self._set(pairs, latency_seconds=seconds))
+
+    def heal(self) -> None:
+        """Ends every cut and every delay."""
+        self._do(self._heal())
+
+    async def _heal(self) -> None:
+        for flow in self._flows.values():
+            flow.change(blocked=False, latency_seconds=0.0)
+
+    async def _set(
+        self,
+        pairs: Iterable[tuple[Node, Node]],
+        *,
+        blocked: bool | None = None,
+        latency_seconds: float | None = None,
+    ) -> None:
+        for pair in pairs:
+            flow = self._flow(*pair)
+            flow.change(
+                flow.blocked if blocked is None else blocked,
+                flow.latency_seconds if latency_seconds is None else latency_seconds,
+            )
+
+    def is_cut(self, source: Node, target: Node) -> bool:
+        """Whether what `source` sends to `target` is held."""
+        flow = self._flows.get((source, target))
+        return flow is not None and flow.blocked
+
+    # --- the end --------------------------------------------------------------
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Cuts every connection and ends the thread. A second call does nothing."""
+        if not self._thread.is_alive():
+            return
+        self._do(self._close())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+
+    async def _close(self) -> None:
+        for proxy in self._proxies.values():
+            await proxy.close()
+        await asyncio.sleep(0)  # the ends of the connections
