@@ -136,9 +136,7 @@ def spawn(function: Callable[P, Coroutine[Any, Any, None]], *args: P.args, **kw:
     return Task(asyncio.get_running_loop().create_task(function(*args, **kw)))
 
 
-async def finish(
-    function: Callable[P, Coroutine[Any, Any, T]], *args: P.args, **kw: P.kwargs
-) -> T:
+async def finish(function: Callable[P, Coroutine[Any, Any, T]], *args: P.args, **kw: P.kwargs) -> T:
     """Runs clean-up to its end even while the caller is being cancelled.
 
     The function bounds its own time. A cancellation that comes meanwhile is raised at the end.

@@ -1,0 +1,183 @@
+"""The verbs of the cluster: members, status, alarms, leadership."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from raftkv.client.aio.connection import Connection
+from raftkv.client.errors import BadSettings
+from raftkv.client.results import Alarm, AlarmType, Header, Member, Members, Status
+from raftkv.pb import rpc_pb2
+
+CLUSTER: Final = "/etcdserverpb.Cluster/"
+MAINTENANCE: Final = "/etcdserverpb.Maintenance/"
+
+
+class ClusterVerbs:
+    """What concerns the servers themselves. Part of `Client`.
+
+    In every method `timeout` is in seconds, None = the client's own, and every error is a
+    ClientError.
+    """
+
+    _connection: Connection
+
+    async def members(self, *, linearizable: bool = True, timeout: float | None = None) -> Members:
+        """The members (etcd Cluster.MemberList). linearizable: ask a quorum."""
+        answer = await self._connection.call(
+            CLUSTER + "MemberList",
+            rpc_pb2.MemberListRequest(linearizable=linearizable),
+            rpc_pb2.MemberListResponse,
+            write=False,
+            leading=linearizable,
+            timeout=timeout,
+        )
+        return _members(answer)
+
+    async def member_add(
+        self,
+        peer_urls: Sequence[str],
+        *,
+        is_learner: bool = False,
+        timeout: float | None = None,
+    ) -> tuple[Member, Members]:
+        """Adds a member: (the new one, all) (etcd Cluster.MemberAdd).
+
+        Errors: MemberExists, NotReady, OutcomeUnknown.
+        """
+        answer = await self._connection.call(
+            CLUSTER + "MemberAdd",
+            rpc_pb2.MemberAddRequest(peerURLs=peer_urls, isLearner=is_learner),
+            rpc_pb2.MemberAddResponse,
+            write=True,
+            timeout=timeout,
+        )
+        return Member.read(answer.member), _members(answer)
+
+    async def member_remove(self, member_id: int, *, timeout: float | None = None) -> Members:
+        """Removes a member: those that are left. Errors: MemberNotFound, NotReady, ..."""
+        answer = await self._connection.call(
+            CLUSTER + "MemberRemove",
+            rpc_pb2.MemberRemoveRequest(ID=member_id),
+            rpc_pb2.MemberRemoveResponse,
+            write=True,
+            timeout=timeout,
+        )
+        return _members(answer)
+
+    async def member_update(
+        self, member_id: int, peer_urls: Sequence[str], *, timeout: float | None = None
+    ) -> Members:
+        """Gives a member other peer URLs. Errors: MemberNotFound, MemberExists, ..."""
+        answer = await self._connection.call(
+            CLUSTER + "MemberUpdate",
+            rpc_pb2.MemberUpdateRequest(ID=member_id, peerURLs=peer_urls),
+            rpc_pb2.MemberUpdateResponse,
+            write=True,
+            timeout=timeout,
+        )
+        return _members(answer)
+
+    async def member_promote(self, member_id: int, *, timeout: float | None = None) -> Members:
+        """Gives a learner its vote. Errors: NotReady, MemberNotFound, ..."""
+        answer = await self._connection.call(
+            CLUSTER + "MemberPromote",
+            rpc_pb2.MemberPromoteRequest(ID=member_id),
+            rpc_pb2.MemberPromoteResponse,
+            write=True,
+            timeout=timeout,
+        )
+        return _members(answer)
+
+    async def status(self, endpoint: str | None = None, *, timeout: float | None = None) -> Status:
+        """One member's view (etcd Maintenance.Status).
+
+        endpoint: one of the client's, as it was written there; None = whoever is asked first.
+        """
+        answer = await self._connection.call(
+            MAINTENANCE + "Status",
+            rpc_pb2.StatusRequest(),
+            rpc_pb2.StatusResponse,
+            write=False,
+            leading=False,
+            timeout=timeout,
+            place=None if endpoint is None else self._place(endpoint),
+        )
+        return Status.read(answer)
+
+    async def alarms(self, *, timeout: float | None = None) -> tuple[Alarm, ...]:
+        """The alarms that are on (etcd Maintenance.Alarm)."""
+        return await self._alarm(rpc_pb2.AlarmRequest(), False, timeout)
+
+    async def disarm(
+        self, alarm: Alarm | None = None, *, timeout: float | None = None
+    ) -> tuple[Alarm, ...]:
+        """Turns one alarm off, or all; returns those that were."""
+        if alarm is not None:
+            return await self._disarm(alarm, timeout)
+        gone: list[Alarm] = []
+        for each in await self.alarms(timeout=timeout):
+            gone += await self._disarm(each, timeout)
+        return tuple(gone)
+
+    async def _disarm(self, alarm: Alarm, timeout: float | None) -> tuple[Alarm, ...]:
+        request = rpc_pb2.AlarmRequest(
+            action=rpc_pb2.AlarmRequest.DEACTIVATE, memberID=alarm.member_id
+        )
+        request.alarm = rpc_pb2.AlarmType.Value(alarm.type.name)
+        return await self._alarm(request, True, timeout)
+
+    async def _alarm(
+        self, request: rpc_pb2.AlarmRequest, write: bool, timeout: float | None
+    ) -> tuple[Alarm, ...]:
+        answer = await self._connection.call(
+            MAINTENANCE + "Alarm", request, rpc_pb2.AlarmResponse, write=write, timeout=timeout
+        )
+        return tuple(
+            Alarm(each.memberID, AlarmType(each.alarm)) for each in answer.alarms if each.alarm
+        )
+
+    async def move_leader(self, member_id: int, *, timeout: float | None = None) -> Header:
+        """Hands leadership to another member (etcd Maintenance.MoveLeader).
+
+        The leader itself is asked, so it must be among the endpoints.
+        Errors: NotLeader if it is not, NotReady if the target cannot lead.
+        """
+        endpoints = self._connection.settings.endpoints
+        for place in self._connection.places.order(0.0):
+            status = await self._connection.call(
+                MAINTENANCE + "Status",
+                rpc_pb2.StatusRequest(),
+                rpc_pb2.StatusResponse,
+                write=False,
+                leading=False,
+                timeout=timeout,
+                place=place,
+            )
+            if status.leader == status.header.member_id or place == len(endpoints):
+                break
+        answer = await self._connection.call(
+            MAINTENANCE + "MoveLeader",
+            rpc_pb2.MoveLeaderRequest(targetID=member_id),
+            rpc_pb2.MoveLeaderResponse,
+            write=True,
+            timeout=timeout,
+            place=place,
+        )
+        return Header.read(answer.header)
+
+    def _place(self, endpoint: str) -> int:
+        for place, each in enumerate(self._connection.settings.endpoints):
+            if endpoint in (each.text, each.address):
+                return place
+        raise BadSettings(f"{endpoint} is no endpoint of this client")
+
+
+def _members(
+    answer: rpc_pb2.MemberListResponse
+    | rpc_pb2.MemberAddResponse
+    | rpc_pb2.MemberRemoveResponse
+    | rpc_pb2.MemberUpdateResponse
+    | rpc_pb2.MemberPromoteResponse,
+) -> Members:
+    members = tuple(Member.read(member) for member in answer.members)
+    return Members(Header.read(answer.header), members)

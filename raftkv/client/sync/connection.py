@@ -1,0 +1,309 @@
+# Made by scripts/generate_sync.py from raftkv/client/aio: edit that.
+"""One client's connection: channels to its endpoints, and each call over as many as it needs.
+
+What to do is decided elsewhere (`retrying.Trial`, `endpoints.Places`, `errors.mapped`); here it
+is done. A call goes to the endpoint that answered last. In front of it stands the login, if
+there is a user: a refused token is renewed once per call. Behind it stands the watch over what
+the answers say about the cluster: another cluster id, or a linearizable answer older than one
+that was there before it was asked for, is a `ClusterChanged` (catalogue C15).
+"""
+
+import os
+import time
+from typing import Final, Protocol, TypeVar
+
+import grpc
+from google.protobuf.message import Message
+
+from raftkv.client import channels, retrying
+from raftkv.client.endpoints import Places
+from raftkv.client.errors import (
+    AccountError,
+    ClientClosed,
+    ClientError,
+    ClusterChanged,
+    ForkedClient,
+    OutcomeUnknown,
+    TokenRefused,
+    mapped,
+)
+from raftkv.client.settings import Settings
+from raftkv.client.sync.runtime import Channel, Metadata, Mutex, Stream, sleep
+from raftkv.errors import Code, Outcome
+from raftkv.pb import rpc_pb2
+
+Reply = TypeVar("Reply", bound=Message)
+
+NO_TOKEN: Final = "etcdserver: user name is empty"
+AUTH_OFF: Final = "etcdserver: authentication is not enabled"
+
+
+class Answer(Protocol):
+    """A message with etcd's header."""
+
+    @property
+    def header(self) -> rpc_pb2.ResponseHeader:
+        """What stands in front of every answer."""
+
+
+class Connection:
+    """Channels to the endpoints of one client, opened when first used.
+
+    settings: how to reach them. revision: the highest revision of the store that any answer
+    has told of, 0 at first.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.revision = 0
+        self.cluster_id = 0
+        self.places = Places(len(settings.endpoints))
+        self._options = channels.options(settings)
+        self._credentials = [channels.credentials(settings, each) for each in settings.endpoints]
+        self._channels: list[Channel | None] = [None] * self.places.count
+        self._pid = os.getpid()
+        self._closed = False
+        self._several = self.places.count > 1
+        self._login = Mutex()
+        self._token: str | None = None if settings.user else ""
+        self._metadata: tuple[Metadata, Metadata] = ((), ())
+        self._note_token(self._token)
+
+    # --- unary calls ----------------------------------------------------------------------
+    def call(
+        self,
+        path: str,
+        request: Message,
+        reply: type[Reply],
+        *,
+        write: bool,
+        linearizable: bool = False,
+        leading: bool = True,
+        timeout: float | None = None,
+        place: int | None = None,
+    ) -> Reply:
+        """One call, at one endpoint or over as many as it needs.
+
+        path: "/package.Service/Method". write: it may change something, so it is not repeated
+        when it may have been carried out. linearizable: the answer's revision is at least what
+        was committed before. leading: a server without a leader may not answer. timeout:
+        seconds, for all attempts together. place: the one endpoint to ask.
+        Errors: ClientError.
+        """
+        self.check()
+        seconds = self.settings.timeout if timeout is None else timeout
+        started = time.monotonic()
+        floor = self.revision
+        if self._token is None:
+            self._log_in(None, seconds)
+        token = self._token
+        try:
+            answer = self._attempt(path, request, reply, write, leading, started, seconds, place)
+        except (TokenRefused, AccountError) as error:
+            if not self.settings.user or not _is_stale(error):
+                raise
+            self._log_in(token, started + seconds - time.monotonic())
+            answer = self._attempt(path, request, reply, write, leading, started, seconds, place)
+        self._note(answer, floor, linearizable, write)
+        return answer
+
+    def _attempt(
+        self,
+        path: str,
+        request: Message,
+        reply: type[Reply],
+        write: bool,
+        leading: bool,
+        started: float,
+        seconds: float,
+        only: int | None,
+    ) -> Reply:
+        """Asks until one endpoint answers. Errors: ClientError, which is final."""
+        place = self.places.current if only is None else only
+        others = self._several and only is None
+        share = retrying.share(started + seconds - time.monotonic(), others=others and not write)
+        trial: retrying.Trial | None = None
+        while True:
+            try:
+                answer = self._channel(place).unary(
+                    path, request, reply, share, self._metadata[leading and self._several]
+                )
+            except grpc.RpcError as error:
+                failure = self.failure(error, place, write=write)
+            else:
+                if trial is not None:
+                    trial.answered()
+                return answer
+            if trial is None:
+                trial = retrying.Trial(
+                    self.places,
+                    place,
+                    alone=not others,
+                    repeatable=not write,
+                    started=started,
+                    timeout=seconds,
+                    dial_timeout=self.settings.dial_timeout,
+                )
+            pause = trial.failed(failure, time.monotonic())
+            if pause:
+                sleep(pause)
+                self.check()
+            place = trial.place
+            share = trial.share(time.monotonic())
+
+    def failure(self, error: grpc.RpcError, place: int, *, write: bool = False) -> ClientError:
+        """What an error of grpcio's means, of a call at this endpoint."""
+        endpoint = self.settings.endpoints[place].text
+        if self._closed:
+            closed = ClientClosed("the client was closed", endpoint=endpoint)
+            return OutcomeUnknown(closed) if write else closed
+        code: int = error.code().value[0]
+        failure = mapped(code, error.details() or "", write=write, endpoint=endpoint)
+        failure.__cause__ = error
+        return failure
+
+    # --- streams --------------------------------------------------------------------------
+    def stream(
+        self, path: str, reply: type[Reply], *, leading: bool = True
+    ) -> tuple[int, Stream[Reply]]:
+        """A bidirectional call without a deadline, at the endpoint that is asked first now.
+
+        Returns the endpoint's place as well: tell `broken(place)` when it fails. What the
+        stream raises is made readable by `failure`. Errors: ClientError.
+        """
+        self.check()
+        if self._token is None:
+            self._log_in(None, self.settings.timeout)
+        place = self.places.current
+        return place, self._channel(place).stream(path, reply, self._metadata[leading])
+
+    def broken(self, place: int) -> None:
+        """A stream of this endpoint failed or fell silent: ask another one first."""
+        self.places.failed(place, time.monotonic())
+
+    def healthy(self, place: int) -> None:
+        """A stream of this endpoint was answered."""
+        self.places.answered(place)
+
+    def renew_token(self, error: ClientError) -> bool:
+        """After a stream failed so: whether a new login may help, which then was made.
+
+        Errors: ClientError, of the login.
+        """
+        if not self.settings.user or not _is_stale(error):
+            return False
+        self._log_in(self._token, self.settings.timeout)
+        return True
+
+    # --- the login ------------------------------------------------------------------------
+    def metadata(self, *, leading: bool) -> Metadata:
+        """What every call carries now: the token, and that it wants a leader."""
+        return self._metadata[leading]
+
+    def _log_in(self, stale: str | None, seconds: float) -> None:
+        """Gets a token unless somebody has replaced the stale one meanwhile."""
+        with self._login:
+            if self._token != stale:
+                return
+            request = rpc_pb2.AuthenticateRequest(
+                name=self.settings.user, password=self.settings.password
+            )
+            self._note_token(None)
+            try:
+                answer = self._attempt(
+                    "/etcdserverpb.Auth/Authenticate",
+                    request,
+                    rpc_pb2.AuthenticateResponse,
+                    False,
+                    True,
+                    time.monotonic(),
+                    seconds,
+                    None,
+                )
+            except AccountError as error:
+                if error.text != AUTH_OFF:
+                    raise
+                self._note_token("")
+            else:
+                self._note_token(answer.token)
+
+    def _note_token(self, token: str | None) -> None:
+        self._token = token
+        plain: Metadata = (("token", token),) if token else ()
+        leading: Metadata = (*plain, ("hasleader", "true"))
+        self._metadata = (plain, leading if self.settings.require_leader else plain)
+
+    # --- what the answers tell --------------------------------------------------------------
+    def _note(self, answer: Answer, floor: int, linearizable: bool, write: bool) -> None:
+        """Errors: ClusterChanged, once for each change."""
+        header = answer.header
+        if header.cluster_id == self.cluster_id and header.revision >= floor:
+            if header.revision > self.revision:
+                self.revision = header.revision
+            return
+        self.note(header, floor, linearizable=linearizable, write=write)
+
+    def note(
+        self, header: rpc_pb2.ResponseHeader, floor: int, *, linearizable: bool, write: bool = False
+    ) -> None:
+        """Compares an answer's header with what is known.
+
+        floor: `revision` as it was when the call was made. Errors: ClusterChanged.
+        """
+        known, told = self.cluster_id, header.cluster_id
+        outcome = Outcome.UNKNOWN if write else Outcome.DEFINITE
+        if known and told and known != told:
+            self.cluster_id, self.revision = told, header.revision
+            raise ClusterChanged(
+                f"the answer is from cluster {told:x}, earlier ones were from {known:x}",
+                code=Code.FAILED_PRECONDITION,
+                outcome=outcome,
+            )
+        if told:
+            self.cluster_id = told
+        if linearizable and header.revision < floor:
+            self.revision = header.revision
+            raise ClusterChanged(
+                f"the store is at revision {header.revision}, earlier answers were at {floor}: "
+                "it was restored to an older state",
+                code=Code.FAILED_PRECONDITION,
+                outcome=outcome,
+            )
+        if header.revision > self.revision:
+            self.revision = header.revision
+
+    # --- channels -------------------------------------------------------------------------
+    def check(self) -> None:
+        """Errors: ClientClosed, ForkedClient."""
+        if self._closed:
+            raise ClientClosed("the client is closed")
+        if self._pid != os.getpid():
+            raise ForkedClient(
+                "this client was made before the process forked and cannot be used in the child: "
+                "make a new one there"
+            )
+
+    def _channel(self, place: int) -> Channel:
+        channel = self._channels[place]
+        if channel is None:
+            endpoint = self.settings.endpoints[place]
+            channel = self._channels[place] = Channel(
+                endpoint.address,
+                self._options,
+                self._credentials[place],
+                self.settings.interceptors,
+            )
+        return channel
+
+    def close(self) -> None:
+        """Closes every channel; calls that still run end with ClientClosed."""
+        self._closed = True
+        if self._pid != os.getpid():
+            return  # they belong to the parent
+        for channel in self._channels:
+            if channel is not None:
+                channel.close()
+
+
+def _is_stale(error: ClientError) -> bool:
+    return isinstance(error, TokenRefused) or error.text == NO_TOKEN

@@ -1,0 +1,87 @@
+# Made by scripts/generate_sync.py from raftkv/client/aio: edit that.
+"""The verbs of leases that keep nothing: grant, revoke, what is left, which there are.
+
+`Client.lease` is what most want: a lease that the library keeps (`lease.py`).
+"""
+
+from typing import Final
+
+from raftkv.client.keys import Namespace
+from raftkv.client.results import Header, LeaseResult, RevokeResult, TimeToLive
+from raftkv.client.sync.connection import Connection
+from raftkv.client.txn import HasLeaseId, lease_id
+from raftkv.pb import rpc_pb2
+
+LEASE: Final = "/etcdserverpb.Lease/"
+
+
+class LeaseVerbs:
+    """Single calls about leases. Part of `Client`.
+
+    In every method `timeout` is in seconds, None = the client's own, and every error is a
+    ClientError.
+    """
+
+    _connection: Connection
+    _namespace: Namespace
+
+    def grant(self, ttl: int, *, id: int = 0, timeout: float | None = None) -> LeaseResult:
+        """Creates a lease that nobody keeps (etcd Lease.LeaseGrant).
+
+        ttl: seconds. id: 0 = the server chooses. Errors: LeaseExists, LeaseTtlTooLarge,
+        OutcomeUnknown.
+        """
+        answer = self._connection.call(
+            LEASE + "LeaseGrant",
+            rpc_pb2.LeaseGrantRequest(TTL=ttl, ID=id),
+            rpc_pb2.LeaseGrantResponse,
+            write=True,
+            timeout=timeout,
+        )
+        return LeaseResult(Header.read(answer.header), answer.ID, answer.TTL)
+
+    def revoke(self, lease: int | HasLeaseId, *, timeout: float | None = None) -> RevokeResult:
+        """Ends a lease now; its keys go with it (etcd Lease.LeaseRevoke).
+
+        Errors: LeaseNotFound, OutcomeUnknown.
+        """
+        answer = self._connection.call(
+            LEASE + "LeaseRevoke",
+            rpc_pb2.LeaseRevokeRequest(ID=lease_id(lease)),
+            rpc_pb2.LeaseRevokeResponse,
+            write=True,
+            timeout=timeout,
+        )
+        return RevokeResult(Header.read(answer.header))
+
+    def time_to_live(
+        self, lease: int | HasLeaseId, *, keys: bool = False, timeout: float | None = None
+    ) -> TimeToLive:
+        """What is left of a lease; ttl -1 if there is none (etcd Lease.LeaseTimeToLive).
+
+        keys: tell its keys too; those outside the client's namespace are left out.
+        """
+        answer = self._connection.call(
+            LEASE + "LeaseTimeToLive",
+            rpc_pb2.LeaseTimeToLiveRequest(ID=lease_id(lease), keys=keys),
+            rpc_pb2.LeaseTimeToLiveResponse,
+            write=False,
+            timeout=timeout,
+        )
+        own = tuple(
+            self._namespace.own(key)
+            for key in answer.keys
+            if key.startswith(self._namespace.prefix)
+        )
+        return TimeToLive(Header.read(answer.header), answer.ID, answer.TTL, answer.grantedTTL, own)
+
+    def leases(self, *, timeout: float | None = None) -> tuple[int, ...]:
+        """The ids of all leases (etcd Lease.LeaseLeases)."""
+        answer = self._connection.call(
+            LEASE + "LeaseLeases",
+            rpc_pb2.LeaseLeasesRequest(),
+            rpc_pb2.LeaseLeasesResponse,
+            write=False,
+            timeout=timeout,
+        )
+        return tuple(lease.ID for lease in answer.leases)

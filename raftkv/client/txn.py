@@ -1,0 +1,375 @@
+"""Transactions as values: compares, operations, and what they are on the wire. Pure.
+
+    Txn().when(key("a").version == 0).then(Put("a", "1")).otherwise(Get("a"))
+
+All compares must hold for `then`; if one does not, `otherwise` is done. An empty `when` holds.
+Everything happens at one revision (etcd API, Txn). A `Txn` is itself an operation.
+"""
+
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import TYPE_CHECKING, Final, Protocol
+
+from raftkv.client.keys import Key, Namespace, encoded
+from raftkv.pb import rpc_pb2
+
+if TYPE_CHECKING:
+    Target = rpc_pb2.Compare.CompareTarget.ValueType
+    Relation = rpc_pb2.Compare.CompareResult.ValueType
+
+
+class SortBy(Enum):
+    """What a range is ordered by."""
+
+    KEY = 0
+    VERSION = 1
+    CREATE_REVISION = 2
+    MOD_REVISION = 3
+    VALUE = 4
+
+
+class HasLeaseId(Protocol):
+    """A lease: what has an id."""
+
+    @property
+    def id(self) -> int:
+        """The lease's id."""
+
+
+LeaseLike = int | HasLeaseId | None
+
+
+def lease_id(lease: LeaseLike) -> int:
+    """The id of a lease; 0 for none."""
+    if lease is None:
+        return 0
+    return lease if isinstance(lease, int) else lease.id
+
+
+# --- compares ---------------------------------------------------------------------------
+_EQUAL: Final = rpc_pb2.Compare.EQUAL
+_GREATER: Final = rpc_pb2.Compare.GREATER
+_LESS: Final = rpc_pb2.Compare.LESS
+_NOT_EQUAL: Final = rpc_pb2.Compare.NOT_EQUAL
+
+
+@dataclass(frozen=True, slots=True)
+class Compare:
+    """One condition: "stored (result) given" for a key, or for every key of a range.
+
+    target, result: numbers of etcd's Compare. end, is_prefix: the range, if it is one.
+    """
+
+    key: bytes
+    target: "Target"
+    result: "Relation"
+    given: int | bytes
+    end: bytes = b""
+    is_prefix: bool = False
+
+    def encode(self, namespace: Namespace) -> rpc_pb2.Compare:
+        """For the wire."""
+        if self.is_prefix:
+            key, end = namespace.prefixed(self.key)
+        else:
+            key, end = namespace.range(self.key, self.end)
+        message = rpc_pb2.Compare(key=key, range_end=end, target=self.target, result=self.result)
+        setattr(message, _FIELDS[self.target], self.given)
+        return message
+
+
+_FIELDS: Final = ("version", "create_revision", "mod_revision", "value", "lease")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Number:
+    """A number of a key, to be compared with ==, !=, < or >."""
+
+    subject: "Subject"
+    target: "Target"
+
+    def _compare(self, result: "Relation", given: int) -> Compare:
+        subject = self.subject
+        return Compare(subject.key, self.target, result, given, subject.end, subject.is_prefix)
+
+    def __eq__(self, given: int) -> Compare:  # type: ignore[override]
+        return self._compare(_EQUAL, given)
+
+    def __ne__(self, given: int) -> Compare:  # type: ignore[override]
+        return self._compare(_NOT_EQUAL, given)
+
+    def __lt__(self, given: int) -> Compare:
+        return self._compare(_LESS, given)
+
+    def __gt__(self, given: int) -> Compare:
+        return self._compare(_GREATER, given)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Content:
+    """The value of a key, to be compared with ==, !=, < or > by its bytes.
+
+    A key that does not exist meets no such compare.
+    """
+
+    subject: "Subject"
+
+    def _compare(self, result: "Relation", given: Key) -> Compare:
+        subject = self.subject
+        return Compare(
+            subject.key,
+            rpc_pb2.Compare.VALUE,
+            result,
+            encoded(given),
+            subject.end,
+            subject.is_prefix,
+        )
+
+    def __eq__(self, given: Key) -> Compare:  # type: ignore[override]
+        return self._compare(_EQUAL, given)
+
+    def __ne__(self, given: Key) -> Compare:  # type: ignore[override]
+        return self._compare(_NOT_EQUAL, given)
+
+    def __lt__(self, given: Key) -> Compare:
+        return self._compare(_LESS, given)
+
+    def __gt__(self, given: Key) -> Compare:
+        return self._compare(_GREATER, given)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A key, or a range of keys, that conditions are made of. See `key`."""
+
+    key: bytes
+    end: bytes = b""
+    is_prefix: bool = False
+
+    def prefix(self) -> "Subject":
+        """All keys that begin with this one: the condition must hold for each that exists."""
+        return replace(self, end=b"", is_prefix=True)
+
+    def range(self, end: Key) -> "Subject":
+        """All keys from this one to `end`, which does not belong to them."""
+        return replace(self, end=encoded(end), is_prefix=False)
+
+    @property
+    def version(self) -> Number:
+        """1 for a key's first write, 0 for a missing one."""
+        return Number(self, rpc_pb2.Compare.VERSION)
+
+    @property
+    def create_revision(self) -> Number:
+        """Of the write that created the key, 0 for a missing one."""
+        return Number(self, rpc_pb2.Compare.CREATE)
+
+    @property
+    def mod_revision(self) -> Number:
+        """Of the key's last write, 0 for a missing one."""
+        return Number(self, rpc_pb2.Compare.MOD)
+
+    @property
+    def lease(self) -> Number:
+        """Id of the key's lease, 0 for none."""
+        return Number(self, rpc_pb2.Compare.LEASE)
+
+    @property
+    def value(self) -> Content:
+        """The key's value."""
+        return Content(self)
+
+    def exists(self) -> Compare:
+        """The key is there."""
+        return self.create_revision > 0
+
+    def missing(self) -> Compare:
+        """The key is not there; of a range: none is."""
+        return self.create_revision == 0
+
+
+def key(name: Key) -> Subject:
+    """What a condition is about: key("a").mod_revision == 5, key("a").missing(), ..."""
+    return Subject(encoded(name))
+
+
+# --- operations ---------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class Get:
+    """Reads a key; with `end` a range, with `prefix` all keys that begin with it.
+
+    end: b"\\0" = all keys from `key` on. limit: 0 = all. revision: 0 = now. The bounds by
+    revision are inclusive, 0 = none.
+    """
+
+    key: Key
+    end: Key = b""
+    prefix: bool = False
+    limit: int = 0
+    revision: int = 0
+    sort_by: SortBy = SortBy.KEY
+    descending: bool = False
+    keys_only: bool = False
+    count_only: bool = False
+    serializable: bool = False
+    min_mod_revision: int = 0
+    max_mod_revision: int = 0
+    min_create_revision: int = 0
+    max_create_revision: int = 0
+
+    def request(self, namespace: Namespace) -> rpc_pb2.RangeRequest:
+        """For the wire."""
+        if self.prefix:
+            first, end = namespace.prefixed(self.key)
+        else:
+            first, end = namespace.range(self.key, self.end)
+        request = rpc_pb2.RangeRequest(
+            key=first,
+            range_end=end,
+            limit=self.limit,
+            revision=self.revision,
+            keys_only=self.keys_only,
+            count_only=self.count_only,
+            serializable=self.serializable,
+            min_mod_revision=self.min_mod_revision,
+            max_mod_revision=self.max_mod_revision,
+            min_create_revision=self.min_create_revision,
+            max_create_revision=self.max_create_revision,
+        )
+        if self.descending:
+            request.sort_order = rpc_pb2.RangeRequest.DESCEND
+        elif self.sort_by is not SortBy.KEY:
+            request.sort_order = rpc_pb2.RangeRequest.ASCEND
+        request.sort_target = self.sort_by.value  # type: ignore[assignment]
+        return request
+
+    def encode(self, namespace: Namespace) -> rpc_pb2.RequestOp:
+        """For the wire."""
+        return rpc_pb2.RequestOp(request_range=self.request(namespace))
+
+
+def GetPrefix(prefix: Key, *, limit: int = 0, keys_only: bool = False) -> Get:  # noqa: N802
+    """Reads all keys that begin with `prefix`."""
+    return Get(prefix, prefix=True, limit=limit, keys_only=keys_only)
+
+
+def GetRange(key: Key, end: Key, *, limit: int = 0, keys_only: bool = False) -> Get:  # noqa: N802
+    """Reads the keys of [key, end)."""
+    return Get(key, end, limit=limit, keys_only=keys_only)
+
+
+@dataclass(frozen=True, slots=True)
+class Put:
+    """Writes a key. lease: a Lease or its id. ignore_value, ignore_lease: keep the present one."""
+
+    key: Key
+    value: Key = b""
+    lease: LeaseLike = None
+    prev_kv: bool = False
+    ignore_value: bool = False
+    ignore_lease: bool = False
+
+    def request(self, namespace: Namespace) -> rpc_pb2.PutRequest:
+        """For the wire."""
+        return rpc_pb2.PutRequest(
+            key=namespace.key(self.key),
+            value=encoded(self.value),
+            lease=lease_id(self.lease),
+            prev_kv=self.prev_kv,
+            ignore_value=self.ignore_value,
+            ignore_lease=self.ignore_lease,
+        )
+
+    def encode(self, namespace: Namespace) -> rpc_pb2.RequestOp:
+        """For the wire."""
+        return rpc_pb2.RequestOp(request_put=self.request(namespace))
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    """Deletes a key; with `end` a range, with `prefix` all keys that begin with it."""
+
+    key: Key
+    end: Key = b""
+    prefix: bool = False
+    prev_kv: bool = False
+
+    def request(self, namespace: Namespace) -> rpc_pb2.DeleteRangeRequest:
+        """For the wire."""
+        if self.prefix:
+            first, end = namespace.prefixed(self.key)
+        else:
+            first, end = namespace.range(self.key, self.end)
+        return rpc_pb2.DeleteRangeRequest(key=first, range_end=end, prev_kv=self.prev_kv)
+
+    def encode(self, namespace: Namespace) -> rpc_pb2.RequestOp:
+        """For the wire."""
+        return rpc_pb2.RequestOp(request_delete_range=self.request(namespace))
+
+
+def DeletePrefix(prefix: Key, *, prev_kv: bool = False) -> Delete:  # noqa: N802
+    """Deletes all keys that begin with `prefix`."""
+    return Delete(prefix, prefix=True, prev_kv=prev_kv)
+
+
+def DeleteRange(key: Key, end: Key, *, prev_kv: bool = False) -> Delete:  # noqa: N802
+    """Deletes the keys of [key, end)."""
+    return Delete(key, end, prev_kv=prev_kv)
+
+
+@dataclass(frozen=True, slots=True)
+class Txn:
+    """A transaction. `when`, `then` and `otherwise` return a longer one; this one stays."""
+
+    compares: tuple[Compare, ...] = ()
+    success: "tuple[Operation, ...]" = ()
+    failure: "tuple[Operation, ...]" = ()
+
+    def when(self, *compares: Compare) -> "Txn":
+        """With more conditions; all must hold."""
+        return replace(self, compares=self.compares + compares)
+
+    def then(self, *operations: "Operation") -> "Txn":
+        """With more operations to do when the conditions hold."""
+        return replace(self, success=self.success + operations)
+
+    def otherwise(self, *operations: "Operation") -> "Txn":
+        """With more operations to do when a condition does not hold."""
+        return replace(self, failure=self.failure + operations)
+
+    @property
+    def writes(self) -> bool:
+        """Whether one of its branches can change anything."""
+        return any(
+            operation.writes if isinstance(operation, Txn) else not isinstance(operation, Get)
+            for operation in (*self.success, *self.failure)
+        )
+
+    @property
+    def is_linearizable(self) -> bool:
+        """Whether the answer is as new as its question: not so if it only reads stale ranges."""
+        return self.writes or not all(
+            operation.is_linearizable is False
+            if isinstance(operation, Txn)
+            else isinstance(operation, Get) and operation.serializable
+            for operation in (*self.success, *self.failure)
+        )
+
+    def request(self, namespace: Namespace) -> rpc_pb2.TxnRequest:
+        """For the wire."""
+        return rpc_pb2.TxnRequest(
+            compare=[compare.encode(namespace) for compare in self.compares],
+            success=[operation.encode(namespace) for operation in self.success],
+            failure=[operation.encode(namespace) for operation in self.failure],
+        )
+
+    def encode(self, namespace: Namespace) -> rpc_pb2.RequestOp:
+        """For the wire."""
+        return rpc_pb2.RequestOp(request_txn=self.request(namespace))
+
+
+Operation = Get | Put | Delete | Txn
