@@ -1,17 +1,10 @@
-"""Known-wrong variants: each breaks one rule, and the simulator must notice.
-
-A mutant replaces a function or method of the real code while it is active. `hunt` runs
-seeds with a profile that suits the mutant until one fails; a mutant that survives its
-budget of seeds means that the simulator cannot see that class of bugs.
+"""Known-wrong variants: each breaks one rule, and the simulator must notice (`sim.hunting`).
 
 What kills them is whatever fails a run: an invariant, a checker, an assertion of the
 code itself, or a state that cannot be opened again.
 """
 
 import multiprocessing
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import click
@@ -33,50 +26,20 @@ from raftkv.replica.reading import Reading
 from raftkv.replica.replica import Replica
 from raftkv.replica.writes import Writes
 from raftkv.sim import lease_mutants, watch_mutants
+from raftkv.sim.hunting import Mutant, applied, hunt
 from raftkv.sim.process import Home
-from raftkv.sim.run import LEASES, WATCHES, Profile, Run, Summary, draw_profile
-from raftkv.sim.world import MILLISECOND, SECOND
 from raftkv.storage.mark import Mark
 from raftkv.storage.memory import MemoryBackend, MemorySegment
 from raftkv.storage.snapshots import StateSender
 
-DEFAULT_SEEDS: Final = 60
+__all__ = ["MUTANTS", "Mutant", "applied", "hunt", "print_kill_list"]
+
 _CRASHES: Final = ("crash all", "crash leader", "crash some", "slow disk")
 _NETWORK: Final = ("partition", "isolate leader", "deaf leader", "mute leader", "bad weather")
 _WATCHED: Final = ("crash one", "isolate one", "slow disk")
+_VIEWED: Final = ("crash one", "isolate one", "transfer")
 _DEPOSED: Final = ("crash leader", "transfer", "isolate leader")
 _MIXED: Final = ("crash leader", "crash some", "partition", "isolate leader", "slow disk")
-
-
-@dataclass(frozen=True, slots=True)
-class Mutant:
-    """name: what it does wrong. patches: (owner, attribute, replacement).
-
-    kinds: the faults that bring it out. seeds: how many it may survive at most.
-    """
-
-    name: str
-    patches: tuple[tuple[Any, str, Any], ...]
-    kinds: tuple[str, ...]
-    seeds: int = DEFAULT_SEEDS
-    nodes: int = 3
-    snapshot_count: int = 0  # 0: as drawn
-    reads: bool = False  # mostly reads, asked often
-    impatient: bool = False  # members give requests up early
-    watched: bool = False  # clients watch and hold leases
-
-
-@contextmanager
-def applied(mutant: Mutant) -> Iterator[None]:
-    """The real code is replaced inside the block, and only there."""
-    originals = [(owner, name, vars(owner)[name]) for owner, name, _ in mutant.patches]
-    for owner, name, replacement in mutant.patches:
-        setattr(owner, name, replacement)
-    try:
-        yield
-    finally:
-        for owner, name, original in originals:
-            setattr(owner, name, original)
 
 
 # --- durability -----------------------------------------------------------------
@@ -438,35 +401,13 @@ MUTANTS: Final = (
         Mutant(name, patches, _WATCHED, snapshot_count=20, watched=True)
         for name, patches in watch_mutants.PATCHES
     ),
+    *(
+        Mutant(name, patches, _VIEWED, 10, viewed=True)
+        for name, patches in watch_mutants.VIEWED_PATCHES
+    ),
     # leases
     *(Mutant(*one, _DEPOSED, watched=True) for one in lease_mutants.PATCHES),
 )
-
-
-def profile_of(mutant: Mutant, seed: int) -> Profile:
-    """A drawn profile with the faults that bring the mutant out."""
-    without = () if mutant.watched else (WATCHES, LEASES)
-    drawn = draw_profile(seed, mutant.nodes, seconds=12.0, without=without)
-    timing = replace(drawn.timing, tick_us=20 * MILLISECOND)
-    if mutant.snapshot_count:
-        timing = replace(timing, snapshot_count=mutant.snapshot_count, catch_up_entries=5)
-    if mutant.impatient:
-        timing = replace(timing, request_timeout_seconds=0.3)
-    load = drawn.load
-    if mutant.reads:
-        load = replace(load, clients=12, think_us=20 * MILLISECOND, get=90, timeout_us=SECOND)
-    return replace(drawn, kinds=mutant.kinds, timing=timing, load=load)
-
-
-def hunt(mutant: Mutant) -> tuple[int, Summary]:
-    """Runs seeds until one fails. Returns how many it took (0: all passed) and the last run."""
-    summary = Summary(-1)
-    with applied(mutant):
-        for seed in range(mutant.seeds):
-            summary = Run(seed, profile_of(mutant, seed)).execute()
-            if summary.failure:
-                return seed + 1, summary
-    return 0, summary
 
 
 def _hunt_by_number(number: int) -> tuple[int, int, str]:

@@ -1,11 +1,14 @@
 """Known-wrong variants of the hub of watches, for `sim.mutants`."""
 
+from collections.abc import Iterator
 from typing import Any, Final
 
-from raftkv.kv.audience import SCANNED, Audience, Batch, Watcher
+from raftkv.kv import audience, fragments
+from raftkv.kv.audience import GONE, SCANNED, Audience, Batch, Watcher
 from raftkv.kv.catchup import Scan
+from raftkv.kv.encoding import SUB_BITS
 from raftkv.kv.machine import StateMachine
-from raftkv.kv.watches import Watches
+from raftkv.kv.watches import NEAR_REVISIONS, Watches
 
 _place = Watches._place
 _seen = Watches.seen
@@ -23,9 +26,9 @@ def _repeat_after_catch_up(self: Watches, watcher: Watcher) -> None:
     _place(self, watcher)
 
 
-def _split_revisions(self: Watches, audience: Audience, last: int) -> int:
+def _split_revisions(self: Watches, served: Audience, last: int) -> int:
     """Every event travels alone."""
-    gathered, audience.gathered = audience.gathered, []
+    gathered, served.gathered = served.gathered, []
     for group in gathered:
         events, revisions = group.events or Batch(), group.revisions
         group.events, group.revisions = None, []
@@ -79,8 +82,78 @@ def _scan_from_the_next(self: Scan, watchers: list[Watcher]) -> None:
 
 _scan_init = Scan.__init__
 
+
+# --- noticed by the load for watches ---------------------------------------------------
+def _lose_in_a_long_scan(self: Scan, machine: StateMachine, newest: int, units: int) -> int:
+    """A scan that comes from far behind loses the last event of a slice for somebody."""
+    first = self.next_id >> SUB_BITS
+    left = _scan_read(self, machine, newest, units)
+    for group in self.audience.gathered:
+        if newest - first > NEAR_REVISIONS and group.events is not None and len(group.events) > 2:
+            group.events.pop()
+            group.revisions.pop()
+            break
+    return left
+
+
+_scan_read = Scan.read
+
+
+def _fragments_backwards(head: bytes, events: list[bytes], max_bytes: int) -> Iterator[bytes]:
+    """The last fragment comes first."""
+    return reversed(list(_fragments(head, events, max_bytes)))
+
+
+def _fragments_without_a_flag(head: bytes, events: list[bytes], max_bytes: int) -> Iterator[bytes]:
+    """Nobody can tell that a revision goes on in the next response."""
+    for body in _fragments(head, events, max_bytes):
+        yield body.replace(head + fragments.FRAGMENT, head, 1)
+
+
+_fragments = fragments.fragments
+
+
+def _cut_anywhere(events: list[bytes], last: int, max_bytes: int) -> Iterator[fragments.Part]:
+    """A long batch is cut without regard to revisions."""
+    for at in range(0, len(events), 3):
+        yield last, events[at : at + 3]
+
+
+def _cancel_with_the_needed(self: Watches, watcher: Watcher) -> None:
+    """A cancel names the revision that is missing, from which nobody can begin again."""
+    if watcher.state != GONE:
+        self.remove(watcher)
+        watcher.sink.cancelled(watcher, max(watcher.next_revision, 1))
+
+
+def _cancel_one_too_many(self: Watches) -> int:
+    """Who needs the compacted revision itself is cancelled, though it is there."""
+    compacted = self.machine.store.compacted
+    for watcher in list(self._waiting):
+        if watcher.next_revision == compacted:
+            self._cancel(watcher)
+    return _sort_waiting(self)
+
+
+def _name_without_filters(watcher: Watcher) -> tuple[bytes, bytes, int]:
+    """Who wants no deletions is given those of the others with the same range."""
+    return watcher.key, watcher.end, int(watcher.prev_kv)
+
+
+Patches = tuple[tuple[str, tuple[tuple[Any, str, Any], ...]], ...]
+
+VIEWED_PATCHES: Final[Patches] = (
+    ("lose an event in a long scan", ((Scan, "read", _lose_in_a_long_scan),)),
+    ("fragments backwards", ((fragments, "fragments", _fragments_backwards),)),
+    ("fragments without a flag", ((fragments, "fragments", _fragments_without_a_flag),)),
+    ("cut a long batch anywhere", ((fragments, "whole_revisions", _cut_anywhere),)),
+    ("cancel with a wrong revision", ((Watches, "_cancel", _cancel_with_the_needed),)),
+    ("cancel one revision too many", ((Watches, "_sort_waiting", _cancel_one_too_many),)),
+    ("groups without regard to filters", ((audience, "_name", _name_without_filters),)),
+)
+
 # (name, ((owner, attribute, replacement), ...))
-PATCHES: Final[tuple[tuple[str, tuple[tuple[Any, str, Any], ...]], ...]] = (
+PATCHES: Final[Patches] = (
     ("lose events at a full sink", ((Watches, "_stall", _skip_when_full),)),
     ("repeat after catch-up", ((Watches, "_place", _repeat_after_catch_up),)),
     ("split a revision", ((Watches, "_deliver", _split_revisions),)),
