@@ -123,6 +123,10 @@ def _etcd(code: int, text: str, outcome: Outcome = Outcome.DEFINITE) -> ApiError
     return ApiError(code, "etcdserver: " + text, outcome)
 
 
+def _own(code: int, text: str, outcome: Outcome = Outcome.DEFINITE) -> ApiError:
+    return ApiError(code, "raftkv: " + text, outcome)
+
+
 # --- requests ---------------------------------------------------------------
 EMPTY_KEY: Final = _etcd(Code.INVALID_ARGUMENT, "key is not provided")
 KEY_NOT_FOUND: Final = _etcd(Code.INVALID_ARGUMENT, "key not found")
@@ -198,6 +202,34 @@ CANCELLED: Final = _etcd(Code.CANCELLED, "request canceled", Outcome.UNKNOWN)
 DEADLINE_EXCEEDED: Final = ApiError(
     Code.DEADLINE_EXCEEDED, "context deadline exceeded", Outcome.UNKNOWN
 )
+
+# --- sessions of raftkv.v1: FAILED_PRECONDITION, which no client library repeats by itself --------
+SESSION_NOT_FOUND: Final = _own(
+    Code.FAILED_PRECONDITION,
+    "session not found; the outcome of a repeated write is unknown",
+    Outcome.UNKNOWN,
+)
+SESSION_PASSED: Final = _own(
+    Code.FAILED_PRECONDITION,
+    "the sequence is below the session's lowest unanswered one; nothing was done now",
+    Outcome.UNKNOWN,
+)
+# The text gets the revision by `with_text`. The write was applied.
+ALREADY_APPLIED: Final = _own(Code.ALREADY_EXISTS, "already applied", Outcome.UNKNOWN)
+SEQUENCE_TOO_HIGH: Final = _own(
+    Code.RESOURCE_EXHAUSTED,
+    "the sequence is too far above the lowest unanswered one; wait for answers first",
+)
+TOO_MANY_SESSIONS: Final = _own(Code.RESOURCE_EXHAUSTED, "too many sessions")
+SESSION_MALFORMED: Final = _own(
+    Code.INVALID_ARGUMENT,
+    "a write in a session needs raftkv-session, raftkv-sequence and raftkv-unanswered: decimal "
+    "numbers, the session's id and 1 <= raftkv-unanswered <= raftkv-sequence",
+)
+SESSION_MISPLACED: Final = _own(
+    Code.INVALID_ARGUMENT, "this call cannot be in a session: leave its metadata out"
+)
+SESSION_TTL_NOT_POSITIVE: Final = _own(Code.INVALID_ARGUMENT, "ttl must be at least 1")
 
 # --- locks and elections: what etcd's services say is not a status of its own, hence UNKNOWN -----
 LOCK_SESSION_EXPIRED: Final = ApiError(Code.UNKNOWN, "mutex: session is expired")

@@ -21,6 +21,12 @@ MAX_TXN_READ_BYTES: Final = 32 * MIB
 MAX_LEASE_TTL_SECONDS: Final = 9_000_000_000
 MAX_CONCURRENT_STREAMS: Final = 2**32 - 1  # HTTP/2 streams per client connection
 
+# --- sessions: every member decides by these, as by MAX_TXN_READ_* ------------
+MAX_SESSIONS: Final = 4_096  # of a cluster
+MAX_KEPT_ANSWERS: Final = 64  # of a session: sequences at and above its lowest unanswered one
+MAX_KEPT_ANSWER_BYTES: Final = 64 * KIB  # of a larger one only the revision is kept
+MAX_ALL_KEPT_BYTES: Final = 64 * MIB  # of all sessions together: beyond it, likewise
+
 # --- pending work -----------------------------------------------------------
 MAX_PENDING_PROPOSALS: Final = 20_000  # waiting tickets per member
 MAX_PENDING_READS: Final = 50_000  # linearizable reads waiting for a read index
@@ -61,6 +67,10 @@ HANDSHAKE_SECONDS: Final = 10.0  # TLS handshake plus HTTP/2 preface
 # rest is for clients.
 RESERVED_FILES: Final = 1024
 
+# One session alone can keep all that it may.
+assert MAX_KEPT_ANSWERS * MAX_KEPT_ANSWER_BYTES < MAX_ALL_KEPT_BYTES
+# The fixed part of all answers, some 250 bytes each, stays of the same order as their bytes.
+assert MAX_SESSIONS * MAX_KEPT_ANSWERS * 256 <= MAX_ALL_KEPT_BYTES
 assert WATCH_HISTORY_BYTES < WATCH_STREAM_BYTES < WATCH_CONNECTION_BYTES
 assert WATCH_CONNECTION_BYTES < MAX_CONNECTION_OUTPUT_BYTES
 assert MAX_HELD_BYTES <= 5 * STALLED_INTAKE_BYTES_PER_SECOND  # no client has given up by then

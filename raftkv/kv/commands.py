@@ -2,7 +2,7 @@
 
     payload := flags u8 | command u8 | [origin] | [session] | request
     origin  := member u64 | boot u64 | number u64              (flag ORIGIN)
-    session := client u64 | sequence u64 | lowest unanswered u64  (flag SESSION)
+    session := client i64 | sequence u64 | lowest unanswered u64  (flag SESSION)
 
 Big-endian. `request` runs to the end and is the client's own protobuf message, unchanged, so that
 a put costs no second encoding between the client and the disk of every member.
@@ -10,7 +10,9 @@ a put costs no second encoding between the client and the disk of every member.
 The origin names the member that took the command from its client, that member's process (boot) and
 a number that grows within the process. A member recognises its own commands by it when it applies
 them, whoever was leader when they were appended. The session lets a client repeat a command that
-ended UNKNOWN: (client, sequence) is applied once (dissertation 6.3).
+ended UNKNOWN: (client, sequence) is applied once (dissertation 6.3; `sessions`). It is packed where
+the request is made: on its way to the log a command in a session is one whose number has IN_SESSION
+added and whose request begins with the session's bytes.
 """
 
 from struct import Struct
@@ -38,13 +40,16 @@ LEASE_REVOKE: Final = 17
 LEASE_CHECKPOINT: Final = 18  # what is left of some, or that they were renewed
 LEASE_EXPIRE: Final = 19  # what the leader's clock has decided
 PUT_WITH_TTL: Final = 20  # a lease and the put of its only key
+SESSION_OPEN: Final = 21  # a lease that is a session (`sessions`)
 # Numbers kept for what is built on top of this machine.
 ALARM: Final = 24
 AUTH: Final = 32  # 32 to 63
 
 ORIGIN: Final = 1
 SESSION: Final = 2
+IN_SESSION: Final = 256  # added to a command: the session's bytes are in front of its request
 _TRIPLE: Final = Struct(">QQQ")
+_SESSION_TRIPLE: Final = Struct(">qQQ")
 _HEAD_BYTES: Final = 2
 _SIZE: Final = _TRIPLE.size
 
@@ -58,8 +63,8 @@ REQUEST_AT: Final = (
 PROCESS: Final = slice(_HEAD_BYTES, _HEAD_BYTES + 16)  # an origin's member and boot
 _pack = _TRIPLE.pack
 _unpack = _TRIPLE.unpack_from
-_plain_heads: Final = tuple(bytes((0, command)) for command in range(256))
-_origin_heads: Final = tuple(bytes((ORIGIN, command)) for command in range(256))
+_plain_heads: Final = tuple(bytes((n >> 8 << 1, n & 255)) for n in range(2 * IN_SESSION))
+_origin_heads: Final = tuple(bytes((ORIGIN | head[0], head[1])) for head in _plain_heads)
 
 Triple = tuple[int, int, int]
 
@@ -78,16 +83,34 @@ def encode(
 ) -> bytes:
     """The payload of an entry.
 
-    command: one of this module's numbers. request: the client's message. origin: (member, boot,
-    number). session: (client, sequence, lowest unanswered sequence).
+    command: one of this module's numbers, also with IN_SESSION. request: the client's message.
+    origin: (member, boot, number). session: (client, sequence, lowest unanswered sequence).
     """
     if session is None:
         if origin is None:
             return _plain_heads[command] + request
         return _origin_heads[command] + _pack(*origin) + request
     if origin is None:
-        return bytes((SESSION, command)) + _pack(*session) + request
-    return bytes((ORIGIN | SESSION, command)) + _pack(*origin) + _pack(*session) + request
+        return bytes((SESSION, command)) + session_bytes(*session) + request
+    head = bytes((ORIGIN | SESSION, command))
+    return head + _pack(*origin) + session_bytes(*session) + request
+
+
+def session_bytes(session: int, sequence: int, lowest: int) -> bytes:
+    """What stands in front of the request of a command with IN_SESSION.
+
+    session: id of a session, signed. sequence: of the command. lowest: the lowest sequence that
+    the client has no answer to.
+    """
+    return _SESSION_TRIPLE.pack(session, sequence, lowest)
+
+
+def session(payload: bytes, at: int) -> Triple:
+    """(session id, sequence, lowest unanswered sequence) of a payload with the flag SESSION, whose
+    request begins at `at`.
+    """
+    found: Triple = _SESSION_TRIPLE.unpack_from(payload, at - _SIZE)
+    return found
 
 
 def decode(payload: bytes) -> Command:
@@ -95,12 +118,12 @@ def decode(payload: bytes) -> Command:
     at = request_at(payload)
     flags = payload[0]
     origin: Triple | None = None
-    session: Triple | None = None
+    asked: Triple | None = None
     if flags & ORIGIN:
         origin = _unpack(payload, _HEAD_BYTES)
     if flags & SESSION:
-        session = _unpack(payload, at - _SIZE)
-    return Command(payload[1], payload[at:], origin, session)
+        asked = session(payload, at)
+    return Command(payload[1], payload[at:], origin, asked)
 
 
 def request_at(payload: bytes) -> int:

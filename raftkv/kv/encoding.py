@@ -20,6 +20,7 @@ Rows:
     l lease                          -> Lease (`leases` has the layout)
     n member                         -> Member
     r id                             -> previous id | kind u8 | framed KeyValue
+    s session sequence               -> what is kept of a session (`sessions` has the layout)
     x member                         -> "" (a removed member)
 
 Escaping turns every 00 of a key into 00 FF, so that with the end mark 00 00 the order of rows is
@@ -44,6 +45,7 @@ KEY_ROWS: Final = (b"k", b"l")
 LEASE_ROWS: Final = (b"l", b"m")
 MEMBER_ROWS: Final = (b"n", b"o")
 REVISION_ROWS: Final = (b"r", b"s")
+SESSION_ROWS: Final = (b"s", b"t")
 REMOVED_ROWS: Final = (b"x", b"y")
 APPLIED: Final = Struct(">QQQqQQ")
 COMPACTION: Final = Struct(">Q12sQ")

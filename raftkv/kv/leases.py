@@ -12,6 +12,7 @@ Requests of the commands, big-endian, behind the envelope (`commands`):
     LEASE_CHECKPOINT  (id i64 | remaining_ms i64)*     0 clears: the lease was renewed
     LEASE_EXPIRE      term u64 | id i64*
     PUT_WITH_TTL      id i64 | ttl_ms i64 | PutRequest
+    SESSION_OPEN      id i64 | ttl_ms i64
 
 The proposer chooses ids and has raised a TTL to the minimum. A request that is longer or shorter
 than this, or has an id or a TTL of 0, is of another version: ProtocolError, so that no two versions
@@ -22,7 +23,8 @@ names, the leader's clock was no longer the one that counts, and the entry does 
 
 A hidden lease comes into being with the only put that was ever meant to use it. When the next such
 put to the same key leaves it without any key, it goes too: a key that is refreshed a thousand times
-within its TTL has one lease, not a thousand. Everything else treats it as any lease.
+within its TTL has one lease, not a thousand. Everything else treats it as any lease. So it does a
+session (`sessions`), whose answers are dropped in the entry that ends its lease.
 
 A row: `l` + id + 2^63 as u64 -> version u8 | ttl_ms i64 | remaining_ms i64 | flags u8 | index u64.
 """
@@ -39,6 +41,7 @@ from raftkv.errors import (
     LEASE_EXISTS,
     LEASE_NOT_FOUND,
     LEASE_PROVIDED,
+    TOO_MANY_SESSIONS,
     ApiError,
     CorruptionError,
     ProtocolError,
@@ -46,8 +49,10 @@ from raftkv.errors import (
 from raftkv.kv import commands
 from raftkv.kv.backend import Row
 from raftkv.kv.encoding import LEASE_ROWS, varint
+from raftkv.kv.sessions import Sessions
 from raftkv.kv.store import Store
 from raftkv.kv.writes import Writer
+from raftkv.limits import MAX_SESSIONS
 from raftkv.pb import rpc_pb2 as pb
 from raftkv.raft.types import Entry
 
@@ -58,6 +63,7 @@ CHECKPOINTED: Final = 3
 
 _VERSION: Final = 1
 _HIDDEN: Final = 1
+_SESSION: Final = 2
 _ROW: Final = Struct(">BqqBQ")
 _NAME: Final = Struct(">cQ")
 _ID_OFFSET: Final = 1 << 63
@@ -71,6 +77,7 @@ class Lease(NamedTuple):
     """id: signed, 64 bits, never 0. ttl_ms: what was granted. remaining_ms: what was left of it at
     the last checkpoint, 0 if it was renewed since or had none. hidden: made by a put with a TTL.
     granted_index: the entry of the log that made it.
+    session: made by SESSION_OPEN.
     """
 
     id: int
@@ -78,6 +85,7 @@ class Lease(NamedTuple):
     remaining_ms: int = 0
     hidden: bool = False
     granted_index: int = 0
+    session: bool = False
 
 
 class Leases:
@@ -139,7 +147,7 @@ def row_name(lease: int) -> bytes:
 
 def lease_row(lease: Lease) -> tuple[bytes, bytes]:
     """The row of one lease."""
-    flags = _HIDDEN if lease.hidden else 0
+    flags = (_HIDDEN if lease.hidden else 0) | (_SESSION if lease.session else 0)
     value = _ROW.pack(_VERSION, lease.ttl_ms, lease.remaining_ms, flags, lease.granted_index)
     return row_name(lease.id), value
 
@@ -150,7 +158,8 @@ def parse_lease_row(name: bytes, value: bytes) -> Lease:
         raise CorruptionError(f"the row {name!r} holds no lease that this version knows")
     _, ttl_ms, remaining_ms, flags, index = _ROW.unpack(value)
     number = _NAME.unpack(name)[1] - _ID_OFFSET
-    return Lease(number, ttl_ms, remaining_ms, bool(flags & _HIDDEN), index)
+    hidden, session = bool(flags & _HIDDEN), bool(flags & _SESSION)
+    return Lease(number, ttl_ms, remaining_ms, hidden, index, session)
 
 
 def load_leases(store: Store, leases: Leases, slice_rows: int) -> Iterator[None]:
@@ -192,15 +201,17 @@ class LeaseCounts:
 class LeaseCommands:
     """Applies the commands about leases.
 
-    store: has the keys and which lease each is attached to. writer: carries out puts.
+    store: has the keys and which lease each is attached to. writer: carries out puts. sessions:
+        learns which leases are sessions.
     events: (kind, id) of every lease that was granted, revoked or checkpointed, in log order. The
         reader empties it in place.
     """
 
-    __slots__ = ("_store", "_writer", "counts", "events", "leases")
+    __slots__ = ("_sessions", "_store", "_writer", "counts", "events", "leases")
 
-    def __init__(self, store: Store, leases: Leases, writer: Writer) -> None:
+    def __init__(self, store: Store, leases: Leases, writer: Writer, sessions: Sessions) -> None:
         self._store = store
+        self._sessions = sessions
         self._writer = writer
         self.leases = leases
         self.events: list[tuple[int, int]] = []
@@ -214,8 +225,8 @@ class LeaseCommands:
         """
         command, request = entry.payload[1], entry.payload[at:]
         try:
-            if command == commands.LEASE_GRANT:
-                return self._grant(request, entry.index)
+            if command in (commands.LEASE_GRANT, commands.SESSION_OPEN):
+                return self._grant(request, entry.index, command == commands.SESSION_OPEN)
             if command == commands.PUT_WITH_TTL:
                 return self._put_with_ttl(request, entry.index)
             if command == commands.LEASE_REVOKE:
@@ -239,11 +250,13 @@ class LeaseCommands:
         return sorted(self._store.attached.get(lease, ()))
 
     # --- commands --------------------------------------------------------------
-    def _grant(self, request: bytes, index: int) -> bytes | ApiError:
+    def _grant(self, request: bytes, index: int, session: bool) -> bytes | ApiError:
         lease, ttl_ms = _PAIR.unpack(request)
-        granted = _checked(Lease(lease, ttl_ms, granted_index=index))
+        granted = _checked(Lease(lease, ttl_ms, 0, False, index, session))
         if lease in self.leases:
             return LEASE_EXISTS
+        if session and len(self._sessions) >= MAX_SESSIONS:
+            return TOO_MANY_SESSIONS
         self._add(granted)
         return b"\x10%b\x18%b" % (varint(lease), varint(ttl_ms // 1000))
 
@@ -267,7 +280,7 @@ class LeaseCommands:
         if before is not None and before.hidden and replaced not in self._store.attached:
             self._remove(replaced)
             self.counts.revoked += 1
-        return body
+        return body + b"\x18" + varint(lease)
 
     def _revoke(self, lease: int) -> bytes | ApiError:
         if lease not in self.leases:
@@ -317,6 +330,8 @@ class LeaseCommands:
         self._write(lease)
         self.counts.granted += 1
         self.events.append((GRANTED, lease.id))
+        if lease.session:
+            self._sessions.begin(lease.id)
 
     def _write(self, lease: Lease) -> None:
         self.leases.by_id[lease.id] = lease
@@ -324,9 +339,11 @@ class LeaseCommands:
         self._record((name, value), name + value)
 
     def _remove(self, number: int) -> None:
-        del self.leases.by_id[number]
+        lease = self.leases.by_id.pop(number)
         name = row_name(number)
         self._record((name, None), name)
+        if lease.session:
+            self._sessions.end(number)
         self.events.append((REVOKED, number))
 
     def _record(self, row: Row, change: bytes) -> None:

@@ -38,6 +38,7 @@ from raftkv.kv.encoding import APPLIED, APPLIED_ROW
 from raftkv.kv.leases import LeaseCommands, Leases, load_leases
 from raftkv.kv.members import Member, Roster, decode_member, encode_member, joining_member
 from raftkv.kv.runs import put_run
+from raftkv.kv.sessions import Sessions
 from raftkv.kv.sliced import SlicedReads
 from raftkv.kv.store import Change, Store
 from raftkv.kv.swaps import carry_out, read_swap, swap_run
@@ -125,7 +126,8 @@ class StateMachine(SlicedReads):
         self._rows: list[Row] = []  # rows about members and configuration, not yet flushed
         self._flushed_index = -1
         self._writer = Writer(self.store, self.leases.__contains__)
-        self._lease_commands = LeaseCommands(self.store, self.leases, self._writer)
+        self.sessions = Sessions(self.store)
+        self._lease_commands = LeaseCommands(self.store, self.leases, self._writer, self.sessions)
         self.lease_events = self._lease_commands.events
         self.lease_counts = self._lease_commands.counts
         stored = backend.get(APPLIED_ROW)
@@ -135,6 +137,7 @@ class StateMachine(SlicedReads):
             self._roster = loading.load_roster(backend)
             yield from loading.load_keys(self.store)
             yield from load_leases(self.store, self.leases, loading.SLICE_ROWS)
+            yield from self.sessions.load([one.id for one in self.leases if one.session])
         elif bootstrap is not None:
             self._bootstrap(bootstrap)
         self._compaction = Compaction(self.store)
@@ -203,17 +206,23 @@ class StateMachine(SlicedReads):
         if kind == NORMAL:
             payload = entry.payload
             at = commands.request_at(payload)
-            handler = self._handlers.get(payload[1])
-            if handler is None:
-                answer = self._lease_commands.apply(entry, at)
-            else:
-                answer = handler(payload, at)
-            revision = store.close_entry()
-            if isinstance(answer, bytes):
-                outcome = _new(Result, (revision, answer))
-            else:
-                store.hash = crc32(answer.text.encode(), store.hash)
-                outcome = answer
+            asked = commands.session(payload, at) if payload[0] & commands.SESSION else None
+            if asked is not None:
+                outcome = self.sessions.repeat(asked)
+            if outcome is None:
+                handler = self._handlers.get(payload[1])
+                if handler is None:
+                    answer = self._lease_commands.apply(entry, at)
+                else:
+                    answer = handler(payload, at)
+                revision = store.close_entry()
+                if isinstance(answer, bytes):
+                    outcome = _new(Result, (revision, answer))
+                else:
+                    store.hash = crc32(answer.text.encode(), store.hash)
+                    outcome = answer
+                if asked is not None:
+                    self.sessions.keep(asked, outcome)
         elif kind == CONFIG:
             self._configure(entry.payload)
         self.applied_index = index

@@ -9,7 +9,7 @@ from itertools import islice
 from typing import Final
 from zlib import crc32
 
-from raftkv.kv.commands import PUT, REQUEST_AT
+from raftkv.kv.commands import ORIGIN, PUT, REQUEST_AT
 from raftkv.kv.encoding import (
     FRAME_HEADS,
     ID_BYTES,
@@ -70,7 +70,7 @@ def put_run(store: Store, entries: list[Entry], first: int) -> list[tuple[int, b
     store.next_id += 1  # half applied until the end: nothing is flushed after an exception
     for entry in islice(entries, first, None):
         payload = entry.payload
-        if entry.kind != NORMAL or payload[1:2] != _PUT_COMMAND or payload[0] > 3:
+        if entry.kind != NORMAL or payload[1:2] != _PUT_COMMAND or payload[0] > ORIGIN:
             break
         at = REQUEST_AT[payload[0]]
         place = plain_put(payload, at, len(payload))

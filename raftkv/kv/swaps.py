@@ -12,7 +12,7 @@ member. Whatever is of another shape, or encoded otherwise than protobuf librari
 from itertools import islice
 from typing import Any, Final
 
-from raftkv.kv.commands import REQUEST_AT, TXN
+from raftkv.kv.commands import ORIGIN, REQUEST_AT, TXN
 from raftkv.kv.encoding import SUB_BITS, framed_value, revision_header, varint
 from raftkv.kv.runs import INDEX_MASK, plain_put
 from raftkv.kv.store import Record, Store
@@ -163,7 +163,7 @@ def swap_run(store: Store, entries: list[Entry], first: int) -> list[tuple[int, 
     try:
         for entry in islice(entries, first, None):
             payload = entry.payload
-            if entry.kind != NORMAL or payload[1:2] != _TXN_COMMAND or payload[0] > 3:
+            if entry.kind != NORMAL or payload[1:2] != _TXN_COMMAND or payload[0] > ORIGIN:
                 break
             swap = read_swap(payload, REQUEST_AT[payload[0]])
             if swap is None:

@@ -104,10 +104,11 @@ def test_the_short_cut_never_reads_garbage_as_a_put(wire: bytes) -> None:
 
 # --- envelopes and members --------------------------------------------------------
 U64 = st.integers(0, 2**64 - 1)
-TRIPLES = st.one_of(st.none(), st.tuples(U64, U64, U64))
+ORIGINS = st.one_of(st.none(), st.tuples(U64, U64, U64))
+SESSIONS = st.tuples(INT64, U64, U64)
 
 
-@given(st.integers(0, 255), st.binary(max_size=50), TRIPLES, TRIPLES)
+@given(st.integers(0, 255), st.binary(max_size=50), ORIGINS, st.one_of(st.none(), SESSIONS))
 def test_an_envelope_is_read_as_it_was_written(
     command: int,
     request: bytes,
@@ -118,6 +119,20 @@ def test_an_envelope_is_read_as_it_was_written(
     assert commands.decode(payload) == (command, request, origin, session)
     assert commands.origin(payload) == origin
     assert payload[commands.request_at(payload) :] == request
+
+
+@given(st.integers(0, 255), st.binary(max_size=50), ORIGINS, SESSIONS)
+def test_a_session_in_front_of_a_request_is_the_same_envelope(
+    command: int,
+    request: bytes,
+    origin: tuple[int, int, int] | None,
+    session: tuple[int, int, int],
+) -> None:
+    """C01: what proposes and forwards commands need not know of sessions."""
+    packed = commands.session_bytes(*session) + request
+    payload = commands.encode(command + commands.IN_SESSION, packed, origin)
+    assert payload == commands.encode(command, request, origin, session)
+    assert commands.session(payload, commands.request_at(payload)) == session
 
 
 @pytest.mark.parametrize("payload", [b"", b"\0", b"\x04\x01", b"\x01\x01" + bytes(23), b"\xff\xff"])

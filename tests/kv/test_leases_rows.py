@@ -108,7 +108,8 @@ def test_every_command_about_leases_moves_the_state_hash() -> None:
         (commands.LEASE_EXPIRE, b"\0"),
         (commands.PUT_WITH_TTL, leases.grant_request(8, 5000)[:-1]),
         (commands.PUT_WITH_TTL, leases.put_with_ttl_request(0, 5000, b"\x0a\x01a")),
-        (21, leases.revoke_request(7)),
+        (commands.SESSION_OPEN, leases.revoke_request(7)),
+        (22, leases.revoke_request(7)),
     ],
 )
 def test_a_command_of_another_form_stops_the_member(command: int, request_bytes: bytes) -> None:
@@ -255,9 +256,9 @@ def test_opening_pauses_while_it_reads_and_orders_many_leases() -> None:
 
 
 def test_who_asked_changes_nothing() -> None:
-    """An origin and a session lie in front of the request."""
+    """An origin lies in front of the request."""
     driver = Driver()
     request = leases.grant_request(7, 5000)
-    payload = commands.encode(commands.LEASE_GRANT, request, (1, 2, 3), (4, 5, 6))
+    payload = commands.encode(commands.LEASE_GRANT, request, (1, 2, 3))
     ok(driver.machine.apply(Entry(1, TERM, NORMAL, payload)))
     assert 7 in driver.machine.leases

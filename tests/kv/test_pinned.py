@@ -37,6 +37,7 @@ PINNED: Final = {
     "puts": (679, 3860925513, 819305602, 2187150728),
     "everything": (740, 174303680, 3564185844, 2756898742),
     "large revisions": (4611686018427387928, 2656559536, 2075287560, 2981875085),
+    "sessions": (509, 3653290861, 3592627593, 3241628263),
 }
 
 
@@ -49,6 +50,7 @@ class Workload:
         self.driver = Driver(machine(self.backend, cache_bytes=cache_bytes))
         self.driver.machine.leases.by_id[7] = Lease(7, 60_000)
         self.answers = 0
+        self.session = 0
 
     def put(self) -> pb.PutRequest:
         """Mostly a key and a value, as nearly every client sends it."""
@@ -117,10 +119,13 @@ class Workload:
         return pb.TxnRequest(compare=[self.compare()], success=branches[0], failure=branches[1])
 
     def entry(self, command: int, request: bytes, kind: int = NORMAL) -> None:
-        """The next entry, with an origin and a session in some of the envelopes."""
+        """The next entry, with an origin in some of the envelopes, and a session if one is open."""
         random = self.random
         origin = (11, 12, random.randrange(1 << 40)) if random.randrange(3) == 0 else None
-        session = (1, 2, 3) if random.randrange(15) == 0 else None
+        session = None
+        if random.randrange(15) == 0 and self.session:  # the draw is older than sessions
+            lowest = 1 + self.driver.machine.applied_index // 100
+            session = (self.session, lowest + random.randrange(30), lowest)
         payload = commands.encode(command, request, origin, session) if kind == NORMAL else b""
         answer = self.driver.entry(payload, kind)
         if isinstance(answer, Result):
@@ -183,3 +188,17 @@ def test_revisions_of_every_length_leave_the_same_bytes_as_ever(cache_bytes: int
         store.revision, store.next_id = start, (start + 1) << 32
         work.run(40, only_puts=False)
     assert work.found() == PINNED["large revisions"]
+
+
+@pytest.mark.parametrize("cache_bytes", _CACHES)
+def test_a_log_with_sessions_leaves_the_same_bytes_as_ever(cache_bytes: int) -> None:
+    work = Workload(4, cache_bytes)
+    subject = work.driver.machine
+    for session in (5, -6):
+        work.session = session
+        subject.leases.by_id[session] = Lease(session, 60_000, session=True)
+        subject.sessions.begin(session)
+        work.run(400, only_puts=False)
+    assert subject.sessions.repeated > 5
+    assert len(subject.sessions.by_id[-6].answers) > 5
+    assert work.found() == PINNED["sessions"]

@@ -16,6 +16,7 @@ from tests.kv.adapter import machine
 from tests.kv.memory import MemoryBackend
 
 _TERM = 3
+_SESSION = 9
 
 
 def _put(random: Random) -> bytes:
@@ -28,7 +29,10 @@ def _put(random: Random) -> bytes:
     elif rare == 1:
         request.prev_kv = True
     origin = (1, 2, random.randrange(1 << 30)) if random.randrange(2) else None
-    session = (1, 2, 3) if rare == 2 else None
+    session = None
+    if rare in (2, 3, 4):
+        sequence = random.randrange(1, 30)
+        session = (_SESSION, sequence, max(1, sequence - random.randrange(5)))
     return commands.encode(commands.PUT, request.SerializeToString(), origin, session)
 
 
@@ -92,12 +96,15 @@ def test_a_run_leaves_what_its_entries_leave_one_by_one(start: int, watched: boo
     subjects = [machine(MemoryBackend(), cache_bytes=9_000) for _ in range(2)]
     for subject in subjects:
         subject.leases.by_id[7] = Lease(7, 60_000)
+        subject.leases.by_id[_SESSION] = Lease(_SESSION, 60_000, session=True)
+        subject.sessions.begin(_SESSION)
         subject.store.revision, subject.store.next_id = start, (start + 1) << 32
         subject.collect_changes(watched)
     wanted = [subjects[0].apply(entry) for entry in entries]
     bodies = [result.body for result in wanted if isinstance(result, Result)]
     assert any(body.startswith(b"\x10\x01") for body in bodies)  # a swap took place
     assert any(body.startswith(b"\x1a") for body in bodies)  # and one did not
+    assert subjects[0].sessions.repeated > 10  # some were not carried out
     assert list(_apply_in_chunks(subjects[1], entries, random)) == wanted
     one, other = subjects
     assert one.state_hash == other.state_hash
