@@ -159,8 +159,7 @@ class Keepalives:
             return
         if self.lessor.term:
             self.lessor.end()
-        if machine.lease_events:
-            machine.lease_events.clear()
+        self.lessor.advance(now, machine, led=core.leader != NOBODY)
         if self._told:
             self._take_answers(effects)
         if self._heard or self._held:
@@ -241,9 +240,10 @@ class Keepalives:
 
     def _lead(self, now: float, machine: StateMachine, propose: Propose, effects: Effects) -> None:
         core, lessor = self._core, self.lessor
-        if lessor.term != core.term:
+        if lessor.term == core.term:
+            lessor.advance(now, machine)
+        else:
             self._begin(now, machine)
-        lessor.advance(now, machine)
         questions = self.new or self._heard or self._waiting or self._held
         if not (questions or self._ticked):
             return
@@ -256,7 +256,7 @@ class Keepalives:
         if questions:
             self._answer(now, sent_at, in_contact, machine, effects)
         if lessor.clearing and in_contact:
-            lessor.clear(propose)
+            lessor.clear(machine, propose)
         if self._ticked:
             # What one slice leaves comes in the next turn, which is due at once.
             self._ticked = in_contact and self._work(machine, propose)
@@ -266,7 +266,10 @@ class Keepalives:
         return self.lessor.load(machine) or more
 
     def _begin(self, now: float, machine: StateMachine) -> None:
-        self.lessor.begin(self._core.term, now, machine)
+        if self.lessor.term:  # it led another term a moment ago
+            self.lessor.end()
+        self.lessor.advance(now, machine)
+        self.lessor.begin(self._core.term, machine)
         self._contact = Contact()
         self._cautious = False
         self._ticked = True

@@ -2,7 +2,7 @@
 
 The log says which leases exist (`kv.leases`); when one is over only the leader's clock says, and it
 tells by an entry (M06). Nothing here is stored: a new leader begins with what the log has, the TTL
-of each lease or what a checkpoint left of it.
+of each lease or what a checkpoint left of it, and with when this member has seen that.
 
 Why nobody loses a lease early
 ------------------------------
@@ -24,12 +24,31 @@ hear, so a leadership that was handed over, or one that voters gave up because c
 is covered. The tenth of E pays for clocks that run at different rates. What a client has to do is
 to count its TTL from when it SENT the keepalive, for an answer may be on its way for any time.
 
-With a checkpoint of `r` in the log the new leader counts r instead of the TTL. An old leader that
-proposed it at p had r = deadline - p, so b + r >= p + r is no earlier than its own deadline was,
-and it has answered no keepalive since: it treats the lease as checkpointed from the moment when it
-proposes the checkpoint, and a renewal waits until an entry that clears it is applied. Whoever leads
-later has that entry if the keepalive was answered, for it was committed.
+Under whom it was renewed last
+------------------------------
+A leader that answered nothing about a lease must not give it back the time that had passed (M07).
+So the first renewal of a lease under each leader is an entry, one for all of a turn, applied before
+the answer; the later ones are none. If the log has none of a lease in some term, nobody renewed it
+in that term. Let T be the term of its newest grant or renewal in the log. Then (2) holds with any
+later term that has an entry in the log: whoever was its leader was elected after s. A member that
+applied this term's first entry at q, however long ago, may count from q when it leads: q >= s, and
+the deadline is q + TTL + 1.1 E > a + TTL. Changes of the leader after q give nothing back.
 
+Before q its leader may have seen it silent for long. So a lease that was silent for half its TTL
+gets a checkpoint, and another one after each further quarter: what is left, r = deadline - p for a
+checkpoint proposed at p. Whoever applied that at q' >= p counts from q' and adds nothing, because
+q' + r >= p + r is no earlier than the deadline was, and nothing was answered since: from the
+proposal on the lease counts as checkpointed, and its next renewal is an entry too. All checkpoints
+of a turn share one entry.
+
+q and q' are dated in served time (`replica.served`): seconds in which the member ran and knew a
+leader. So a silent lease overruns its TTL by at most TTL/2, if its leader went just before the
+checkpoint, and 1.1 E, however many leaders come and go; and by the time without any leader, in
+which nobody could have renewed it. A member that restarts has lost its dates. It counts from its
+start what the newest checkpoint has left, or the whole TTL if there is none.
+
+Answers
+-------
 Whatever was committed when a question arrived is applied before the answer, as for a read. A
 keepalive of a lease that does not exist is answered only when a quorum acknowledged a message
 sent after the keepalive arrived, as a read is: the lease may have been granted by a new leader, and
@@ -55,14 +74,14 @@ The driver's clock must be monotonic (R20) and must not stand still while those 
 run: a leader on a host that was suspended together with its clock would think that it spoke with
 its quorum a moment ago, and could answer the keepalives that it finds in its sockets.
 
-A lease of TTL that was silent for half of it gets a checkpoint, and another one after each further
-quarter: then a change of the leader gives it back at most a quarter (M07). All of a turn
-share one entry.
+A new leader ends nothing for an election timeout, so that those who waited for it are heard first.
+Every decision names the index that was applied when it was made: the log keeps it from a lease that
+was granted later under the same id.
 """
 
 from collections import deque
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Final
 
 from raftkv.errors import ApiError
 from raftkv.kv import commands
@@ -70,26 +89,27 @@ from raftkv.kv.leases import (
     GRANTED,
     REVOKED,
     Lease,
-    Leases,
     checkpoint_request,
     expire_request,
 )
 from raftkv.kv.machine import Result
 from raftkv.raft.messages import RENEW
 from raftkv.replica.effects import LeaseAnswer, Ticket
+from raftkv.replica.served import Leased, Served
 from raftkv.replica.wheel import Wheel
 
 EXPIRIES_PER_SECOND: Final = 1000
 EXPIRY_BURST: Final = 200  # what may be saved up: ticks come ten times a second
 MAX_EXPIRED_LEASES: Final = 64  # of one entry
+MAX_RENEWED_LEASES: Final = 2000  # of one entry
 MAX_EXPIRED_KEYS: Final = 512  # of one entry, beyond those of its first lease
 SLICE: Final = 2000  # clocks that one turn may begin or look at: about 2 ms
 EXTRA_ELECTION_TIMEOUTS: Final = 1.1  # what a new leader adds to every deadline
 
 # Stages of a clock.
 RUNNING: Final = 0
-CHECKPOINTED: Final = 1  # the log has, or may have, a checkpoint of it: a renewal clears it first
-CLEARING: Final = 2  # to be cleared, because somebody waits to renew it
+DATED: Final = 1  # the log has, or may have, a checkpoint, or no renewal of this term
+CLEARING: Final = 2  # its renewal goes to the log, because somebody waits for it
 EXPIRING: Final = 3  # its end is proposed
 OVER: Final = 4  # it does not exist any more
 
@@ -100,18 +120,8 @@ Reply = tuple[Ticket, Result | LeaseAnswer | ApiError]
 Propose = Callable[[int, bytes], bool]  # (command, request) -> False if refused for now
 
 
-class Leased(Protocol):
-    """What the lessor needs of the state machine."""
-
-    leases: Leases
-    lease_events: list[tuple[int, int]]
-
-    def lease_keys(self, lease: int) -> list[bytes]:
-        """The live keys attached to a lease."""
-
-
 class Clock:
-    """One lease's clock. Times in seconds of `Lessor.time`.
+    """One lease's clock. Times in seconds of served time.
 
     check_at: when the lease has been silent for so long that its remaining time goes to the log.
     answer: to a renewal.
@@ -146,40 +156,38 @@ class Lessor:
     def __init__(self, election_timeout_seconds: float, pause_seconds: float) -> None:
         self._extra = election_timeout_seconds * EXTRA_ELECTION_TIMEOUTS
         self._quiet = election_timeout_seconds
-        self._pause = pause_seconds
+        self._served = Served(pause_seconds)
         self.term = 0  # in which this member leads; 0: it does not
         self.renewed = 0  # how often a lease was, in all terms
-        self._reset(0.0)
+        self._reset()
 
-    def _reset(self, now: float) -> None:
+    def _reset(self) -> None:
         self._clocks: dict[int, Clock] = {}
-        self._wheel: Wheel[Clock] = Wheel(now)
+        self.time = self._served.time
+        self._wheel: Wheel[Clock] = Wheel(self.time)
         self._due: deque[Clock] = deque()  # past their deadline, to be looked at once more
         self._clearing: list[int] = []  # to be proposed
         self._unloaded: list[int] = []
-        self._last_turn = now
-        self._lost = 0.0  # seconds in which this process was stopped
-        self.time = now
-        self._began = now
-        self._quiet_until = now
+        self._began = self.time
+        self._quiet_until = self.time + self._quiet
         self._budget = 0.0
 
     # --- leadership ---------------------------------------------------------
 
-    def begin(self, term: int, now: float, machine: Leased) -> None:
-        """This member leads `term` and has applied an entry of it.
+    def begin(self, term: int, machine: Leased) -> None:
+        """This member leads `term` and has applied an entry of it. To be called after `advance`.
 
         The clocks of the leases there are begin lazily, in slices: `load`.
         """
-        self._reset(now)
+        self._served.follow(machine)
+        self._reset()
         self.term = term
         self._unloaded = list(machine.leases.by_id)
         self._unloaded.reverse()  # taken from the end: the oldest first
-        machine.lease_events.clear()
 
     def end(self) -> None:
         """This member leads no more: what it knew is worth nothing."""
-        self._reset(0.0)
+        self._reset()
         self.term = 0
 
     def load(self, machine: Leased) -> bool:
@@ -197,14 +205,22 @@ class Lessor:
             known = machine.leases.get(lease)
             if known is None:
                 return None
+            since, deadline = self._dates(known)
             ttl = known.ttl_ms / 1000
-            left = known.remaining_ms / 1000 if known.remaining_ms else ttl
             share = ttl / 4 if known.remaining_ms else ttl / 2
-            clock = Clock(lease, ttl, self._began + left + self._extra, self._began + share)
-            clock.stage = CHECKPOINTED if known.remaining_ms else RUNNING
+            clock = Clock(lease, ttl, deadline, since + share)
+            clock.stage = DATED
             self._clocks[lease] = clock
             self._put(clock)
         return clock
+
+    def _dates(self, known: Lease) -> tuple[float, float]:
+        """Of a lease from before this leadership: since when it counts as silent, and its end."""
+        if known.remaining_ms:
+            since = min(self._served.checkpointed_at(known.id), self._began)
+            return since, since + known.remaining_ms / 1000
+        since = min(self._served.leadership_ended_at(known.renewed_index), self._began)
+        return since, since + known.ttl_ms / 1000 + self._extra
 
     def _put(self, clock: Clock) -> None:
         due = min(clock.deadline, clock.check_at)
@@ -212,17 +228,21 @@ class Lessor:
 
     # --- time and the log -----------------------------------------------------
 
-    def advance(self, now: float, machine: Leased) -> None:
-        """Once per turn: takes the time and what the log has told since."""
-        gap = now - self._last_turn
-        self._last_turn = now
-        if not 0 <= gap <= self._pause:
-            self._lost += gap
+    def advance(self, now: float, machine: Leased, *, led: bool = True) -> None:
+        """Once per turn, also where this member does not lead: takes the time and what the log has
+        told since. led: whether it knows a leader.
+        """
+        gap = self._served.advance(now, machine, led=led)
+        self.time = self._served.time
+        if not self.term:
+            if machine.lease_events:
+                self._served.follow(machine)
+            return
+        if gap < 0:
             self._quiet_until = self.time + self._quiet
         else:
             budget = self._budget + gap * EXPIRIES_PER_SECOND
             self._budget = budget if budget < EXPIRY_BURST else EXPIRY_BURST
-        self.time = now - self._lost
         if machine.lease_events:
             self._take_events(machine)
 
@@ -230,12 +250,13 @@ class Lessor:
         clocks, time = self._clocks, self.time
         by_id = machine.leases.by_id
         for kind, lease in machine.lease_events:
+            known = by_id.get(lease)
+            self._served.note(kind, lease, 0 if known is None else known.remaining_ms)
             if kind == REVOKED:
                 clock = clocks.pop(lease, None)
                 if clock is not None:
                     clock.stage = OVER  # the wheel drops it when it comes up
                 continue
-            known = by_id.get(lease)
             if known is None:
                 continue  # its end is among these events
             if kind == GRANTED:
@@ -247,8 +268,8 @@ class Lessor:
                 clock = clocks[lease]
                 if known.remaining_ms:
                     if clock.stage == RUNNING:
-                        clock.stage = CHECKPOINTED
-                elif clock.stage in (CHECKPOINTED, CLEARING):
+                        clock.stage = DATED
+                elif clock.stage in (DATED, CLEARING):
                     clock.stage = RUNNING
                     clock.check_at = time + clock.ttl / 2
         machine.lease_events.clear()
@@ -268,7 +289,7 @@ class Lessor:
             clock.check_at = self.time + ttl / 2
             self.renewed += 1
             return ttl
-        if clock.stage == CHECKPOINTED:
+        if clock.stage == DATED:
             clock.stage = CLEARING
             self._clearing.append(lease)
         return WAIT
@@ -302,9 +323,7 @@ class Lessor:
     def expiry(self, lease: Lease) -> float:
         """When a lease that exists ends if nobody renews it, in seconds of `time`."""
         clock = self._clocks.get(lease.id)
-        if clock is not None:
-            return clock.deadline
-        return self._began + (lease.remaining_ms or lease.ttl_ms) / 1000 + self._extra
+        return self._dates(lease)[1] if clock is None else clock.deadline
 
     def spare(self, lease: int, machine: Leased) -> None:
         """Somebody waits to renew it: an answer can be given soon, so it lives until then."""
@@ -319,11 +338,14 @@ class Lessor:
         """True if renewals wait for a clearing entry that is not proposed yet."""
         return bool(self._clearing)
 
-    def clear(self, propose: Propose) -> None:
-        """Proposes one clearing entry for all checkpointed leases that somebody renews."""
-        request = checkpoint_request([(lease, 0) for lease in self._clearing])
-        if propose(commands.LEASE_CHECKPOINT, request):
-            self._clearing = []
+    def clear(self, machine: Leased, propose: Propose) -> None:
+        """Proposes the renewals that have to be in the log, many in one entry."""
+        known = machine.applied_index
+        while self._clearing:
+            renewed = [(lease, 0) for lease in self._clearing[:MAX_RENEWED_LEASES]]
+            if not propose(commands.LEASE_CHECKPOINT, checkpoint_request(known, renewed)):
+                return
+            del self._clearing[:MAX_RENEWED_LEASES]
 
     def work(self, machine: Leased, propose: Propose) -> bool:
         """Looks at the clocks that are due, and proposes checkpoints and expiries.
@@ -333,7 +355,7 @@ class Lessor:
         """
         silent = self._look()
         if silent:
-            self._checkpoint(silent, propose)
+            self._checkpoint(silent, machine.applied_index, propose)
         if self._due and self.time >= self._quiet_until:
             self._expire(machine, propose)
         return self._wheel.more
@@ -356,13 +378,13 @@ class Lessor:
                 self._put(clock)
         return silent
 
-    def _checkpoint(self, silent: list[Clock], propose: Propose) -> None:
+    def _checkpoint(self, silent: list[Clock], known_index: int, propose: Propose) -> None:
         time = self.time
         left = [(clock.id, max(int((clock.deadline - time) * 1000) + 1, 1)) for clock in silent]
-        proposed = propose(commands.LEASE_CHECKPOINT, checkpoint_request(left))
+        proposed = propose(commands.LEASE_CHECKPOINT, checkpoint_request(known_index, left))
         for clock in silent:
             if proposed:
-                clock.stage = CHECKPOINTED
+                clock.stage = DATED
                 clock.check_at = time + clock.ttl / 4
             self._put(clock)
 
@@ -385,9 +407,9 @@ class Lessor:
                 batch.append(self._due.popleft())
             if not batch:
                 return
-            if not propose(
-                commands.LEASE_EXPIRE, expire_request(self.term, [clock.id for clock in batch])
-            ):
+            over = [clock.id for clock in batch]
+            request = expire_request(self.term, machine.applied_index, over)
+            if not propose(commands.LEASE_EXPIRE, request):
                 self._due.extendleft(reversed(batch))
                 return
             self._budget -= len(batch)

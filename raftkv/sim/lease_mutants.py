@@ -8,7 +8,7 @@ from raftkv.kv.leases import LeaseCommands
 from raftkv.raft.types import Entry
 from raftkv.replica import lessor
 from raftkv.replica.contact import Contact
-from raftkv.replica.lessor import CHECKPOINTED, RUNNING, Leased, Lessor
+from raftkv.replica.lessor import DATED, RUNNING, Leased, Lessor
 
 _apply = LeaseCommands.apply
 _renew = Lessor.renew
@@ -25,7 +25,7 @@ def _apply_without_fence(self: LeaseCommands, entry: Entry, at: int) -> bytes | 
 def _renew_without_clearing(self: Lessor, lease: int, machine: Leased) -> float:
     """The log goes on saying what was left before the renewal."""
     clock = self._clock(lease, machine)
-    if clock is not None and clock.stage == CHECKPOINTED:
+    if clock is not None and clock.stage == DATED:
         clock.stage = RUNNING
     return _renew(self, lease, machine)
 

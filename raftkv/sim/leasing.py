@@ -40,11 +40,14 @@ KEYS: Final = 6  # that leases take from each other
 HOLDER: Final = 3_000_000  # client numbers of those that hold leases
 FASTEST: Final = 1.2  # a clock's rate, and SLOWEST
 SLOWEST: Final = 0.8
+_EVERYTHING: Final = 1 << 62  # an index behind all
 _TRAVEL_US: Final = 300
 _FIRST_LEASE: Final = 0x1000
 
 
-def lease_command(entry_term: int, payload: bytes, kind: int = NORMAL) -> LeaseCommand | None:
+def lease_command(
+    entry_term: int, payload: bytes, kind: int = NORMAL, index: int = 0
+) -> LeaseCommand | None:
     """What a committed entry does to leases."""
     if kind != NORMAL:
         return None
@@ -52,12 +55,14 @@ def lease_command(entry_term: int, payload: bytes, kind: int = NORMAL) -> LeaseC
     request = found.request
     number = int.from_bytes(request[:8], "big")
     if found.command == commands.LEASE_GRANT:
-        return Grant(number, int.from_bytes(request[8:], "big"))
+        return Grant(number, int.from_bytes(request[8:], "big"), index)
     if found.command == commands.LEASE_REVOKE:
         return Revoke(number)
     if found.command == commands.LEASE_EXPIRE:
-        ids = [int.from_bytes(request[at : at + 8], "big") for at in range(8, len(request), 8)]
-        return Expire(number, entry_term, tuple(ids))
+        known, *ids = (
+            int.from_bytes(request[at : at + 8], "big") for at in range(8, len(request), 8)
+        )
+        return Expire(number, entry_term, tuple(ids), known)
     return None
 
 
@@ -65,14 +70,16 @@ def lease_command(entry_term: int, payload: bytes, kind: int = NORMAL) -> LeaseC
 class Held:
     """A lease as everybody knows it. Times in virtual microseconds, 0: never.
 
-    promised_us: until then it must live. granted, ended: in the committed log.
-    revoked_us: when its holder was told that it is revoked.
+    promised_us: until then it must live. granted, ended: in the committed log; the newest time if
+    it was granted again. revoked_us: when its holder was told that it is revoked.
     """
 
     id: int
     ttl_us: int
     promised_us: int = 0
     granted: bool = False
+    granted_index: int = 0
+    granted_us: int = 0
     ended_us: int = 0
     ended_by_clock: bool = False
     revoked_us: int = 0
@@ -240,7 +247,8 @@ class Leasing:
 
         def revoked(call: LeaseCall) -> None:
             if call.result is not None and not isinstance(call.result, ApiError):
-                held.revoked_us = self.world.now_us
+                if held.ended_us:  # it was not granted again meanwhile
+                    held.revoked_us = self.world.now_us
                 self.counts["revoked"] += 1
             done(call)
 
@@ -249,7 +257,7 @@ class Leasing:
     def expire_late(self, held: Held) -> None:
         """An expiry of a term that is over: nothing may come of it."""
         node = self.cluster.nodes[self._member()]
-        request = expire_request(max(node.term - 1, 0), [held.id])
+        request = expire_request(max(node.term - 1, 0), _EVERYTHING, [held.id])
         self._propose(held, commands.LEASE_EXPIRE, request, lambda _: None, node)
 
     def _propose(
@@ -283,7 +291,7 @@ class Leasing:
         self.world.record("renewed", held.id, ttl_seconds)
         if not ttl_seconds:
             self.counts["told gone"] += 1
-            if held.granted and not held.ended_us:
+            if held.granted and not held.ended_us and held.granted_us < call.called_us:
                 raise InvariantBroken("lease", f"{held} is said to be gone at {now_us}")
             return
         self.counts["renewed"] += 1
@@ -320,10 +328,9 @@ class Leasing:
             return
         if entry.payload[1] == commands.LEASE_CHECKPOINT:
             self.counts["checkpoints"] += 1
-        command = lease_command(entry.term, entry.payload)
+        command = lease_command(entry.term, entry.payload, index=entry.index)
         if isinstance(command, Grant):
-            self.held[command.lease].granted = True
-            self.counts["granted"] += 1
+            self._begin(self.held[command.lease], command.index)
         elif isinstance(command, Revoke):
             self._end(command.lease, by_clock=False)
         elif isinstance(command, Expire):
@@ -331,7 +338,20 @@ class Leasing:
                 self.counts["late expiries"] += 1
                 return
             for lease in command.leases:
-                self._end(lease, by_clock=True)
+                if self.held[lease].granted_index <= command.known_index:
+                    self._end(lease, by_clock=True)
+                else:
+                    self.counts["overtaken expiries"] += 1
+
+    def _begin(self, held: Held, index: int) -> None:
+        """A lease was granted, unless there is one with its id."""
+        if held.granted and not held.ended_us:
+            return
+        self.counts["granted again" if held.granted else "granted"] += 1
+        held.granted, held.granted_index = True, index
+        held.granted_us = self.world.now_us
+        held.ended_us = held.revoked_us = 0
+        held.ended_by_clock = False
 
     def _end(self, lease: int, *, by_clock: bool) -> None:
         held = self.held[lease]

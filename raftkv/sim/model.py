@@ -53,7 +53,7 @@ class Model:
         self.revision = 1
         self.compacted = 0
         self.compactions: list[int] = []
-        self.leases: dict[int, None] = {}  # that exist
+        self.leases: dict[int, int] = {}  # that exist -> index of the grant in the log
         # (key, revision, what it became, None: deleted) in the order of happening
         self.events: list[tuple[bytes, int, KeyValue | None]] = []
         self._versions: dict[bytes, tuple[list[int], list[KeyValue | None]]] = {}
@@ -112,13 +112,15 @@ class Model:
     def _lease_command(self, request: LeaseCommand) -> Applied:
         """A lease begins, or some end with all their keys in one revision."""
         if isinstance(request, Grant):
-            self.leases[request.lease] = None
+            self.leases.setdefault(request.lease, request.index)
             return Applied(self.revision, False, None)
         if isinstance(request, Revoke):
             over = {request.lease} & self.leases.keys()
         else:
             effective = request.term == request.entry_term
-            over = set(request.leases) & self.leases.keys() if effective else set()
+            named = request.leases if effective else ()
+            never = 1 << 62
+            over = {one for one in named if self.leases.get(one, never) <= request.known_index}
         keys = [value.key for value in self.live() if value.lease in over]
         if keys:
             self.revision += 1

@@ -66,10 +66,11 @@ class Compact(NamedTuple):
 
 
 class Grant(NamedTuple):
-    """A lease begins."""
+    """A lease begins. index: of the entry, in the log."""
 
     lease: int
     ttl_ms: int
+    index: int = 0
 
 
 class Revoke(NamedTuple):
@@ -79,11 +80,14 @@ class Revoke(NamedTuple):
 
 
 class Expire(NamedTuple):
-    """Leases end because a leader's clock has decided it in `term`; void in another one."""
+    """Leases end because a leader's clock has decided it in `term`; void in another one, and for
+    what was granted behind the index that it knew.
+    """
 
     term: int
     entry_term: int
     leases: tuple[int, ...]
+    known_index: int = 1 << 62
 
 
 Request: TypeAlias = Put | Get | Delete | Txn | Compact

@@ -342,7 +342,7 @@ class Run:
         for index, committed in sorted(self.cluster.invariants.log.items()):
             identity = committed.identity
             if identity is None:
-                command = lease_command(committed.term, committed.payload, committed.kind)
+                command = lease_command(committed.term, committed.payload, committed.kind, index)
                 if command is not None:
                     log.append(Logged(index, -index, command))
                 continue

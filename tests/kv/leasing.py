@@ -26,13 +26,18 @@ def revoke(driver: Driver, lease: int) -> Any:
     return driver.command(commands.LEASE_REVOKE, leases.revoke_request(lease))
 
 
-def expire(driver: Driver, *ids: int, decided: int = TERM, term: int = TERM) -> Result:
-    request = leases.expire_request(decided, list(ids))
+def expire(
+    driver: Driver, *ids: int, decided: int = TERM, term: int = TERM, known: int | None = None
+) -> Result:
+    """known: the index that was applied when it was decided; None: everything."""
+    known = driver.machine.applied_index if known is None else known
+    request = leases.expire_request(decided, known, list(ids))
     return ok(driver.command(commands.LEASE_EXPIRE, request, term))
 
 
-def checkpoint(driver: Driver, *remaining: tuple[int, int]) -> Result:
-    request = leases.checkpoint_request(list(remaining))
+def checkpoint(driver: Driver, *remaining: tuple[int, int], known: int | None = None) -> Result:
+    known = driver.machine.applied_index if known is None else known
+    request = leases.checkpoint_request(known, list(remaining))
     return ok(driver.command(commands.LEASE_CHECKPOINT, request))
 
 

@@ -108,7 +108,7 @@ class Model:
         """What is left of some leases."""
         for lease, left in remaining:
             if lease in self.leases:
-                self.leases[lease].remaining_ms = min(left, self.leases[lease].ttl_ms)
+                self.leases[lease].remaining_ms = left
 
     def put_with_ttl(self, lease: int, ttl_ms: int, request: pb.PutRequest) -> Message:
         """A put and the lease of its own. Raises Refused: neither happened."""

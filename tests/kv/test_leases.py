@@ -43,7 +43,7 @@ def test_a_grant_answers_with_id_and_ttl_and_moves_no_revision(lease: int) -> No
     assert (response.ID, response.TTL, response.error) == (lease, 9_000_000_000, "")
     assert answer.body == response.SerializeToString(deterministic=True)
     assert answer.revision == driver.machine.revision == 1
-    assert driver.machine.leases.get(lease) == Lease(lease, 9_000_000_000_000, 0, False, 1)
+    assert driver.machine.leases.get(lease) == Lease(lease, 9_000_000_000_000, 0, False, 1, 1)
     assert lease in driver.machine.leases
     assert len(driver.machine.leases) == 1
 
@@ -195,22 +195,52 @@ def test_a_checkpoint_says_what_is_left_and_zero_clears_it() -> None:
     assert driver.machine.revision == 1
 
 
-def test_a_checkpoint_never_leaves_more_than_was_granted() -> None:
+def test_a_checkpoint_may_leave_more_than_was_granted() -> None:
+    """M07: a leader that takes over adds to the TTL; who counts from its checkpoint does not."""
     driver = Driver()
     driver.grant(7, 10_000)
     checkpoint(driver, (7, 11_500))
-    assert [lease.remaining_ms for lease in driver.machine.leases] == [10_000]
+    assert [lease.remaining_ms for lease in driver.machine.leases] == [11_500]
 
 
-def test_clearing_what_is_clear_writes_no_row_but_is_told() -> None:
-    """A leader that waits for its clearing entry must learn that it was applied."""
+def test_clearing_what_is_clear_says_in_whose_term_the_lease_was_renewed() -> None:
+    """M07. And a leader that waits for that entry learns that it was applied."""
     driver = Driver()
-    driver.grant(7)
-    driver.machine.flush()
+    driver.grant(7, 5000)
     driver.machine.lease_events.clear()
     checkpoint(driver, (7, 0))
-    assert driver.machine.unflushed_rows == 0
+    assert driver.machine.leases.get(7) == Lease(7, 5000, 0, False, 1, 2)
     assert driver.machine.lease_events == [(CHECKPOINTED, 7)]
+    checkpoint(driver, (7, 3000))
+    assert driver.machine.leases.get(7) == Lease(7, 5000, 3000, False, 1, 2)
+    driver.reopen()
+    assert driver.machine.leases.get(7) == Lease(7, 5000, 3000, False, 1, 2)
+
+
+def test_what_was_decided_for_a_lease_does_nothing_to_a_later_one_of_the_same_id() -> None:
+    """M08, M09: it was revoked and granted again while the decision was on its way."""
+    driver = Driver()
+    driver.grant(7, 5000)
+    driver.grant(8, 5000)
+    known = driver.machine.applied_index
+    ok(revoke(driver, 7))
+    ok(driver.grant(7, 9000))
+    put(driver, b"a", 7)
+    put(driver, b"b", 8)
+    driver.machine.lease_events.clear()
+    before = driver.machine.leases.get(7)
+    checkpoint(driver, (7, 2500), (8, 2500), known=known)
+    checkpoint(driver, (7, 0), known=known)
+    assert driver.machine.leases.get(7) == before
+    assert driver.machine.leases.by_id[8].remaining_ms == 2500
+    expire(driver, 7, 8, known=known)
+    assert keys(driver.machine) == {b"a": 7}
+    assert driver.machine.lease_events == [(CHECKPOINTED, 8), (REVOKED, 8)]
+    driver.reopen()
+    expire(driver, 7, known=known)  # what a restarted member applies again
+    assert keys(driver.machine) == {b"a": 7}
+    expire(driver, 7, known=known + 2)
+    assert keys(driver.machine) == {}
 
 
 # --- expiry ----------------------------------------------------------------------
@@ -256,9 +286,9 @@ def test_a_renewal_that_lies_before_the_expiry_of_a_later_term_holds() -> None:
     driver.grant(7, 10_000)
     put(driver, b"a", 7)
     checkpoint(driver, (7, 3000))
-    driver.command(commands.LEASE_CHECKPOINT, leases.checkpoint_request([(7, 0)]), TERM + 1)
+    driver.command(commands.LEASE_CHECKPOINT, leases.checkpoint_request(3, [(7, 0)]), TERM + 1)
     expire(driver, 7, decided=TERM, term=TERM + 1)
-    assert driver.machine.leases.get(7) == Lease(7, 10_000, 0, False, 1)
+    assert driver.machine.leases.get(7) == Lease(7, 10_000, 0, False, 1, 4)
     assert keys(driver.machine) == {b"a": 7}
 
 
@@ -299,11 +329,11 @@ def test_a_put_with_a_ttl_is_a_lease_and_a_put_in_one_entry() -> None:
     answer = ok(put_with_ttl(driver, -9, 1500, key=b"a", value=b"w", prev_kv=True))
     response = pb.PutResponse.FromString(answer.body)
     assert (answer.revision, response.prev_kv.value) == (3, b"v")
-    assert driver.machine.leases.get(-9) == Lease(-9, 1500, 0, True, 2)
+    assert driver.machine.leases.get(-9) == Lease(-9, 1500, 0, True, 2, 2)
     assert keys(driver.machine) == {b"a": -9}
     assert driver.machine.lease_events == [(GRANTED, -9)]
     driver.reopen()
-    assert driver.machine.leases.get(-9) == Lease(-9, 1500, 0, True, 2)
+    assert driver.machine.leases.get(-9) == Lease(-9, 1500, 0, True, 2, 2)
     expire(driver, -9)
     assert keys(driver.machine) == {}
 

@@ -26,6 +26,7 @@ from tests.kv.test_model import Comparison
 EXAMPLES = int(os.environ.get("RAFTKV_LEASE_MODEL_EXAMPLES", "60"))
 IDS = st.sampled_from([7, 7, -7, -7, 404, 1, 2])
 TTLS = st.integers(1, 90_000)
+BEHIND = st.sampled_from([0, 0, 1, 2, 5])  # applied since a decision
 
 
 class LeaseComparison(Comparison):
@@ -34,6 +35,7 @@ class LeaseComparison(Comparison):
     def __init__(self) -> None:
         super().__init__()
         self.told = [(GRANTED, 7), (GRANTED, -7)]
+        self.granted = {7: 1, -7: 2}  # lease -> index of its newest grant
 
     def _command(self, command: int, request: bytes, term: int = TERM) -> Result | ApiError:
         outcome = self.driver.command(command, request, term)
@@ -58,7 +60,15 @@ class LeaseComparison(Comparison):
         if isinstance(outcome, Result):
             wanted = pb.LeaseGrantResponse(ID=lease, TTL=ttl_ms // 1000)
             assert pb.LeaseGrantResponse.FromString(outcome.body) == wanted
-            self.told.append((GRANTED, lease))
+            self._granted(lease)
+
+    def _granted(self, lease: int) -> None:
+        self.told.append((GRANTED, lease))
+        self.granted[lease] = self.driver.machine.applied_index
+
+    def _meant(self, leases: list[int], known: int) -> list[int]:
+        """Those that a decision at index `known` is about."""
+        return [one for one in leases if one in self.model.leases and self.granted[one] <= known]
 
     @rule(lease=IDS)
     def revoke(self, lease: int) -> None:
@@ -68,9 +78,10 @@ class LeaseComparison(Comparison):
         if known:
             self.told.append((REVOKED, lease))
 
-    @rule(ids=st.lists(IDS, max_size=5), late=st.sampled_from([False, False, True]))
-    def expire(self, ids: list[int], late: bool) -> None:
-        request = leases.expire_request(TERM - late, ids)
+    @rule(ids=st.lists(IDS, max_size=5), late=st.sampled_from([False, False, True]), behind=BEHIND)
+    def expire(self, ids: list[int], late: bool, behind: int) -> None:
+        known = max(self.driver.machine.applied_index - behind, 0)
+        request = leases.expire_request(TERM - late, known, ids)
         for driver in (self.driver, self.twin):
             driver.machine.collect_changes(True)
         outcome = self._command(commands.LEASE_EXPIRE, request)
@@ -82,18 +93,26 @@ class LeaseComparison(Comparison):
             assert outcome == Result(self.model.revision, b"")
             assert changes == []
             return
-        over = [lease for lease in dict.fromkeys(ids) if lease in self.model.leases]
-        gone = self._expect(outcome, lambda: self.model.expire(ids))
+        over = self._meant(list(dict.fromkeys(ids)), known)
+        gone = self._expect(outcome, lambda: self.model.expire(over))
         assert [change.key for change in changes] == gone
         self.told += [(REVOKED, lease) for lease in over]
 
-    @rule(remaining=st.lists(st.tuples(IDS, st.one_of(st.just(0), TTLS)), max_size=4))
-    def checkpoint(self, remaining: list[tuple[int, int]]) -> None:
-        request = leases.checkpoint_request(remaining)
+    @rule(
+        remaining=st.lists(st.tuples(IDS, st.one_of(st.just(0), TTLS)), max_size=4), behind=BEHIND
+    )
+    def checkpoint(self, remaining: list[tuple[int, int]], behind: int) -> None:
+        known = max(self.driver.machine.applied_index - behind, 0)
+        request = leases.checkpoint_request(known, remaining)
         outcome = self._command(commands.LEASE_CHECKPOINT, request)
-        self._expect(outcome, lambda: self.model.checkpoint(remaining))
-        known = [lease for lease, _ in remaining if lease in self.model.leases]
-        self.told += [(CHECKPOINTED, lease) for lease in known]
+        meant = set(self._meant([lease for lease, _ in remaining], known))
+        told = [one for one in remaining if one[0] in meant]
+        self._expect(outcome, lambda: self.model.checkpoint(told))
+        self.told += [(CHECKPOINTED, lease) for lease, _ in told]
+        index = self.driver.machine.applied_index
+        for lease, left in told:
+            if not left:
+                assert self.driver.machine.leases.by_id[lease].renewed_index == index
 
     @rule(lease=st.one_of(IDS, st.integers(100, 110)), ttl_ms=TTLS, request=strategies.puts())
     def put_with_ttl(self, lease: int, ttl_ms: int, request: pb.PutRequest) -> None:
@@ -105,7 +124,7 @@ class LeaseComparison(Comparison):
             encoded = revision_header(outcome.revision) + outcome.body
             own_lease = b"\x18" + varint(lease)  # of a PutWithTTLResponse
             assert encoded == answer.SerializeToString(deterministic=True) + own_lease
-            self.told.append((GRANTED, lease))
+            self._granted(lease)
             ended = [one for one in before if one not in self.model.leases]
             self.told += [(REVOKED, one) for one in ended]
 

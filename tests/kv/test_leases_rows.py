@@ -84,9 +84,9 @@ def test_every_command_about_leases_moves_the_state_hash() -> None:
         end((grant, leases.grant_request(8, 5000))),
         end((grant, leases.grant_request(8, 5001))),
         end((grant, leases.grant_request(9, 5000))),
-        end((clear, leases.checkpoint_request([(7, 1)]))),
-        end((clear, leases.checkpoint_request([(7, 2)]))),
-        end((clear, leases.checkpoint_request([(7, 0)]))),
+        end((clear, leases.checkpoint_request(1, [(7, 1)]))),
+        end((clear, leases.checkpoint_request(1, [(7, 2)]))),
+        end((clear, leases.checkpoint_request(1, [(7, 0)]))),
         end((commands.LEASE_REVOKE, leases.revoke_request(7))),
     ]
     assert len(dict.fromkeys(hashes)) == len(hashes)
@@ -102,10 +102,11 @@ def test_every_command_about_leases_moves_the_state_hash() -> None:
         (commands.LEASE_GRANT, leases.grant_request(8, -1)),
         (commands.LEASE_REVOKE, b""),
         (commands.LEASE_REVOKE, leases.revoke_request(7) * 2),
-        (commands.LEASE_CHECKPOINT, leases.checkpoint_request([(7, 1)])[:-1]),
-        (commands.LEASE_CHECKPOINT, leases.checkpoint_request([(7, -1)])),
-        (commands.LEASE_EXPIRE, leases.expire_request(TERM, [7])[:-1]),
-        (commands.LEASE_EXPIRE, b"\0"),
+        (commands.LEASE_CHECKPOINT, leases.checkpoint_request(1, [(7, 1)])[:-1]),
+        (commands.LEASE_CHECKPOINT, leases.checkpoint_request(1, [(7, -1)])),
+        (commands.LEASE_CHECKPOINT, b""),
+        (commands.LEASE_EXPIRE, leases.expire_request(TERM, 1, [7])[:-1]),
+        (commands.LEASE_EXPIRE, leases.expire_request(TERM, 1, [])[:-8]),
         (commands.PUT_WITH_TTL, leases.grant_request(8, 5000)[:-1]),
         (commands.PUT_WITH_TTL, leases.put_with_ttl_request(0, 5000, b"\x0a\x01a")),
         (commands.SESSION_OPEN, leases.revoke_request(7)),
@@ -158,7 +159,7 @@ def test_a_key_of_a_lease_without_a_row_is_corruption() -> None:
 
 @pytest.mark.parametrize("lease", [SMALLEST, -1, 1, 7, LARGEST])
 def test_a_row_says_everything_about_a_lease(lease: int) -> None:
-    for one in (Lease(lease, 1), Lease(lease, LARGEST, LARGEST, True, (1 << 64) - 1)):
+    for one in (Lease(lease, 1), Lease(lease, LARGEST, LARGEST, True, 3, (1 << 64) - 1)):
         assert leases.parse_lease_row(*leases.lease_row(one)) == one
     assert LEASE_ROWS[0] <= leases.row_name(lease) < LEASE_ROWS[1]
 
