@@ -9,8 +9,8 @@ Requests of the commands, big-endian, behind the envelope (`commands`):
 
     LEASE_GRANT       id i64 | ttl_ms i64
     LEASE_REVOKE      id i64
-    LEASE_CHECKPOINT  (id i64 | remaining_ms i64)*     0 clears: the lease was renewed
-    LEASE_EXPIRE      term u64 | id i64*
+    LEASE_CHECKPOINT  known u64 | (id i64 | remaining_ms i64)*     0: the lease was renewed
+    LEASE_EXPIRE      term u64 | known u64 | id i64*
     PUT_WITH_TTL      id i64 | ttl_ms i64 | PutRequest
     SESSION_OPEN      id i64 | ttl_ms i64
 
@@ -21,12 +21,17 @@ apply one entry differently.
 An expiry belongs to the leader that decided it. If its entry has another term than the one that it
 names, the leader's clock was no longer the one that counts, and the entry does nothing.
 
+What the clock decides is about the leases of the state that it knew: `known` is the index applied
+then. While the decision is on its way a lease may be revoked and another one granted under its id;
+nothing was decided about that one, so what was granted behind `known` is left alone (M08, M09).
+
 A hidden lease comes into being with the only put that was ever meant to use it. When the next such
 put to the same key leaves it without any key, it goes too: a key that is refreshed a thousand times
 within its TTL has one lease, not a thousand. Everything else treats it as any lease. So it does a
 session (`sessions`), whose answers are dropped in the entry that ends its lease.
 
-A row: `l` + id + 2^63 as u64 -> version u8 | ttl_ms i64 | remaining_ms i64 | flags u8 | index u64.
+A row: `l` + id + 2^63 as u64 -> version u8 | ttl_ms i64 | remaining_ms i64 | flags u8 |
+    granted index u64 | renewed index u64
 """
 
 from collections.abc import Iterator
@@ -64,19 +69,21 @@ CHECKPOINTED: Final = 3
 _VERSION: Final = 1
 _HIDDEN: Final = 1
 _SESSION: Final = 2
-_ROW: Final = Struct(">BqqBQ")
+_ROW: Final = Struct(">BqqBQQ")
 _NAME: Final = Struct(">cQ")
 _ID_OFFSET: Final = 1 << 63
 _ID: Final = Struct(">q")
 _PAIR: Final = Struct(">qq")
-_TERM: Final = Struct(">Q")
+_KNOWN: Final = Struct(">Q")
+_DECIDED: Final = Struct(">QQ")
 _granted_index: Final = attrgetter("granted_index")
 
 
 class Lease(NamedTuple):
     """id: signed, 64 bits, never 0. ttl_ms: what was granted. remaining_ms: what was left of it at
     the last checkpoint, 0 if it was renewed since or had none. hidden: made by a put with a TTL.
-    granted_index: the entry of the log that made it.
+    granted_index: the entry of the log that made it. renewed_index: the newest entry that says that
+    it was granted or renewed; a renewal by the leader that wrote that one makes none.
     session: made by SESSION_OPEN.
     """
 
@@ -85,6 +92,7 @@ class Lease(NamedTuple):
     remaining_ms: int = 0
     hidden: bool = False
     granted_index: int = 0
+    renewed_index: int = 0
     session: bool = False
 
 
@@ -124,14 +132,20 @@ def revoke_request(lease: int) -> bytes:
     return _ID.pack(lease)
 
 
-def checkpoint_request(remaining: list[tuple[int, int]]) -> bytes:
-    """The request of LEASE_CHECKPOINT. remaining: (id, milliseconds left, 0: renewed)."""
-    return b"".join([_PAIR.pack(lease, left) for lease, left in remaining])
+def checkpoint_request(known_index: int, remaining: list[tuple[int, int]]) -> bytes:
+    """The request of LEASE_CHECKPOINT.
+
+    known_index: applied when it was decided. remaining: (id, milliseconds left, 0: renewed).
+    """
+    return _KNOWN.pack(known_index) + b"".join([_PAIR.pack(*one) for one in remaining])
 
 
-def expire_request(term: int, leases: list[int]) -> bytes:
-    """The request of LEASE_EXPIRE. term: of the leader whose clock has decided it."""
-    return _TERM.pack(term) + b"".join([_ID.pack(lease) for lease in leases])
+def expire_request(term: int, known_index: int, leases: list[int]) -> bytes:
+    """The request of LEASE_EXPIRE.
+
+    term: of the leader whose clock has decided it. known_index: applied there when it did.
+    """
+    return _DECIDED.pack(term, known_index) + b"".join([_ID.pack(lease) for lease in leases])
 
 
 def put_with_ttl_request(lease: int, ttl_ms: int, put: bytes) -> bytes:
@@ -148,7 +162,8 @@ def row_name(lease: int) -> bytes:
 def lease_row(lease: Lease) -> tuple[bytes, bytes]:
     """The row of one lease."""
     flags = (_HIDDEN if lease.hidden else 0) | (_SESSION if lease.session else 0)
-    value = _ROW.pack(_VERSION, lease.ttl_ms, lease.remaining_ms, flags, lease.granted_index)
+    indices = lease.granted_index, lease.renewed_index
+    value = _ROW.pack(_VERSION, lease.ttl_ms, lease.remaining_ms, flags, *indices)
     return row_name(lease.id), value
 
 
@@ -156,10 +171,10 @@ def parse_lease_row(name: bytes, value: bytes) -> Lease:
     """The lease in a row. Raises CorruptionError if this version did not write it."""
     if len(name) != _NAME.size or len(value) != _ROW.size or value[0] != _VERSION:
         raise CorruptionError(f"the row {name!r} holds no lease that this version knows")
-    _, ttl_ms, remaining_ms, flags, index = _ROW.unpack(value)
+    _, ttl_ms, remaining_ms, flags, granted, renewed = _ROW.unpack(value)
     number = _NAME.unpack(name)[1] - _ID_OFFSET
     hidden, session = bool(flags & _HIDDEN), bool(flags & _SESSION)
-    return Lease(number, ttl_ms, remaining_ms, hidden, index, session)
+    return Lease(number, ttl_ms, remaining_ms, hidden, granted, renewed, session)
 
 
 def load_leases(store: Store, leases: Leases, slice_rows: int) -> Iterator[None]:
@@ -232,12 +247,16 @@ class LeaseCommands:
             if command == commands.LEASE_REVOKE:
                 return self._revoke(*_ID.unpack(request))
             if command == commands.LEASE_CHECKPOINT:
-                return self._checkpoint(list(_PAIR.iter_unpack(request)))
+                (known,) = _KNOWN.unpack_from(request)
+                remaining = list(_PAIR.iter_unpack(request[_KNOWN.size :]))
+                return self._checkpoint(remaining, known, entry.index)
             if command == commands.LEASE_EXPIRE:
-                (term,) = _TERM.unpack_from(request)
-                leases = [lease for (lease,) in _ID.iter_unpack(request[_TERM.size :])]
+                term, known = _DECIDED.unpack_from(request)
+                leases = [lease for (lease,) in _ID.iter_unpack(request[_DECIDED.size :])]
                 if term == entry.term:
-                    self.counts.expired += self._end(leases)
+                    self.counts.expired += self._end(
+                        [lease for lease in leases if self._known(lease, known) is not None]
+                    )
                 return b""
         except struct_error as cause:
             raise ProtocolError(
@@ -252,7 +271,7 @@ class LeaseCommands:
     # --- commands --------------------------------------------------------------
     def _grant(self, request: bytes, index: int, session: bool) -> bytes | ApiError:
         lease, ttl_ms = _PAIR.unpack(request)
-        granted = _checked(Lease(lease, ttl_ms, 0, False, index, session))
+        granted = _checked(Lease(lease, ttl_ms, 0, False, index, index, session))
         if lease in self.leases:
             return LEASE_EXISTS
         if session and len(self._sessions) >= MAX_SESSIONS:
@@ -262,7 +281,7 @@ class LeaseCommands:
 
     def _put_with_ttl(self, request: bytes, index: int) -> bytes | ApiError:
         lease, ttl_ms = _PAIR.unpack_from(request)
-        granted = _checked(Lease(lease, ttl_ms, hidden=True, granted_index=index))
+        granted = _checked(Lease(lease, ttl_ms, 0, True, index, index))
         put = pb.PutRequest.FromString(request[_PAIR.size :])
         if lease in self.leases:
             return LEASE_EXISTS
@@ -310,20 +329,23 @@ class LeaseCommands:
         for key in keys:
             store.delete_all([key])
 
-    def _checkpoint(self, remaining: list[tuple[int, int]]) -> bytes:
-        by_id = self.leases.by_id
+    def _checkpoint(self, remaining: list[tuple[int, int]], known: int, index: int) -> bytes:
         if any(left < 0 for _, left in remaining):
             raise ProtocolError("a checkpoint says that less than nothing is left")
         for number, left in remaining:
-            lease = by_id.get(number)
+            lease = self._known(number, known)
             if lease is None:
                 continue
-            # A leader that has just taken over may think that more is left than was granted.
-            left = min(left, lease.ttl_ms)
-            if left != lease.remaining_ms:
-                self._write(lease._replace(remaining_ms=left))
+            # More can be left than was granted: a leader that has taken over adds to it.
+            renewed = lease.renewed_index if left else index
+            self._write(lease._replace(remaining_ms=left, renewed_index=renewed))
             self.events.append((CHECKPOINTED, number))
         return b""
+
+    def _known(self, number: int, known_index: int) -> Lease | None:
+        """A lease that exists and did when index `known_index` was applied."""
+        lease = self.leases.by_id.get(number)
+        return None if lease is None or lease.granted_index > known_index else lease
 
     # --- rows --------------------------------------------------------------------
     def _add(self, lease: Lease) -> None:
