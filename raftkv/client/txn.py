@@ -8,14 +8,14 @@ Everything happens at one revision (etcd API, Txn). A `Txn` is itself an operati
 
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 from raftkv.client.keys import Key, Namespace, encoded
 from raftkv.pb import rpc_pb2
 
 if TYPE_CHECKING:
-    Target = rpc_pb2.Compare.CompareTarget.ValueType
-    Relation = rpc_pb2.Compare.CompareResult.ValueType
+    Target: TypeAlias = rpc_pb2.Compare.CompareTarget.ValueType
+    Relation: TypeAlias = rpc_pb2.Compare.CompareResult.ValueType
 
 
 class SortBy(Enum):

@@ -9,13 +9,13 @@ that was there before it was asked for, is a `ClusterChanged` (catalogue C15).
 
 import os
 import time
-from typing import Final, Protocol, TypeVar
+from typing import Final, TypeVar
 
 import grpc
 from google.protobuf.message import Message
 
 from raftkv.client import channels, retrying
-from raftkv.client.aio.runtime import Channel, Metadata, Mutex, Stream, sleep
+from raftkv.client.aio.runtime import CHANNEL_CLOSED, Channel, Metadata, Mutex, Stream, sleep
 from raftkv.client.endpoints import Places
 from raftkv.client.errors import (
     AccountError,
@@ -35,14 +35,6 @@ Reply = TypeVar("Reply", bound=Message)
 
 NO_TOKEN: Final = "etcdserver: user name is empty"
 AUTH_OFF: Final = "etcdserver: authentication is not enabled"
-
-
-class Answer(Protocol):
-    """A message with etcd's header."""
-
-    @property
-    def header(self) -> rpc_pb2.ResponseHeader:
-        """What stands in front of every answer."""
 
 
 class Connection:
@@ -107,7 +99,9 @@ class Connection:
             answer = await self._attempt(
                 path, request, reply, write, leading, started, seconds, place
             )
-        self._note(answer, floor, linearizable, write)
+        header: rpc_pb2.ResponseHeader | None = getattr(answer, "header", None)
+        if header is not None:
+            self._note(header, floor, linearizable, write)
         return answer
 
     async def _attempt(
@@ -133,6 +127,9 @@ class Connection:
                 )
             except grpc.RpcError as error:
                 failure = self.failure(error, place, write=write)
+            except CHANNEL_CLOSED:
+                self.check()
+                raise
             else:
                 if trial is not None:
                     trial.answered()
@@ -178,7 +175,11 @@ class Connection:
         if self._token is None:
             await self._log_in(None, self.settings.timeout)
         place = self.places.current
-        return place, self._channel(place).stream(path, reply, self._metadata[leading])
+        try:
+            return place, self._channel(place).stream(path, reply, self._metadata[leading])
+        except CHANNEL_CLOSED:
+            self.check()
+            raise
 
     def broken(self, place: int) -> None:
         """A stream of this endpoint failed or fell silent: ask another one first."""
@@ -237,9 +238,10 @@ class Connection:
         self._metadata = (plain, leading if self.settings.require_leader else plain)
 
     # --- what the answers tell --------------------------------------------------------------
-    def _note(self, answer: Answer, floor: int, linearizable: bool, write: bool) -> None:
-        """Errors: ClusterChanged, once for each change."""
-        header = answer.header
+    def _note(
+        self, header: rpc_pb2.ResponseHeader, floor: int, linearizable: bool, write: bool
+    ) -> None:
+        """The common case of `note`, in few steps."""
         if header.cluster_id == self.cluster_id and header.revision >= floor:
             if header.revision > self.revision:
                 self.revision = header.revision

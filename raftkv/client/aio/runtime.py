@@ -16,6 +16,8 @@ from typing import Any, Final, Generic, ParamSpec, Protocol, Self, TypeVar
 import grpc
 from google.protobuf.message import Message
 
+from raftkv.client.errors import WrongLoop
+
 P = ParamSpec("P")
 T = TypeVar("T")
 Reply = TypeVar("Reply", bound=Message)
@@ -124,16 +126,37 @@ class Task:
         self._task = task
 
     async def stop(self, timeout: float | None = None) -> None:
-        """Cancels it and waits until it has ended; its own errors are dropped."""
-        self._task.cancel()
+        """Cancels it and waits until it has ended; its own errors are dropped.
+
+        timeout: seconds. Called by the function itself it does nothing.
+        """
+        if self._task is not asyncio.current_task():
+            self._task.cancel()
+            await self.join(timeout)
+
+    async def join(self, timeout: float | None = None) -> bool:
+        """Waits until it has ended, at most so many seconds; returns whether it has."""
+        if self._task is asyncio.current_task():
+            return False
         await asyncio.wait([self._task], timeout=timeout)
-        if self._task.done() and not self._task.cancelled():
-            self._task.exception()
+        return self._task.done()
+
+
+_running: Final[set["asyncio.Task[None]"]] = set()  # a loop keeps no task alive by itself
 
 
 def spawn(function: Callable[P, Coroutine[Any, Any, None]], *args: P.args, **kw: P.kwargs) -> Task:
     """Runs a function beside the caller. It must keep its errors to itself."""
-    return Task(asyncio.get_running_loop().create_task(function(*args, **kw)))
+    task = asyncio.get_running_loop().create_task(function(*args, **kw))
+    _running.add(task)
+    task.add_done_callback(_forget)
+    return Task(task)
+
+
+def _forget(task: "asyncio.Task[None]") -> None:
+    _running.discard(task)
+    if not task.cancelled():
+        task.exception()  # seen
 
 
 async def finish(function: Callable[P, Coroutine[Any, Any, T]], *args: P.args, **kw: P.kwargs) -> T:
@@ -202,51 +225,71 @@ def acquiring(coroutine: Coroutine[Any, Any, H]) -> Acquiring[H]:
 
 # --- calls --------------------------------------------------------------------------
 class Stream(Generic[Reply]):
-    """A bidirectional call. `read` is for one reader."""
+    """A bidirectional call. `read` is for one reader.
+
+    A read under way is a task of its own: giving up waiting for it must not cancel the call.
+    """
 
     def __init__(self, call: Any) -> None:
         self._call = call
+        self._reading: asyncio.Task[Any] | None = None
+        self._closed = False
 
     async def write(self, request: Message) -> None:
-        """Sends a request. Errors: grpc.RpcError when the call has ended."""
+        """Sends a request; after the server has ended the call well nothing happens.
+
+        Errors: grpc.RpcError when the call has failed.
+        """
         try:
             await self._call.write(request)
+        except asyncio.InvalidStateError:  # it has ended
+            await self._raise_failure()
+
+    async def done_writing(self) -> None:
+        """Tells the server that no request follows. Errors: grpc.RpcError."""
+        try:
+            await self._call.done_writing()
         except asyncio.InvalidStateError:
-            await self._ended()
+            await self._raise_failure()
 
     async def read(self, timeout: float | None = None) -> Reply | None:
-        """The next answer, or None when the server has ended the call well.
+        """The next answer, or None when the server has ended the call well, or `close` has.
 
         Errors: TimeoutError after so many seconds (the call goes on, nothing is lost);
         grpc.RpcError when the call has failed.
         """
+        if self._closed:
+            return None
         if self._reading is None:
             self._reading = asyncio.ensure_future(self._call.read())
-        done, _ = await asyncio.wait([self._reading], timeout=timeout)
-        if not done:
+        await asyncio.wait([self._reading], timeout=timeout)
+        if not self._reading.done():
             raise TimeoutError
         reading, self._reading = self._reading, None
+        if self._closed or reading.cancelled():
+            return None
         reply = reading.result()
         return None if reply is grpc.aio.EOF else reply
 
-    _reading: "asyncio.Future[Any] | None" = None
-
-    async def _ended(self) -> None:
-        raise grpc.aio.AioRpcError(
-            await self._call.code(),
-            await self._call.initial_metadata(),
-            await self._call.trailing_metadata(),
-            await self._call.details(),
-        )
-
     async def close(self) -> None:
         """Cancels the call."""
+        self._closed = True
         self._call.cancel()
-        if self._reading is not None:
-            self._reading.cancel()
-            with suppress(grpc.RpcError, asyncio.CancelledError):
-                await asyncio.wait([self._reading])
-            self._reading = None
+        reading = self._reading
+        if reading is not None:
+            await asyncio.wait([reading])
+            if not reading.cancelled():
+                reading.exception()  # seen
+
+    async def _raise_failure(self) -> None:
+        code = await self._call.code()
+        if code is not grpc.StatusCode.OK and not self._closed:
+            raise grpc.aio.AioRpcError(
+                code,
+                await self._call.initial_metadata(),
+                await self._call.trailing_metadata(),
+                await self._call.details(),
+            )
 
 
 class Channel:
@@ -260,6 +303,7 @@ class Channel:
         interceptors: Sequence[Any],
     ) -> None:
         given = list(options)
+        self._loop = asyncio.get_running_loop()
         self._channel = (
             grpc.aio.insecure_channel(address, given, interceptors=list(interceptors))
             if credentials is None
@@ -273,6 +317,8 @@ class Channel:
         self, path: str, request: Message, reply: type[Reply], timeout: float, metadata: Metadata
     ) -> Reply:
         """One call. path: "/package.Service/Method". Errors: grpc.RpcError."""
+        if asyncio.get_running_loop() is not self._loop:
+            raise _wrong_loop()
         method = self._methods.get(path)
         if method is None:
             method = self._methods[path] = self._channel.unary_unary(
@@ -285,6 +331,8 @@ class Channel:
 
     def stream(self, path: str, reply: type[Reply], metadata: Metadata) -> Stream[Reply]:
         """A bidirectional call without a deadline. Errors: grpc.RpcError, from its methods."""
+        if asyncio.get_running_loop() is not self._loop:
+            raise _wrong_loop()
         method = self._channel.stream_stream(
             path,
             request_serializer=lambda request: request.SerializeToString(),
@@ -293,8 +341,18 @@ class Channel:
         return Stream(method(metadata=metadata))
 
     async def close(self) -> None:
-        """Ends the calls that still run."""
-        await self._channel.close()
+        """Ends the calls that still run. From another loop it only lets go of the channel."""
+        if asyncio.get_running_loop() is self._loop:
+            await self._channel.close()
 
 
+def _wrong_loop() -> WrongLoop:
+    return WrongLoop(
+        "an asynchronous client belongs to the event loop of its first call: "
+        "make one in each loop, or use raftkv.client's"
+    )
+
+
+# What grpcio raises when a channel is used after its end.
+CHANNEL_CLOSED: Final = (grpc.aio.UsageError,)
 THREADS: Final = False

@@ -10,7 +10,7 @@ that was there before it was asked for, is a `ClusterChanged` (catalogue C15).
 
 import os
 import time
-from typing import Final, Protocol, TypeVar
+from typing import Final, TypeVar
 
 import grpc
 from google.protobuf.message import Message
@@ -36,14 +36,6 @@ Reply = TypeVar("Reply", bound=Message)
 
 NO_TOKEN: Final = "etcdserver: user name is empty"
 AUTH_OFF: Final = "etcdserver: authentication is not enabled"
-
-
-class Answer(Protocol):
-    """A message with etcd's header."""
-
-    @property
-    def header(self) -> rpc_pb2.ResponseHeader:
-        """What stands in front of every answer."""
 
 
 class Connection:
@@ -104,7 +96,9 @@ class Connection:
                 raise
             self._log_in(token, started + seconds - time.monotonic())
             answer = self._attempt(path, request, reply, write, leading, started, seconds, place)
-        self._note(answer, floor, linearizable, write)
+        header: rpc_pb2.ResponseHeader | None = getattr(answer, "header", None)
+        if header is not None:
+            self._note(header, floor, linearizable, write)
         return answer
 
     def _attempt(
@@ -234,9 +228,10 @@ class Connection:
         self._metadata = (plain, leading if self.settings.require_leader else plain)
 
     # --- what the answers tell --------------------------------------------------------------
-    def _note(self, answer: Answer, floor: int, linearizable: bool, write: bool) -> None:
-        """Errors: ClusterChanged, once for each change."""
-        header = answer.header
+    def _note(
+        self, header: rpc_pb2.ResponseHeader, floor: int, linearizable: bool, write: bool
+    ) -> None:
+        """The common case of `note`, in few steps."""
         if header.cluster_id == self.cluster_id and header.revision >= floor:
             if header.revision > self.revision:
                 self.revision = header.revision

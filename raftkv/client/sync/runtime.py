@@ -94,9 +94,15 @@ class Task:
         self._thread = thread
 
     def stop(self, timeout: float | None = None) -> None:
-        """Waits until it has ended."""
-        if self._thread is not threading.current_thread():
-            self._thread.join(timeout)
+        """Waits until it has ended. timeout: seconds. Called by the function itself: nothing."""
+        self.join(timeout)
+
+    def join(self, timeout: float | None = None) -> bool:
+        """Waits until it has ended, at most so many seconds; returns whether it has."""
+        if self._thread is threading.current_thread():
+            return False
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
 
 
 def spawn(function: Callable[P, None], *args: P.args, **kw: P.kwargs) -> Task:
@@ -124,7 +130,10 @@ def acquiring(held: T) -> T:
 
 # --- calls --------------------------------------------------------------------------
 class Stream(Generic[Reply]):
-    """A bidirectional call. `read` is for one reader."""
+    """A bidirectional call. `read` is for one reader.
+
+    A thread takes the answers off grpcio, which has no read with a timeout.
+    """
 
     def __init__(self, method: Callable[..., Any], metadata: Metadata) -> None:
         self._requests: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
@@ -136,21 +145,37 @@ class Stream(Generic[Reply]):
         self._thread.start()
 
     def write(self, request: Message) -> None:
-        """Sends a request. Errors: grpc.RpcError when the call has ended."""
-        if self._failure is not None:
+        """Sends a request; after the server has ended the call well nothing happens.
+
+        Errors: grpc.RpcError when the call has failed.
+        """
+        if self._failure is not None and not self._closed.is_set():
             raise self._failure
         self._requests.put(request)
 
+    def done_writing(self) -> None:
+        """Tells the server that no request follows. Errors: grpc.RpcError."""
+        if self._failure is not None and not self._closed.is_set():
+            raise self._failure
+        self._requests.put(None)
+
     def read(self, timeout: float | None = None) -> Reply | None:
-        """The next answer, or None when the server has ended the call well.
+        """The next answer, or None when the server has ended the call well, or `close` has.
 
         Errors: TimeoutError after so many seconds (the call goes on, nothing is lost);
         grpc.RpcError when the call has failed.
         """
+        if self._closed.is_set():
+            return None
         try:
-            reply = self._replies.get(timeout=timeout)
+            reply = self._replies.get(timeout=None if timeout is None else max(timeout, 0.0))
         except queue.Empty:
             raise TimeoutError from None
+        if reply is None or isinstance(reply, BaseException):
+            with suppress(queue.Full):
+                self._replies.put_nowait(reply)  # for whoever reads on
+            if self._closed.is_set():
+                return None
         if isinstance(reply, BaseException):
             raise reply
         return reply
@@ -164,6 +189,8 @@ class Stream(Generic[Reply]):
             with suppress(queue.Empty):
                 self._replies.get_nowait()
             self._thread.join(0.01)
+        with suppress(queue.Full):
+            self._replies.put_nowait(None)  # for a thread that waits in `read`
 
     def _receive(self) -> None:
         last: BaseException | None = None
@@ -229,4 +256,6 @@ class Channel:
         self._channel.close()
 
 
+# What grpcio raises when a channel is used after its end.
+CHANNEL_CLOSED: Final = (ValueError,)
 THREADS: Final = True
