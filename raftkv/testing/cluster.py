@@ -22,8 +22,6 @@ Everything that the cluster makes (processes, threads, ports, its temporary dire
 import atexit
 import os
 import secrets
-import shutil
-import tempfile
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -39,6 +37,7 @@ from raftkv.testing.errors import NoLeader
 from raftkv.testing.member import Member, Plan
 from raftkv.testing.ports import HOST, Ports
 from raftkv.testing.proxy import Network
+from raftkv.testing.scratch import Scratch
 
 START_SECONDS: Final = 30.0
 LEADER_SECONDS: Final = 15.0
@@ -69,7 +68,7 @@ class Cluster:
     """`nodes` members on this machine. A context manager; members are named by index, from 0.
 
     processes: each member is a process; otherwise a thread of this one.
-    directory: keeps logs and data there, which must be empty; None: a temporary one.
+    directory: keeps logs and data there, which must be empty; None: a temporary one (`scratch`).
     flags: of `raftkv serve` for every member, by name, as {"snapshot-count": "100"}.
     start_timeout_seconds: for all members to come up.
     """
@@ -96,7 +95,7 @@ class Cluster:
         self._members: list[Member] = []
         self._ports = Ports()
         self._leash: tuple[int, int] | None = None
-        self._temporary: Path | None = None
+        self._scratch: Scratch | None = None
         self._network: Network | None = None
         self._started_by = 0
 
@@ -167,9 +166,9 @@ class Cluster:
             for descriptor in self._leash:
                 os.close(descriptor)
             self._leash = None
-        if self._temporary is not None:
-            shutil.rmtree(self._temporary, ignore_errors=True)
-            self._temporary = None
+        if self._scratch is not None:
+            self._scratch.close()
+            self._scratch = None
         atexit.unregister(self.stop)
 
     # --- building -----------------------------------------------------------------
@@ -206,8 +205,8 @@ class Cluster:
 
     def _directory(self) -> Path:
         if self._given_directory is None:
-            self._temporary = Path(tempfile.mkdtemp(prefix="raftkv-"))
-            return self._temporary
+            self._scratch = Scratch()
+            return self._scratch.path
         self._given_directory.mkdir(parents=True, exist_ok=True)
         if any(self._given_directory.iterdir()):
             raise ConfigError(f"the directory {self._given_directory} must be empty")
