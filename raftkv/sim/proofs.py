@@ -22,7 +22,7 @@ from raftkv.sim.watch_records import Asked, History, Progress, Response, WatchRe
 
 # What is true of an event besides its place.
 _RIGHT: Final = 1  # as history has it
-_PREVIOUS_RIGHT: Final = 2  # prev_kv for who asked for it
+_PREVIOUS_RIGHT: Final = 2  # for who asked for prev_kv
 _PREVIOUS_ABSENT: Final = 4
 _UNKNOWN: Final = -1  # place of an event that history does not have
 
@@ -34,7 +34,6 @@ class Proofs:
 
     def __init__(self, history: History) -> None:
         self._history = history
-        self._compacted = history.compactions[-1] if history.compactions else -1
         self._place: dict[tuple[bytes, int], int] = {}
         for number, event in enumerate(history.events):
             self._place[event.kv.key, event.kv.mod_revision] = number
@@ -58,11 +57,9 @@ class Proofs:
     def _events_hold(self, record: WatchRecord, start: int, complete: bool) -> bool:
         """What arrived is what history has from the start to the last revision seen."""
         asked = record.asked
-        received = record.received
-        events = list(
-            chain.from_iterable([one.events for one in received if type(one) is Response])
-        )
-        last = max([one.revision for one in received if type(one) is Progress], default=0)
+        responses = record.responses()
+        events = list(chain.from_iterable([one.events for one in responses]))
+        last = max([one.revision for one in record.received if type(one) is Progress], default=0)
         if events:
             last = max(last, events[-1].kv.mod_revision)
         if complete and self._history.revisions:
@@ -80,9 +77,25 @@ class Proofs:
             places = [self._places[name] for name in names]
         if places != wanted[first:end]:
             return False
-        needed = _RIGHT | (_PREVIOUS_RIGHT if asked.prev_kv else _PREVIOUS_ABSENT)
         truths = set(map(self._truths.__getitem__, names))
-        return all(truth & needed == needed for truth in truths)
+        if not all(truth & _RIGHT for truth in truths):
+            return False
+        needed = _PREVIOUS_RIGHT if asked.prev_kv else _PREVIOUS_ABSENT
+        if all(truth & needed for truth in truths):
+            return True
+        return asked.prev_kv and all(map(self._previous_hold, responses))
+
+    def _previous_hold(self, response: Response) -> bool:
+        """What prev_kv of a response is absent was compacted."""
+        gone = self._history.compacted if response.compacted is None else response.compacted
+        truths = self._truths
+        for event in response.events:
+            truth = truths[id(event)]
+            if not truth & _PREVIOUS_RIGHT and (
+                not truth & _PREVIOUS_ABSENT or event.kv.mod_revision > gone
+            ):
+                return False
+        return True
 
     def _matching(self, asked: Asked) -> Places:
         name = (asked.key, asked.end, asked.no_put, asked.no_delete)
@@ -108,8 +121,7 @@ class Proofs:
                     truth |= _RIGHT
                 if event.previous is None:
                     truth |= _PREVIOUS_ABSENT
-                gone = event.previous is None and kv.mod_revision <= self._compacted
-                if gone or event.previous == real.previous:
+                if event.previous == real.previous:
                     truth |= _PREVIOUS_RIGHT
             self._places[id(event)] = place
             self._truths[id(event)] = truth

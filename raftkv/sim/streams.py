@@ -151,22 +151,23 @@ class Stream:
         hub = self.node.hub.watches
         if hub is not None and hub.revision - last >= NEAR_REVISIONS:
             load.counts["events of long scans"] += len(events)
+        compacted = self.node.replica.machine.store.compacted
         if len(events) > 1 and len(events.joined()) > RESPONSE_BYTES:
             for _, part in fragments.whole_revisions(events, last, RESPONSE_BYTES):
-                self._deliver_part(watch, part)
+                self._deliver_part(watch, part, compacted)
         else:
-            self._push(watch, Response(load.decoder.batch(events)))
+            self._push(watch, Response(load.decoder.batch(events), False, compacted))
 
-    def _deliver_part(self, watch: Watch, part: list[bytes]) -> None:
+    def _deliver_part(self, watch: Watch, part: list[bytes], compacted: int) -> None:
         decoder = self._load.decoder
         if not watch.asked.fragment:
-            self._push(watch, Response(tuple(map(decoder.event, part))))
+            self._push(watch, Response(tuple(map(decoder.event, part)), False, compacted))
             return
         for body in fragments.fragments(b"", part, FRAGMENT_BYTES):
             flagged = body.startswith(fragments.FRAGMENT)
             if flagged:
                 body = body[len(fragments.FRAGMENT) :]
-            self._push(watch, Response(decoder.body(body), flagged))
+            self._push(watch, Response(decoder.body(body), flagged, compacted))
 
     def full(self) -> bool:
         """See Sink."""

@@ -178,17 +178,18 @@ def _compare(record: WatchRecord, history: History, last: int) -> Iterator[str]:
 
 def check_prev_kv(record: WatchRecord, history: History) -> Iterator[str]:
     """Right, or absent because compacted; never given unasked."""
-    compacted = history.compactions[-1] if history.compactions else -1
-    for event in record.events():
-        if not record.asked.prev_kv:
-            if event.previous is not None:
-                yield f"{_show(event)} has a prev_kv that was not asked for"
-            continue
-        if event.previous is None and event.kv.mod_revision <= compacted:
-            continue
-        found = history.find(event.kv.key, event.kv.mod_revision)
-        if found and all(event.previous != one.previous for one in found):
-            yield f"{_show(event)} has the prev_kv {event.previous}, not {found[0].previous}"
+    for one in record.responses():
+        gone = history.compacted if one.compacted is None else one.compacted
+        for event in one.events:
+            if not record.asked.prev_kv:
+                if event.previous is not None:
+                    yield f"{_show(event)} has a prev_kv that was not asked for"
+                continue
+            if event.previous is None and event.kv.mod_revision <= gone:
+                continue
+            found = history.find(event.kv.key, event.kv.mod_revision)
+            if found and all(event.previous != real.previous for real in found):
+                yield f"{_show(event)} has the prev_kv {event.previous}, not {found[0].previous}"
 
 
 def check_is_create(record: WatchRecord, history: History) -> Iterator[str]:

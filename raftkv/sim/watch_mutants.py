@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 from typing import Any, Final
 
-from raftkv.kv import audience, fragments
+from raftkv.kv import audience, catchup, fragments
 from raftkv.kv.audience import GONE, SCANNED, Audience, Batch, Watcher
+from raftkv.kv.backend import View
 from raftkv.kv.catchup import Scan
 from raftkv.kv.encoding import SUB_BITS
 from raftkv.kv.machine import StateMachine
@@ -99,6 +100,11 @@ def _lose_in_a_long_scan(self: Scan, machine: StateMachine, newest: int, units: 
 _scan_read = Scan.read
 
 
+def _lose_previous(view: View, row_id: int, previous_id: int, compacted: int) -> bytes:
+    """A scan takes everything that it has not met itself for compacted."""
+    return b""
+
+
 def _fragments_backwards(head: bytes, events: list[bytes], max_bytes: int) -> Iterator[bytes]:
     """The last fragment comes first."""
     return reversed(list(_fragments(head, events, max_bytes)))
@@ -144,6 +150,7 @@ Patches = tuple[tuple[str, tuple[tuple[Any, str, Any], ...]], ...]
 
 VIEWED_PATCHES: Final[Patches] = (
     ("lose an event in a long scan", ((Scan, "read", _lose_in_a_long_scan),)),
+    ("lose prev_kv in a scan", ((catchup, "stored_previous", _lose_previous),)),
     ("fragments backwards", ((fragments, "fragments", _fragments_backwards),)),
     ("fragments without a flag", ((fragments, "fragments", _fragments_without_a_flag),)),
     ("cut a long batch anywhere", ((fragments, "whole_revisions", _cut_anywhere),)),

@@ -39,10 +39,15 @@ class Created(NamedTuple):
 
 
 class Response(NamedTuple):
-    """Events; fragment: the same revision goes on in the next response."""
+    """Events; fragment: the same revision goes on in the next response.
+
+    compacted: up to which revision prev_kv may be gone, as the member was when it sent this; None:
+    not known.
+    """
 
     events: tuple[Event, ...]
     fragment: bool = False
+    compacted: int | None = None
 
 
 class Progress(NamedTuple):
@@ -78,11 +83,14 @@ class WatchRecord:
         created = (one.revision for one in self.received if isinstance(one, Created))
         return next(created, -1) + 1
 
+    def responses(self) -> list[Response]:
+        """All with events."""
+        return [one for one in self.received if type(one) is Response]
+
     def events(self) -> Iterator[Event]:
         """All events in the order of their arrival."""
-        for one in self.received:
-            if isinstance(one, Response):
-                yield from one.events
+        for one in self.responses():
+            yield from one.events
 
     def seen(self) -> int:
         """The greatest revision that an event or a bookmark told of; 0 for none."""
@@ -117,6 +125,7 @@ class History:
         self.events: list[Event] = []
         self.revisions: list[int] = []
         self.compactions = sorted(compactions)
+        self.compacted = self.compactions[-1] if self.compactions else -1
         self._of_key: dict[bytes, list[int]] = {}
         live: dict[bytes, KeyValue] = {}
         before: dict[bytes, KeyValue | None] = {}  # at the beginning of the revision

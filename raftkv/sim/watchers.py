@@ -101,7 +101,8 @@ class Session:
     # --- the hub's side -----------------------------------------------------------
     def deliver(self, watcher: Watcher, first: int, last: int, events: Batch) -> None:
         """See Sink."""
-        self._push(Response(tuple(map(decode_event, events))))
+        compacted = self.node.replica.machine.store.compacted
+        self._push(Response(tuple(map(decode_event, events)), False, compacted))
 
     def full(self) -> bool:
         """See Sink."""
