@@ -104,13 +104,18 @@ def formatted(text: str, path: Path) -> str:
     return text
 
 
-def made(target: Path) -> dict[Path, str]:
-    """The whole synchronous face: text by path below `target`."""
-    return {
-        relative: formatted(synchronous(path.read_text()), target / relative)
-        for path in sorted(SOURCE.rglob("*.py"))
-        if (relative := path.relative_to(SOURCE)) not in BY_HAND
-    }
+def made(target: Path) -> tuple[dict[Path, str], list[str]]:
+    """The synchronous face: text by path below `target`; and a line for each that failed."""
+    files, wrong = {}, []
+    for path in sorted(SOURCE.rglob("*.py")):
+        relative = path.relative_to(SOURCE)
+        if relative in BY_HAND:
+            continue
+        try:
+            files[relative] = formatted(synchronous(path.read_text()), target / relative)
+        except (tokenize.TokenError, subprocess.CalledProcessError) as error:
+            wrong.append(f"{path}: {getattr(error, 'stderr', '') or error}")
+    return files, wrong
 
 
 def differences(files: dict[Path, str], target: Path) -> list[str]:
@@ -136,14 +141,14 @@ def main(arguments: list[str]) -> int:
     check = "--check" in arguments
     places = [Path(argument) for argument in arguments if not argument.startswith("-")]
     target = places[0] if places else TARGET
-    files = made(target)
+    files, failed = made(target)
     if not check:
         for relative, text in files.items():
             path = target / relative
             path.parent.mkdir(parents=True, exist_ok=True)
             if not path.exists() or path.read_text() != text:
                 path.write_text(text)
-    wrong = differences(files, target)
+    wrong = failed + differences(files, target)
     sys.stderr.writelines(line + "\n" for line in wrong)
     if wrong and check:
         sys.stderr.write("run: make proto\n")

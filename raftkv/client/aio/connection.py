@@ -41,13 +41,15 @@ class Connection:
     """Channels to the endpoints of one client, opened when first used.
 
     settings: how to reach them. revision: the highest revision of the store that any answer
-    has told of, 0 at first.
+    has told of, 0 at first. cluster_id: the cluster's, 0 at first. heard: by place, when a
+    watch last heard from the endpoint (`lifetime.now`), shared by all watches.
     """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.revision = 0
         self.cluster_id = 0
+        self.heard = [0.0] * len(settings.endpoints)
         self.places = Places(len(settings.endpoints))
         self._options = channels.options(settings)
         self._credentials = [channels.credentials(settings, each) for each in settings.endpoints]

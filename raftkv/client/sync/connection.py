@@ -28,7 +28,7 @@ from raftkv.client.errors import (
     mapped,
 )
 from raftkv.client.settings import Settings
-from raftkv.client.sync.runtime import Channel, Metadata, Mutex, Stream, sleep
+from raftkv.client.sync.runtime import CHANNEL_CLOSED, Channel, Metadata, Mutex, Stream, sleep
 from raftkv.errors import Code, Outcome
 from raftkv.pb import rpc_pb2
 
@@ -42,13 +42,15 @@ class Connection:
     """Channels to the endpoints of one client, opened when first used.
 
     settings: how to reach them. revision: the highest revision of the store that any answer
-    has told of, 0 at first.
+    has told of, 0 at first. cluster_id: the cluster's, 0 at first. heard: by place, when a
+    watch last heard from the endpoint (`lifetime.now`), shared by all watches.
     """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.revision = 0
         self.cluster_id = 0
+        self.heard = [0.0] * len(settings.endpoints)
         self.places = Places(len(settings.endpoints))
         self._options = channels.options(settings)
         self._credentials = [channels.credentials(settings, each) for each in settings.endpoints]
@@ -124,6 +126,9 @@ class Connection:
                 )
             except grpc.RpcError as error:
                 failure = self.failure(error, place, write=write)
+            except CHANNEL_CLOSED:
+                self.check()
+                raise
             else:
                 if trial is not None:
                     trial.answered()
@@ -169,7 +174,11 @@ class Connection:
         if self._token is None:
             self._log_in(None, self.settings.timeout)
         place = self.places.current
-        return place, self._channel(place).stream(path, reply, self._metadata[leading])
+        try:
+            return place, self._channel(place).stream(path, reply, self._metadata[leading])
+        except CHANNEL_CLOSED:
+            self.check()
+            raise
 
     def broken(self, place: int) -> None:
         """A stream of this endpoint failed or fell silent: ask another one first."""
