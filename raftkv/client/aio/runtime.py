@@ -23,6 +23,7 @@ T = TypeVar("T")
 Reply = TypeVar("Reply", bound=Message)
 Metadata = Sequence[tuple[str, str]]
 
+Eventually = Awaitable  # what a user's function returns: Callable[[...], Eventually[T]]
 Mutex = asyncio.Lock  # used by `async with`
 
 
@@ -157,6 +158,11 @@ def _forget(task: "asyncio.Task[None]") -> None:
     _running.discard(task)
     if not task.cancelled():
         task.exception()  # seen
+
+
+def caller() -> object:
+    """The task that runs this: whom a reentrant lock belongs to."""
+    return asyncio.current_task()
 
 
 async def finish(function: Callable[P, Coroutine[Any, Any, T]], *args: P.args, **kw: P.kwargs) -> T:

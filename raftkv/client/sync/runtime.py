@@ -22,6 +22,7 @@ Metadata = Sequence[tuple[str, str]]
 
 READ_AHEAD: Final = 16  # answers of a stream that its thread takes before they are asked for
 
+Eventually = Annotated[T, "at once"]  # what a user's function returns
 Mutex = threading.Lock  # used by `with`
 
 
@@ -112,6 +113,11 @@ def spawn(function: Callable[P, None], *args: P.args, **kw: P.kwargs) -> Task:
     )
     thread.start()
     return Task(thread)
+
+
+def caller() -> object:
+    """The thread that runs this: whom a reentrant lock belongs to."""
+    return threading.current_thread()
 
 
 def finish(function: Callable[P, T], *args: P.args, **kw: P.kwargs) -> T:
