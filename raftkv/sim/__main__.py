@@ -85,7 +85,6 @@ class Totals:
         self.chosen.update(summary.kinds)
         self.struck += summary.struck
         self.viewing += summary.viewing
-        self.viewing["snapshots installed"] += summary.snapshots
         self.checked += summary.checked
 
     def missing(self, load: str, seconds: float, least_events: int) -> list[str]:

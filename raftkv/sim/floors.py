@@ -24,7 +24,8 @@ WATCHED: Final[dict[str, int]] = {
     "overtaken by a compaction": 20,
     "cancelled": 5,
     "compactions": 20,
-    "snapshots installed": 1,
+    "full sinks met": 100,
+    "states received under watches": 1,
 }
 
 

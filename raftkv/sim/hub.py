@@ -29,6 +29,7 @@ class Outlet(Sink, Protocol):
 
 class Hub:
     """See the module's docstring. stalls: how often a watcher met a full sink, over all processes.
+    replaced: how often a state from another member came while there were watchers.
 
     watches: the hub of the running process, None while there is none.
     """
@@ -37,6 +38,7 @@ class Hub:
         self.watches: Watches | None = None
         self._node = node
         self._random = random
+        self.replaced = 0
         self._stalls = 0
         self._slicing = False
         self._outlets: dict[Outlet, None] = {}
@@ -87,6 +89,7 @@ class Hub:
         watches = self.watches
         assert watches is not None
         if effects.installed is not None:
+            self.replaced += watches.count > 0
             watches.replaced(self._node.replica.machine)
         if effects.applied and watches.count:
             watches.publish(effects.changes, watches.machine.revision)

@@ -189,6 +189,9 @@ class WatchLoad:
         for viewer in self._viewers:
             viewer.finish()
         self.counts["watches"] = len(self._watches)
+        hubs = [node.hub for node in self.cluster.nodes.values()]
+        self.counts["full sinks met"] = sum(hub.stalls for hub in hubs)
+        self.counts["states received under watches"] = sum(hub.replaced for hub in hubs)
         self.counts["compactions"] = len(history.compactions)
         self.counts["revisions"] = history.revisions[-1] if history.revisions else 0
         proofs = Proofs(history)

@@ -1,0 +1,152 @@
+"""The load for watches: it meets what can happen to a watch, and notices wrong hubs."""
+
+from collections import Counter
+from dataclasses import replace
+from random import Random
+
+import pytest
+
+from raftkv.sim import floors, watch_mutants
+from raftkv.sim.__main__ import Totals
+from raftkv.sim.faults import KINDS, Nemesis, done
+from raftkv.sim.hunting import hunt, profile_of
+from raftkv.sim.mutants import MUTANTS, Mutant
+from raftkv.sim.run import Run, Summary, run_seed, watch_profile
+from raftkv.sim.world import SECOND
+from tests.sim.scenario import Scenario
+
+VIEWED = [
+    mutant
+    for mutant in MUTANTS
+    if mutant.name in {name for name, _ in watch_mutants.VIEWED_PATCHES}
+]
+
+
+def small(seed: int) -> Summary:
+    """A short run with few viewers."""
+    profile = replace(watch_profile(seed, 3, 1.0), viewers=3, kinds=("crash one", "isolate one"))
+    return Run(seed, profile).execute()
+
+
+def test_same_seed_gives_the_same_run_of_the_load_for_watches() -> None:
+    first, second = small(5), small(5)
+    assert not first.failure, first.failure
+    assert first.trace_hash == second.trace_hash
+    assert first.viewing == second.viewing
+    assert first.checked == second.checked
+    assert first.viewing["events checked"] > 5000
+
+
+def test_what_validators_have_checked_is_in_the_summary() -> None:
+    summary = small(6)
+    events = summary.viewing["events checked"] + summary.watching["events"]
+    assert events > 5000
+    assert summary.checked["reliable"] == summary.checked["prev_kv"] == events
+    assert summary.checked["closed"] > summary.checked["atomic"] > 100
+    assert summary.checked["bookmarkable"] > 10
+
+
+def test_compaction_is_asked_for_every_100_ms() -> None:
+    """W06"""
+    profile = replace(watch_profile(7, 3, 2.0), viewers=2, kinds=("bad weather", "transfer"))
+    run = Run(7, profile)
+    run.begin()
+    before = run.load.counts["compactions asked"]
+    run.run_for(2 * SECOND)
+    assert 15 <= run.load.counts["compactions asked"] - before <= 20
+
+
+@pytest.mark.parametrize("name", ["fragments without a flag", "lose an event in a long scan"])
+def test_wrong_hub_is_noticed_by_the_load_for_watches(name: str) -> None:
+    """W01, W08. All others: the slow test below."""
+    (mutant,) = (mutant for mutant in VIEWED if mutant.name == name)
+    taken, summary = hunt(mutant)
+    assert taken
+    assert summary.failure.startswith("InvariantBroken: watch")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mutant", VIEWED, ids=lambda mutant: mutant.name)
+def test_wrong_hub_is_noticed_and_the_right_one_passes(mutant: Mutant) -> None:
+    """W01, W05, W06, W08, W09: noticed by validators of watches, not by anything else."""
+    taken, summary = hunt(mutant)
+    assert taken
+    assert summary.failure.startswith("InvariantBroken: watch")
+    assert not Run(summary.seed, profile_of(mutant, summary.seed)).execute().failure
+
+
+@pytest.mark.slow
+def test_runs_of_the_load_for_watches_meet_everything() -> None:
+    """W01, W02, W05, W06, W13, W18: more than a million events, all floors reached."""
+    totals = Totals()
+    for seed in range(300, 305):
+        summary = run_seed(seed, seconds=6, load="watch")
+        assert not summary.failure, f"seed {seed}: {summary.failure}"
+        totals.add(summary)
+    assert totals.checked["reliable"] > 1_000_000
+    assert floors.watching_missing(totals.viewing, totals.runs, 6) == []
+
+
+# --- floors -----------------------------------------------------------------------------
+
+
+def test_fault_that_never_struck_is_reported() -> None:
+    chosen, struck = Counter({"usurp": 1, "pause": 10}), Counter({"usurp": 1, "pause": 5})
+    assert floors.faults_missing(chosen, struck, 12, even=True) == []
+    assert floors.faults_missing(chosen, struck - Counter({"usurp": 1}), 12, even=True)
+    assert floors.faults_missing(chosen, struck - Counter({"pause": 1}), 12, even=True)
+    few = Counter({"usurp": 1})
+    assert floors.faults_missing(chosen, few, floors.ALL_STRUCK_RUNS - 1, even=False) == []
+    assert len(floors.faults_missing(chosen, few, floors.ALL_STRUCK_RUNS, even=False)) == 1
+
+
+def test_too_little_of_anything_is_reported() -> None:
+    enough = Counter({name: 10 * number for name, number in floors.WATCHED.items()})
+    assert floors.watching_missing(enough, 10, floors.SECONDS) == []
+    for name in floors.WATCHED:
+        less = enough - Counter({name: 1})
+        assert len(floors.watching_missing(less, 10, floors.SECONDS)) == 1
+        assert floors.watching_missing(less, 10, floors.SECONDS / 2) == []
+
+
+def test_too_few_events_fail_a_whole_run() -> None:
+    totals = Totals()
+    totals.add(Summary(1, checked=Counter({"reliable": 99})))
+    assert totals.missing("mixed", 20, 99) == []
+    assert "99 of at least 100" in totals.missing("mixed", 20, 100)[0]
+
+
+# --- faults in turn ----------------------------------------------------------------------
+
+
+def test_every_kind_of_fault_can_strike_and_is_counted_only_if_it_did() -> None:
+    run = Scenario(nodes=3)
+    struck = {kind for kind in KINDS if _strike(run, kind)}
+    assert struck == set(KINDS)
+    for node in run.cluster.nodes.values():
+        node.crash()
+    assert not KINDS["crash leader"](run.cluster, Random(1))
+    assert not KINDS["transfer"](run.cluster, Random(1))
+
+
+def _strike(run: Scenario, kind: str) -> bool:
+    undo = KINDS[kind](run.cluster, Random(1))
+    if undo is not None and undo is not done:
+        undo()
+    run.cluster.heal()
+    run.must_settle()
+    return undo is not None
+
+
+def test_faults_have_their_turn_where_that_is_asked_for() -> None:
+    run = Scenario()
+    kinds = ["pause", "transfer", "slow disk", "clock rate"]
+    nemesis = Nemesis(run.world, run.cluster, kinds, even=True)
+    nemesis.begin()
+    run.run_for(20 * SECOND)
+    nemesis.end()
+    run.cluster.heal()
+    counts = [nemesis.counts[kind] for kind in kinds]
+    assert min(counts) > 5
+    assert max(nemesis.struck[kind] for kind in kinds) - min(nemesis.struck.values()) <= 1
+    run.finish()
