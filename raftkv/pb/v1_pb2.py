@@ -26,7 +26,7 @@ from raftkv.pb import kv_pb2 as raftkv_dot_pb_dot_kv__pb2
 from raftkv.pb import rpc_pb2 as raftkv_dot_pb_dot_rpc__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x12raftkv/pb/v1.proto\x12\traftkv.v1\x1a\x12raftkv/pb/kv.proto\x1a\x13raftkv/pb/rpc.proto\"P\n\x11PutWithTTLRequest\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\r\n\x05value\x18\x02 \x01(\x0c\x12\x0e\n\x06ttl_ms\x18\x03 \x01(\x03\x12\x0f\n\x07prev_kv\x18\x04 \x01(\x08\"t\n\x12PutWithTTLResponse\x12,\n\x06header\x18\x01 \x01(\x0b\x32\x1c.etcdserverpb.ResponseHeader\x12!\n\x07prev_kv\x18\x02 \x01(\x0b\x32\x10.mvccpb.KeyValue\x12\r\n\x05lease\x18\x03 \x01(\x03\x32O\n\x02KV\x12I\n\nPutWithTTL\x12\x1c.raftkv.v1.PutWithTTLRequest\x1a\x1d.raftkv.v1.PutWithTTLResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x12raftkv/pb/v1.proto\x12\traftkv.v1\x1a\x12raftkv/pb/kv.proto\x1a\x13raftkv/pb/rpc.proto\"P\n\x11PutWithTTLRequest\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\r\n\x05value\x18\x02 \x01(\x0c\x12\x0e\n\x06ttl_ms\x18\x03 \x01(\x03\x12\x0f\n\x07prev_kv\x18\x04 \x01(\x08\"t\n\x12PutWithTTLResponse\x12,\n\x06header\x18\x01 \x01(\x0b\x32\x1c.etcdserverpb.ResponseHeader\x12!\n\x07prev_kv\x18\x02 \x01(\x0b\x32\x10.mvccpb.KeyValue\x12\r\n\x05lease\x18\x03 \x01(\x03\"!\n\x12OpenSessionRequest\x12\x0b\n\x03ttl\x18\x01 \x01(\x03\"a\n\x13OpenSessionResponse\x12,\n\x06header\x18\x01 \x01(\x0b\x32\x1c.etcdserverpb.ResponseHeader\x12\x0f\n\x07session\x18\x02 \x01(\x03\x12\x0b\n\x03ttl\x18\x03 \x01(\x03\x32O\n\x02KV\x12I\n\nPutWithTTL\x12\x1c.raftkv.v1.PutWithTTLRequest\x1a\x1d.raftkv.v1.PutWithTTLResponse2X\n\x08Sessions\x12L\n\x0bOpenSession\x12\x1d.raftkv.v1.OpenSessionRequest\x1a\x1e.raftkv.v1.OpenSessionResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,6 +37,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PUTWITHTTLREQUEST']._serialized_end=154
   _globals['_PUTWITHTTLRESPONSE']._serialized_start=156
   _globals['_PUTWITHTTLRESPONSE']._serialized_end=272
-  _globals['_KV']._serialized_start=274
-  _globals['_KV']._serialized_end=353
+  _globals['_OPENSESSIONREQUEST']._serialized_start=274
+  _globals['_OPENSESSIONREQUEST']._serialized_end=307
+  _globals['_OPENSESSIONRESPONSE']._serialized_start=309
+  _globals['_OPENSESSIONRESPONSE']._serialized_end=406
+  _globals['_KV']._serialized_start=408
+  _globals['_KV']._serialized_end=487
+  _globals['_SESSIONS']._serialized_start=489
+  _globals['_SESSIONS']._serialized_end=577
 # @@protoc_insertion_point(module_scope)

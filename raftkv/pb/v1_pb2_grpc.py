@@ -99,3 +99,89 @@ class KV:
             timeout,
             metadata,
             _registered_method=True)
+
+
+class SessionsStub:
+    """Missing associated documentation comment in .proto file."""
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.OpenSession = channel.unary_unary(
+                '/raftkv.v1.Sessions/OpenSession',
+                request_serializer=raftkv_dot_pb_dot_v1__pb2.OpenSessionRequest.SerializeToString,
+                response_deserializer=raftkv_dot_pb_dot_v1__pb2.OpenSessionResponse.FromString,
+                _registered_method=True)
+
+
+class SessionsServicer:
+    """Missing associated documentation comment in .proto file."""
+
+    def OpenSession(self, request, context):
+        """Opens a session, in which writes may be repeated and are applied once. It is a lease: etcd's
+        Lease service keeps it alive, looks at it and revokes it, and with it ends whatever is known
+        of its writes.
+
+        A write is in a session by its metadata, decimal numbers all: `raftkv-session`, the id of the
+        session; `raftkv-sequence`, 1 for its first write, 2 for its second; `raftkv-unanswered`, the
+        lowest sequence that the client has no answer to. A repetition has the same sequence and the
+        same request, may go to any member, and is answered as the write was. Writes are etcd's Put,
+        DeleteRange, Txn, LeaseGrant and LeaseRevoke, and PutWithTTL; no other call can be in a session.
+
+        Several writes may be under way, the highest sequence less than 64 above the lowest unanswered
+        one. What lies below the lowest unanswered one is never carried out again. An answer of more
+        than 64 KiB is not kept: its repetition gets ALREADY_EXISTS with the revision. In a session
+        that is over nothing is carried out, and a repetition stays without an answer for good.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_SessionsServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'OpenSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.OpenSession,
+                    request_deserializer=raftkv_dot_pb_dot_v1__pb2.OpenSessionRequest.FromString,
+                    response_serializer=raftkv_dot_pb_dot_v1__pb2.OpenSessionResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'raftkv.v1.Sessions', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('raftkv.v1.Sessions', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class Sessions:
+    """Missing associated documentation comment in .proto file."""
+
+    @staticmethod
+    def OpenSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/raftkv.v1.Sessions/OpenSession',
+            raftkv_dot_pb_dot_v1__pb2.OpenSessionRequest.SerializeToString,
+            raftkv_dot_pb_dot_v1__pb2.OpenSessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)

@@ -62,3 +62,70 @@ class KVServicer(metaclass=_abc_1.ABCMeta):
         """
 
 def add_KVServicer_to_server(servicer: KVServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
+class SessionsStub:
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> SessionsAsyncStub: ...
+    OpenSession: _grpc.UnaryUnaryMultiCallable[_v1_pb2.OpenSessionRequest, _v1_pb2.OpenSessionResponse]
+    """Opens a session, in which writes may be repeated and are applied once. It is a lease: etcd's
+    Lease service keeps it alive, looks at it and revokes it, and with it ends whatever is known
+    of its writes.
+
+    A write is in a session by its metadata, decimal numbers all: `raftkv-session`, the id of the
+    session; `raftkv-sequence`, 1 for its first write, 2 for its second; `raftkv-unanswered`, the
+    lowest sequence that the client has no answer to. A repetition has the same sequence and the
+    same request, may go to any member, and is answered as the write was. Writes are etcd's Put,
+    DeleteRange, Txn, LeaseGrant and LeaseRevoke, and PutWithTTL; no other call can be in a session.
+
+    Several writes may be under way, the highest sequence less than 64 above the lowest unanswered
+    one. What lies below the lowest unanswered one is never carried out again. An answer of more
+    than 64 KiB is not kept: its repetition gets ALREADY_EXISTS with the revision. In a session
+    that is over nothing is carried out, and a repetition stays without an answer for good.
+    """
+
+@_typing.type_check_only
+class SessionsAsyncStub(SessionsStub):
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    OpenSession: _aio.UnaryUnaryMultiCallable[_v1_pb2.OpenSessionRequest, _v1_pb2.OpenSessionResponse]  # type: ignore[assignment]
+    """Opens a session, in which writes may be repeated and are applied once. It is a lease: etcd's
+    Lease service keeps it alive, looks at it and revokes it, and with it ends whatever is known
+    of its writes.
+
+    A write is in a session by its metadata, decimal numbers all: `raftkv-session`, the id of the
+    session; `raftkv-sequence`, 1 for its first write, 2 for its second; `raftkv-unanswered`, the
+    lowest sequence that the client has no answer to. A repetition has the same sequence and the
+    same request, may go to any member, and is answered as the write was. Writes are etcd's Put,
+    DeleteRange, Txn, LeaseGrant and LeaseRevoke, and PutWithTTL; no other call can be in a session.
+
+    Several writes may be under way, the highest sequence less than 64 above the lowest unanswered
+    one. What lies below the lowest unanswered one is never carried out again. An answer of more
+    than 64 KiB is not kept: its repetition gets ALREADY_EXISTS with the revision. In a session
+    that is over nothing is carried out, and a repetition stays without an answer for good.
+    """
+
+class SessionsServicer(metaclass=_abc_1.ABCMeta):
+    @_abc_1.abstractmethod
+    def OpenSession(
+        self,
+        request: _v1_pb2.OpenSessionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_v1_pb2.OpenSessionResponse, _abc.Awaitable[_v1_pb2.OpenSessionResponse]]:
+        """Opens a session, in which writes may be repeated and are applied once. It is a lease: etcd's
+        Lease service keeps it alive, looks at it and revokes it, and with it ends whatever is known
+        of its writes.
+
+        A write is in a session by its metadata, decimal numbers all: `raftkv-session`, the id of the
+        session; `raftkv-sequence`, 1 for its first write, 2 for its second; `raftkv-unanswered`, the
+        lowest sequence that the client has no answer to. A repetition has the same sequence and the
+        same request, may go to any member, and is answered as the write was. Writes are etcd's Put,
+        DeleteRange, Txn, LeaseGrant and LeaseRevoke, and PutWithTTL; no other call can be in a session.
+
+        Several writes may be under way, the highest sequence less than 64 above the lowest unanswered
+        one. What lies below the lowest unanswered one is never carried out again. An answer of more
+        than 64 KiB is not kept: its repetition gets ALREADY_EXISTS with the revision. In a session
+        that is over nothing is carried out, and a repetition stays without an answer for good.
+        """
+
+def add_SessionsServicer_to_server(servicer: SessionsServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -10,7 +10,7 @@ import logging
 from typing import Final, cast
 
 from raftkv import limits
-from raftkv.errors import DEADLINE_EXCEEDED, ApiError
+from raftkv.errors import DEADLINE_EXCEEDED, SESSION_MISPLACED, ApiError
 from raftkv.server.descriptors import admitted_clients
 from raftkv.server.driver import Driver
 from raftkv.server.entrance import Entrances
@@ -137,6 +137,9 @@ class ClientProtocol(asyncio.Protocol):
         """A whole unary request."""
         if head.timeout is not None:
             self._deadlines.append((self.driver.loop.time() + head.timeout, stream))
+        if head.in_session and head.path not in self.routes.session_paths:
+            self.fail(stream, SESSION_MISPLACED)
+            return
         self.routes.unary[head.path](self, stream, head, message)
 
     def opened(self, stream: int, head: RequestHead) -> None:

@@ -7,7 +7,7 @@ object per call, which hears the messages of its stream.
 from collections.abc import Callable
 from typing import Protocol, TypeAlias
 
-from raftkv.errors import Code
+from raftkv.errors import SESSION_MISPLACED, Code
 from raftkv.wire.grpc import RequestHead
 from raftkv.wire.h2 import ServerConnection
 
@@ -43,10 +43,12 @@ class Routes:
 
     known: every service of the API with its methods, to tell an unknown service from an
     unknown method, as gRPC servers do.
+    session_paths: the unary paths whose calls may be in a session (`services/once`).
     """
 
     def __init__(self, known: dict[str, list[str]]) -> None:
         self.unary: dict[bytes, UnaryRoute] = {}
+        self.session_paths: set[bytes] = set()
         self.streams: dict[bytes, StreamRoute] = {}
         self.ends: list[Callable[[], None]] = []  # end streams that would not end by themselves
         self._known = known
@@ -62,6 +64,10 @@ class Routes:
         route = self.streams.get(head.path)
         if route is None:
             connection.connection.finish(stream, Code.UNIMPLEMENTED, self._unknown(head.path))
+            return
+        if head.in_session:
+            error = SESSION_MISPLACED
+            connection.connection.finish(stream, error.code, error.text)
             return
         call = route(connection, stream, head)
         if connection.connection.is_open(stream):

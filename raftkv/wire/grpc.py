@@ -13,6 +13,9 @@ from typing import Final, Protocol
 
 from raftkv.errors import Code, ProtocolError
 
+# Metadata that puts a call into a session of raftkv.v1.
+SESSION_METADATA: Final = frozenset((b"raftkv-session", b"raftkv-sequence", b"raftkv-unanswered"))
+
 _TIMEOUT: Final = re.compile(rb"([0-9]{1,8})([HMSmun])").fullmatch
 _UNIT_SECONDS: Final = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 _UNSAFE: Final = re.compile(rb"[^ -$&-~]")
@@ -55,9 +58,10 @@ class RequestHead:
     metadata: lower-case names; -bin values decoded; repeated values joined with b",".
     timeout: seconds the client is willing to wait, None: for ever.
     unary: `path` is one of the connection's unary paths. gzip: flagged messages are gzip.
+    in_session: there is some SESSION_METADATA.
     """
 
-    __slots__ = ("authority", "gzip", "metadata", "path", "timeout", "unary")
+    __slots__ = ("authority", "gzip", "in_session", "metadata", "path", "timeout", "unary")
 
     def __init__(
         self,
@@ -68,6 +72,7 @@ class RequestHead:
         authority: bytes = b"",
         unary: bool = False,
         gzip: bool = False,
+        in_session: bool = False,
     ) -> None:
         self.path = path
         self.metadata = metadata
@@ -75,6 +80,7 @@ class RequestHead:
         self.authority = authority
         self.unary = unary
         self.gzip = gzip
+        self.in_session = in_session
 
     def with_timeout(self, timeout: float) -> "RequestHead":
         """The same head with another timeout in seconds; shares the metadata."""
@@ -85,6 +91,7 @@ class RequestHead:
             authority=self.authority,
             unary=self.unary,
             gzip=self.gzip,
+            in_session=self.in_session,
         )
 
     def __repr__(self) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Container
 from typing import Final, NamedTuple
 
 from raftkv.errors import Code, ProtocolError
-from raftkv.wire.grpc import RequestHead, decode_binary, decode_timeout
+from raftkv.wire.grpc import SESSION_METADATA, RequestHead, decode_binary, decode_timeout
 from raftkv.wire.hpack import Field
 
 _NAME: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+").fullmatch
@@ -97,4 +97,5 @@ def parse_request(fields: list[Field], unary_paths: Container[bytes]) -> Request
         authority=pseudo.get(b":authority", plain.get(b"host", b"")),
         unary=path in unary_paths,
         gzip=encoding == b"gzip",
+        in_session=not SESSION_METADATA.isdisjoint(metadata),
     )

@@ -13,6 +13,7 @@ from raftkv.server.services.lock import LockService
 from raftkv.server.services.maintenance import MaintenanceService
 from raftkv.server.services.queueing import Queues
 from raftkv.server.services.range_stream import RangeStreamService
+from raftkv.server.services.sessions import SessionsService
 from raftkv.server.services.watch import WatchService
 
 
@@ -41,6 +42,7 @@ def register_all(
     RangeStreamService(context).register(routes)
     LeaseService(context).register(routes)
     ExtrasService(context).register(routes)
+    SessionsService(context).register(routes)
     ClusterService(context).register(routes)
     MaintenanceService(context, election_timeout_seconds).register(routes)
     WatchService(context, notify_seconds).register(routes)

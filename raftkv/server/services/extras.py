@@ -19,7 +19,7 @@ from raftkv.errors import (
     ApiError,
 )
 from raftkv.kv import commands
-from raftkv.kv.encoding import bytes_field, varint
+from raftkv.kv.encoding import bytes_field
 from raftkv.kv.leases import put_with_ttl_request
 from raftkv.kv.machine import Result
 from raftkv.limits import MAX_LEASE_TTL_SECONDS
@@ -28,10 +28,10 @@ from raftkv.server.clients import ClientProtocol
 from raftkv.server.routes import Routes
 from raftkv.server.services.context import CANNOT_DECODE, ENVELOPE_BYTES, Context
 from raftkv.server.services.lease import choose_id
+from raftkv.server.services.once import propose_once
 from raftkv.wire.grpc import RequestHead
 
 _PREV_KV = b"\x20\x01"  # PutRequest.prev_kv = true
-_LEASE_TAG = b"\x18"  # PutWithTTLResponse.lease
 
 
 class ExtrasService:
@@ -43,6 +43,7 @@ class ExtrasService:
     def register(self, routes: Routes) -> None:
         """Adds the service's paths."""
         routes.unary[b"/raftkv.v1.KV/PutWithTTL"] = self.put_with_ttl
+        routes.session_paths.add(b"/raftkv.v1.KV/PutWithTTL")
 
     def put_with_ttl(
         self, client: ClientProtocol, stream: int, head: RequestHead, message: bytes
@@ -63,24 +64,23 @@ class ExtrasService:
         put = bytes_field(0x0A, request.key) + bytes_field(0x12, request.value)
         if request.prev_kv:
             put += _PREV_KV
-        self._propose(client, stream, request.ttl_ms, put)
+        self._propose(client, stream, head, request.ttl_ms, put)
 
-    def _propose(self, client: ClientProtocol, stream: int, ttl_ms: int, put: bytes) -> None:
-        lease = choose_id(self._context)
-        ticket = (self._answer, client, stream, lease, ttl_ms, put)
-        error = self._context.propose(
-            commands.PUT_WITH_TTL, put_with_ttl_request(lease, ttl_ms, put), ticket
-        )
+    def _propose(
+        self, client: ClientProtocol, stream: int, head: RequestHead, ttl_ms: int, put: bytes
+    ) -> None:
+        whole = put_with_ttl_request(choose_id(self._context), ttl_ms, put)
+        ticket = (self._answer, client, stream, head, ttl_ms, put)
+        error = propose_once(self._context, head, commands.PUT_WITH_TTL, whole, ticket)
         if error is not None:
             self._answer(ticket, error)
 
     def _answer(self, ticket: Any, result: Result | ApiError) -> None:
-        client, stream, lease = ticket[1:4]
+        client, stream = ticket[1:3]
         if type(result) is Result:
-            body = result.body + _LEASE_TAG + varint(lease)
-            client.reply(stream, self._context.header(result.revision) + body)
+            client.reply(stream, self._context.header(result.revision) + result.body)
         elif result is LEASE_EXISTS:  # nothing was done: choose another id
-            self._propose(client, stream, *ticket[4:])
+            self._propose(client, stream, *ticket[3:])
             self._context.driver.wake()
         else:
             client.fail(stream, result)

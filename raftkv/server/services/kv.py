@@ -22,6 +22,7 @@ from raftkv.pb import rpc_pb2
 from raftkv.server.clients import ClientProtocol
 from raftkv.server.routes import Routes
 from raftkv.server.services.context import CANNOT_DECODE, ENVELOPE_BYTES, Context
+from raftkv.server.services.once import propose_once
 from raftkv.server.slices import LongRead
 from raftkv.wire.grpc import RequestHead
 
@@ -43,6 +44,9 @@ class KvService:
         routes.unary[b"/etcdserverpb.KV/DeleteRange"] = self.delete_range
         routes.unary[b"/etcdserverpb.KV/Txn"] = self.txn
         routes.unary[b"/etcdserverpb.KV/Compact"] = self.compact
+        routes.session_paths.update(
+            (b"/etcdserverpb.KV/Put", b"/etcdserverpb.KV/DeleteRange", b"/etcdserverpb.KV/Txn")
+        )
 
     # --- writes -------------------------------------------------------------
 
@@ -95,7 +99,11 @@ class KvService:
         if error is None and len(message) + ENVELOPE_BYTES > context.max_request_bytes:
             error = REQUEST_TOO_LARGE
         if error is None:
-            error = context.propose(command, message, (self._answer, client, stream))
+            ticket = (self._answer, client, stream)
+            if head.in_session:
+                error = propose_once(context, head, command, message, ticket)
+            else:
+                error = context.propose(command, message, ticket)
         if error is not None:
             client.fail(stream, error)
 
@@ -117,7 +125,7 @@ class KvService:
             loop.call_later(_POLL_SECONDS, self._answer_physical, ticket, result)
 
     def txn(self, client: ClientProtocol, stream: int, head: RequestHead, message: bytes) -> None:
-        """KV.Txn; one without writes is a read."""
+        """KV.Txn; one without writes is a read, unless it is in a session."""
         swap = read_swap(message, 0)
         if swap is not None and len(swap[0]) <= self._context.max_txn_ops:
             self._write(client, stream, head, message, commands.TXN, None)
@@ -136,14 +144,14 @@ class KvService:
                 error = CANNOT_DECODE
             else:
                 error = validate_txn(request, context.max_txn_ops)
-                if error is None and is_read_only(request):
+                if error is None and not head.in_session and is_read_only(request):
                     ticket = (self._serve_txn, client, stream, request)
                     error = context.read(ticket)
                 elif len(message) + ENVELOPE_BYTES > context.max_request_bytes:
                     error = error or REQUEST_TOO_LARGE
                 elif error is None:
                     ticket = (self._answer, client, stream)  # type: ignore[assignment]
-                    error = context.propose(commands.TXN, message, ticket)
+                    error = propose_once(context, head, commands.TXN, message, ticket)
         if error is not None:
             client.fail(stream, error)
 

@@ -33,6 +33,7 @@ from raftkv.server.clients import ClientProtocol
 from raftkv.server.routes import Routes
 from raftkv.server.services.context import CANNOT_DECODE, Context
 from raftkv.server.services.keepalive import KeepAlives
+from raftkv.server.services.once import propose_once
 from raftkv.wire.grpc import RequestHead
 
 SLICE_LEASES: Final = 1000  # of a list: about 2 ms
@@ -79,6 +80,9 @@ class LeaseService:
         routes.unary[b"/etcdserverpb.Lease/LeaseTimeToLive"] = self.time_to_live
         routes.unary[b"/etcdserverpb.Lease/LeaseLeases"] = self.leases
         routes.streams[b"/etcdserverpb.Lease/LeaseKeepAlive"] = self._keepalives.open
+        routes.session_paths.update(
+            (b"/etcdserverpb.Lease/LeaseGrant", b"/etcdserverpb.Lease/LeaseRevoke")
+        )
 
     # --- writes -------------------------------------------------------------
 
@@ -97,19 +101,21 @@ class LeaseService:
             return
         ttl_ms = max(request.TTL, self._minimum) * 1000
         if request.ID:
-            self._grant(request.ID, ttl_ms, (self._answer, client, stream))
+            self._grant(head, request.ID, ttl_ms, (self._answer, client, stream))
         else:
-            self._grant(choose_id(self._context), ttl_ms, (self._granted, client, stream, ttl_ms))
+            ticket = (self._granted, client, stream, ttl_ms, head)
+            self._grant(head, choose_id(self._context), ttl_ms, ticket)
 
-    def _grant(self, lease: int, ttl_ms: int, ticket: tuple[Any, ...]) -> None:
-        error = self._context.propose(commands.LEASE_GRANT, grant_request(lease, ttl_ms), ticket)
+    def _grant(self, head: RequestHead, lease: int, ttl_ms: int, ticket: tuple[Any, ...]) -> None:
+        request = grant_request(lease, ttl_ms)
+        error = propose_once(self._context, head, commands.LEASE_GRANT, request, ticket)
         if error is not None:
             self._answer(ticket, error)
 
     def _granted(self, ticket: Any, result: Result | ApiError) -> None:
         """The answer to a grant whose id was chosen here."""
         if result is LEASE_EXISTS:
-            self._grant(choose_id(self._context), ticket[3], ticket)
+            self._grant(ticket[4], choose_id(self._context), ticket[3], ticket)
             self._context.driver.wake()
         else:
             self._answer(ticket, result)
@@ -125,9 +131,9 @@ class LeaseService:
             return
         error = self._context.refusal(head)
         if error is None:
-            error = self._context.propose(
-                commands.LEASE_REVOKE, revoke_request(request.ID), (self._answer, client, stream)
-            )
+            ticket = (self._answer, client, stream)
+            revoked = revoke_request(request.ID)
+            error = propose_once(self._context, head, commands.LEASE_REVOKE, revoked, ticket)
         if error is not None:
             client.fail(stream, error)
 
