@@ -286,17 +286,22 @@ class Keeper:
         if over:
             answered(False)
 
-    def close(self) -> None:
-        """Stops the thread. Leases that are still there count as lost: nobody keeps them.
-
-        Returns within two seconds, whatever the network does.
-        """
+    def stop(self) -> None:
+        """Ends the thread soon. Leases that are still there count as lost: nobody keeps them."""
         with self._changed:
             self._closed = True
-            thread = self._thread
             self._changed.notify_all()
-        if thread is not None and thread is not threading.current_thread():
-            thread.join(CLOSE_SECONDS)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether there is no thread, or no more."""
+        return self._thread is None or not self._thread.is_alive()
+
+    def close(self) -> None:
+        """`stop`, and waits for it: at most two seconds, whatever the network does."""
+        self.stop()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(CLOSE_SECONDS)
 
     # --- the thread ---------------------------------------------------------------
     def _run(self) -> None:

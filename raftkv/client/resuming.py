@@ -144,6 +144,8 @@ class Resuming:
             return None
         if response.watch_id == BROADCAST_ID:
             return None
+        if not self.created:
+            raise ServerError("the server sent events before it confirmed the watch")
         if response.events:
             return self._events(response)
         return self._progress(response)

@@ -9,6 +9,7 @@ that was there before it was asked for, is a `ClusterChanged` (catalogue C15).
 
 import os
 import time
+from functools import partial
 from typing import Final, TypeVar
 
 import grpc
@@ -27,6 +28,8 @@ from raftkv.client.errors import (
     TokenRefused,
     mapped,
 )
+from raftkv.client.keeper import CLOSE_SECONDS, Keeper
+from raftkv.client.route import OwnChannels
 from raftkv.client.settings import Settings
 from raftkv.errors import Code, Outcome
 from raftkv.pb import rpc_pb2
@@ -61,6 +64,9 @@ class Connection:
         self._token: str | None = None if settings.user else ""
         self._metadata: tuple[Metadata, Metadata] = ((), ())
         self._note_token(self._token)
+        self.keeper = Keeper(
+            OwnChannels(settings, self.places, partial(self.metadata, leading=True))
+        )
 
     # --- unary calls ----------------------------------------------------------------------
     async def call(
@@ -307,9 +313,13 @@ class Connection:
         self._closed = True
         if self._pid != os.getpid():
             return  # they belong to the parent
+        self.keeper.stop()
         for channel in self._channels:
             if channel is not None:
                 await channel.close()
+        give_up = time.monotonic() + CLOSE_SECONDS
+        while not self.keeper.stopped and time.monotonic() < give_up:
+            await sleep(0.002)  # and not a join, which would block an event loop
 
 
 def _is_stale(error: ClientError) -> bool:
