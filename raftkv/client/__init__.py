@@ -12,6 +12,7 @@ classes in both.
 
 from raftkv.client.errors import (
     AccountError,
+    AlreadyApplied,
     AuthenticationFailed,
     AuthError,
     BadRequest,
@@ -53,6 +54,7 @@ from raftkv.client.errors import (
     RecipeError,
     RequestTooLarge,
     ServerError,
+    SessionLost,
     TimedOut,
     TokenRefused,
     TooManyRequests,
@@ -107,6 +109,7 @@ __all__ = [
     "AccountError",
     "Alarm",
     "AlarmType",
+    "AlreadyApplied",
     "AuthError",
     "AuthenticationFailed",
     "BadRequest",
@@ -174,6 +177,7 @@ __all__ = [
     "RequestTooLarge",
     "RevokeResult",
     "ServerError",
+    "SessionLost",
     "SortBy",
     "Status",
     "TimeToLive",

@@ -48,6 +48,8 @@
         |   +-- ClientClosed               after `close()`
         |   +-- ForkedClient               in a forked child
         |   +-- WrongLoop                  in another event loop than the first call's
+        +-- SessionLost                an exactly-once session is over at the server
+        +-- AlreadyApplied             carried out once, but its answer was too large to keep
         +-- ServerError                an answer that is none of these
 
 `outcome` tells what may be concluded about a write: DEFINITE = it was not carried out and never
@@ -58,8 +60,10 @@ Sources: the texts are etcd's (api/v3rpc/rpctypes/error.go), clients match on th
 outcomes are raftkv.errors'.
 """
 
+import re
 from typing import Final
 
+from raftkv import errors as known
 from raftkv.errors import Code, Outcome, RaftkvError
 
 
@@ -294,6 +298,19 @@ class WrongLoop(Misused):
     """The client was used in another event loop than the one of its first call."""
 
 
+class SessionLost(ClientError):
+    """A session of exactly-once writes is over at the server, or has gone on without this write."""
+
+
+class AlreadyApplied(ClientError):
+    """A repeated write was carried out once; its answer was too large for the server to keep.
+
+    revision: of the write.
+    """
+
+    revision: int = 0
+
+
 class ServerError(ClientError):
     """An answer that the library has no name for."""
 
@@ -303,7 +320,7 @@ def _texts(kind: type[ClientError], *texts: str) -> dict[str, type[ClientError]]
     return {"etcdserver: " + text: kind for text in texts}
 
 
-BY_TEXT: Final[dict[str, type[ClientError]]] = {
+BY_TEXT: dict[str, type[ClientError]] = {
     **_texts(EmptyKey, "key is not provided"),
     **_texts(KeyNotFound, "key not found"),
     **_texts(
@@ -313,7 +330,6 @@ BY_TEXT: Final[dict[str, type[ClientError]]] = {
         "invalid client api version",
         "invalid sort option",
         "given member URLs are invalid",
-        "ttl_ms must be at least 1",
     ),
     **_texts(RequestTooLarge, "too many operations in txn request", "request is too large"),
     **_texts(DuplicateKey, "duplicate key given in txn request"),
@@ -324,12 +340,6 @@ BY_TEXT: Final[dict[str, type[ClientError]]] = {
     **_texts(LeaseExists, "lease already exists"),
     **_texts(NoSpace, "mvcc: database space exceeded"),
     **_texts(TooManyRequests, "too many requests"),
-    **_texts(
-        ReadsTooMuch,
-        "a transaction that writes must not read so much: limit its ranges and compares, or read "
-        "beforehand and compare revisions in the transaction",
-        "the answer is too large: split the transaction or limit its ranges",
-    ),
     **_texts(MemberNotFound, "member not found"),
     **_texts(MemberExists, "member ID already exist", "Peer URLs already exists"),
     **_texts(
@@ -383,11 +393,7 @@ BY_TEXT: Final[dict[str, type[ClientError]]] = {
     ),
     **_texts(Cancelled, "request canceled", "watch canceled"),
     **_texts(Corrupt, "corrupt cluster"),
-    **_texts(
-        Unsupported,
-        "not capable",
-        "range stream offers the default order only, without revision filters",
-    ),
+    **_texts(Unsupported, "not capable"),
     **_texts(TimedOut, "context deadline exceeded"),
     "context deadline exceeded": TimedOut,
     "mutex: session is expired": LeaseLost,
@@ -396,18 +402,29 @@ BY_TEXT: Final[dict[str, type[ClientError]]] = {
     '"leader" field must be provided': BadRequest,
 }
 
+# What only raftkv says.
+BY_TEXT |= {
+    known.SESSION_NOT_FOUND.text: SessionLost,
+    known.SESSION_PASSED.text: SessionLost,
+    known.ALREADY_APPLIED.text: AlreadyApplied,
+    known.SEQUENCE_TOO_HIGH.text: TooManyRequests,
+    known.TOO_MANY_SESSIONS.text: TooManyRequests,
+    known.SESSION_MALFORMED.text: BadRequest,
+    known.SESSION_MISPLACED.text: BadRequest,
+    known.SESSION_TTL_NOT_POSITIVE.text: BadRequest,
+    known.TTL_NOT_POSITIVE.text: BadRequest,
+    known.TXN_READS_TOO_MUCH.text: ReadsTooMuch,
+    known.TXN_ANSWER_TOO_LARGE.text: ReadsTooMuch,
+    known.RANGE_STREAM_UNSUPPORTED.text: Unsupported,
+}
+_APPLIED: Final = re.compile(r"raftkv: already applied(?: at revision (\d+))?")
+
 # Texts after which a write may have been carried out although the server answered.
 UNKNOWN_TEXTS: Final = frozenset(
-    "etcdserver: " + text
-    for text in (
-        "server stopped",
-        "request timed out",
-        "request timed out, possibly due to previous leader failure",
-        "request timed out, possibly due to connection lost",
-        "request canceled",
-        "context deadline exceeded",
-    )
-) | {"context deadline exceeded"}
+    error.text
+    for error in vars(known).values()
+    if isinstance(error, known.ApiError) and error.outcome is Outcome.UNKNOWN
+) | {"etcdserver: context deadline exceeded"}
 
 # What is meant when the text is not in the table.
 _BY_CODE: Final[dict[int, type[ClientError]]] = {
@@ -449,6 +466,10 @@ def mapped(code: int, text: str, *, write: bool, endpoint: str = "") -> ClientEr
     """
     if code == Code.UNAVAILABLE and text.startswith(NOT_SENT):
         return NotConnected(reason(text), code=code, endpoint=endpoint)
+    if applied := _APPLIED.match(text):
+        done = AlreadyApplied(text, code=code, outcome=Outcome.UNKNOWN, endpoint=endpoint)
+        done.revision = int(applied[1] or 0)
+        return done
     kind = BY_TEXT.get(text)
     if kind is not None:
         unknown = text in UNKNOWN_TEXTS
