@@ -43,6 +43,7 @@ START_SECONDS: Final = 30.0
 LEADER_SECONDS: Final = 15.0
 POLL_SECONDS: Final = 0.01
 ASK_SECONDS: Final = 1.0
+CLEAR_SECONDS: Final = 5.0
 
 # Short enough for tests to go on soon after a fault, long enough for a busy machine.
 _DEFAULTS: Final = {"heartbeat-interval": "50", "election-timeout": "500", "log-format": "console"}
@@ -242,6 +243,11 @@ class Cluster:
         return ",".join(self.endpoints)
 
     @property
+    def port(self) -> int:
+        """The first member's port for clients, on 127.0.0.1."""
+        return self._at(0).address[1]
+
+    @property
     def network(self) -> Network:
         """The network between the members, for one-way cuts and delays; nodes are indices.
 
@@ -364,6 +370,11 @@ class Cluster:
         deadline = time.monotonic() + self._start_timeout_seconds
         for member in self._members:
             member.wait_serving(deadline, linearizable=True)
+
+    def clear(self) -> None:
+        """Revokes every lease and deletes every key. Revisions stay, and grow by it."""
+        leader = self.wait_leader()
+        probe.clear(self._members[leader].address, CLEAR_SECONDS)
 
     def _at(self, index: int) -> Member:
         if not self._members:

@@ -88,3 +88,37 @@ def read(address: tuple[str, int], timeout_seconds: float) -> rpc_pb2.RangeRespo
     """A linearizable read at a member, which a majority must confirm. Raises CallFailed."""
     request = rpc_pb2.RangeRequest(key=b"\0", range_end=b"\0", limit=1, keys_only=True)
     return call(address, "/etcdserverpb.KV/Range", request, rpc_pb2.RangeResponse, timeout_seconds)
+
+
+def clear(address: tuple[str, int], timeout_seconds: float) -> None:
+    """Revokes all leases, then deletes all keys; writes nothing if there are none. CallFailed.
+
+    timeout_seconds: for each of the calls.
+    """
+    leases = call(
+        address,
+        "/etcdserverpb.Lease/LeaseLeases",
+        rpc_pb2.LeaseLeasesRequest(),
+        rpc_pb2.LeaseLeasesResponse,
+        timeout_seconds,
+    )
+    for lease in leases.leases:
+        try:
+            call(
+                address,
+                "/etcdserverpb.Lease/LeaseRevoke",
+                rpc_pb2.LeaseRevokeRequest(ID=lease.ID),
+                rpc_pb2.LeaseRevokeResponse,
+                timeout_seconds,
+            )
+        except CallFailed as failure:
+            if failure.code != Code.NOT_FOUND:  # it has expired meanwhile
+                raise
+    if read(address, timeout_seconds).kvs:
+        call(
+            address,
+            "/etcdserverpb.KV/DeleteRange",
+            rpc_pb2.DeleteRangeRequest(key=b"\0", range_end=b"\0"),
+            rpc_pb2.DeleteRangeResponse,
+            timeout_seconds,
+        )
