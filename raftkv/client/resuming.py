@@ -41,9 +41,9 @@ from raftkv.client.errors import (
     TimedOut,
     TooManyRequests,
     Unavailable,
-    mapped,
 )
 from raftkv.client.results import WatchBatch
+from raftkv.client.statuses import mapped
 from raftkv.errors import Code
 from raftkv.pb import rpc_pb2
 

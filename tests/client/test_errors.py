@@ -7,7 +7,8 @@ import pytest
 
 from raftkv import errors as server_errors
 from raftkv.client import errors
-from raftkv.client.errors import ClientError, OutcomeUnknown, mapped
+from raftkv.client.errors import ClientError, OutcomeUnknown
+from raftkv.client.statuses import BY_TEXT, mapped
 from raftkv.client.txn import Delete, Get, Put, Txn
 from raftkv.client.txn import key as k
 from raftkv.errors import ApiError, Code, Outcome
@@ -76,7 +77,7 @@ def _raftkv_messages() -> list[ApiError]:
 @pytest.mark.parametrize(("code", "text"), _etcd_messages())
 def test_every_message_of_etcd_has_a_class_of_its_own_meaning(code: int, text: str) -> None:
     error = mapped(code, "etcdserver: " + text, write=False, endpoint="a:1")
-    assert "etcdserver: " + text in errors.BY_TEXT
+    assert "etcdserver: " + text in BY_TEXT
     assert type(error) not in (ClientError, errors.ServerError)
     assert (error.code, error.endpoint, error.outcome) == (code, "a:1", Outcome.DEFINITE)
     assert text in str(error)
@@ -96,8 +97,8 @@ def test_a_write_is_unknown_exactly_after_the_messages_that_leave_it_open(
 @pytest.mark.parametrize("told", _raftkv_messages(), ids=lambda told: told.text[:40])
 def test_every_message_of_raftkv_has_a_class_and_keeps_its_outcome(told: ApiError) -> None:
     read = mapped(told.code, told.text, write=False)
-    assert told.text in errors.BY_TEXT
-    assert type(read) is errors.BY_TEXT[told.text]
+    assert told.text in BY_TEXT
+    assert type(read) is BY_TEXT[told.text]
     assert mapped(told.code, told.text, write=True).outcome is told.outcome
 
 
@@ -171,7 +172,7 @@ def test_servers_say_what_the_table_expects(server: Served, face: Face, prefix: 
                 await call
             assert caught.value.code == at_most_code
             assert caught.value.text.startswith("etcdserver: ")
-            assert caught.value.text in errors.BY_TEXT
+            assert caught.value.text in BY_TEXT
             assert caught.value.outcome is Outcome.DEFINITE
 
         bad = Code.INVALID_ARGUMENT

@@ -1,7 +1,7 @@
 # Made by scripts/generate_sync.py from raftkv/client/aio: edit that.
 """One client's connection: channels to its endpoints, and each call over as many as it needs.
 
-What to do is decided elsewhere (`retrying.Trial`, `endpoints.Places`, `errors.mapped`); here it
+What to do is decided elsewhere (`retrying.Trial`, `endpoints.Places`, `statuses.mapped`); here it
 is done. A call goes to the endpoint that answered last. In front of it stands the login, if
 there is a user: a refused token is renewed once per call. Behind it stands the watch over what
 the answers say about the cluster: another cluster id, or a linearizable answer older than one
@@ -26,11 +26,11 @@ from raftkv.client.errors import (
     ForkedClient,
     OutcomeUnknown,
     TokenRefused,
-    mapped,
 )
 from raftkv.client.keeper import CLOSE_SECONDS, Keeper
 from raftkv.client.route import OwnChannels
 from raftkv.client.settings import Settings
+from raftkv.client.statuses import mapped
 from raftkv.client.sync.runtime import CHANNEL_CLOSED, Channel, Metadata, Mutex, Stream, sleep
 from raftkv.errors import Code, Outcome
 from raftkv.pb import rpc_pb2
