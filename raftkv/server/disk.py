@@ -12,12 +12,14 @@ nothing acknowledged, after it.
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Final
 
 from raftkv.errors import StorageError
 from raftkv.raft.types import LogBatch
+from raftkv.server.latency import Latency
 from raftkv.storage.raftlog import RaftLog
 
 IDLE_SECONDS: Final = 1.0  # after so long without work the mark is brought up to date
@@ -43,6 +45,7 @@ class Disk:
         self._failed = failed
         self._wakes: SimpleQueue[bool] = SimpleQueue()  # False: stop
         self.durable_number = 0
+        self.syncs = Latency()  # of one write and its sync
         self._thread = threading.Thread(target=self._run, name="disk", daemon=True)
 
     def start(self) -> None:
@@ -71,11 +74,13 @@ class Disk:
                 continue
             while not wakes.empty():
                 going = wakes.get() and going
+            started = time.perf_counter()
             try:
                 number = log.flush()
             except StorageError as error:
                 self._loop.call_soon_threadsafe(self._failed, error)
                 return
+            self.syncs.note(time.perf_counter() - started)
             self._loop.call_soon_threadsafe(self._done, number)
             going = self._mark_behind(force=False) and going
 

@@ -50,6 +50,9 @@ class PeerSender(Protocol):
     def members_changed(self) -> None:
         """The configuration or the member table may have changed."""
 
+    def reach(self, member: int) -> tuple[bool, float]:
+        """Whether the link to a member is up, and its newest round trip in seconds (0: none)."""
+
 
 class Flushable(Protocol):
     """A connection that has output for the end of a turn."""

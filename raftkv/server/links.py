@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import logging
 import ssl
+import time
 from collections.abc import Sequence
 from typing import Final, Protocol, cast
 from urllib.parse import urlsplit
@@ -35,6 +36,7 @@ IDENTIFY_PATH: Final = b"/raftkv.peer.v1.Raft/Identify"
 FIRST_RETRY_SECONDS: Final = 0.05
 LAST_RETRY_SECONDS: Final = 0.5
 DIAL_SECONDS: Final = 2.0
+PROBE_SECONDS: Final = 2.0  # between two measurements of the round trip
 
 
 def link_limits() -> ConnectionLimits:
@@ -84,6 +86,7 @@ class Link(asyncio.Protocol):
         self.ready = False  # greeted: messages flow
         self.connection: ClientConnection | None = None
         self.dropped_messages = 0
+        self.round_trip_seconds = 0.0  # the newest one; 0: none on this connection
         self._loop = loop
         self._owner = owner
         self._context = context
@@ -98,6 +101,7 @@ class Link(asyncio.Protocol):
         self._attempt = 0
         self._last_reason = ""
         self._since = 0.0  # when the present connection was made
+        self._probed = 0.0  # when the last probe was sent; perf_counter, the loop's clock is coarse
 
     # --- dialling -----------------------------------------------------------
 
@@ -188,7 +192,10 @@ class Link(asyncio.Protocol):
         connection = self.connection
         if connection is None:
             return
+        probing = connection.probing
         connection.receive(data, self._loop.time())
+        if probing and not connection.probing:
+            self.round_trip_seconds = time.perf_counter() - self._probed
         self.flush()
         if connection.closing and self._transport is not None:
             self._explain(connection.close_reason)
@@ -199,6 +206,7 @@ class Link(asyncio.Protocol):
         self._transport = None
         self.connection = None
         self.ready = False
+        self.round_trip_seconds = 0.0
         for call in self._calls.values():
             call.ended("the connection to the member was lost")
         self._calls.clear()
@@ -274,11 +282,19 @@ class Link(asyncio.Protocol):
         """Keepalive pings; a host that vanished is noticed here."""
         if self.connection is not None and self._transport is not None:
             self.connection.tick(now)
+            self._probe()
             self.flush()
             if self.connection.closing:
                 self._give_up(self.connection.close_reason)
             elif not self.ready and now - self._since > limits.HANDSHAKE_SECONDS:
                 self._give_up(f"no greeting within {limits.HANDSHAKE_SECONDS:g} s")
+
+    def _probe(self) -> None:
+        now = time.perf_counter()
+        connection = self.connection
+        due = self.ready and now - self._probed >= PROBE_SECONDS
+        if due and connection is not None and connection.probe():
+            self._probed = now
 
     def open_call(self, path: bytes) -> Call:
         """Begins a further call beside the stream (a state transfer). Raises ConnectionError."""

@@ -43,6 +43,7 @@ from raftkv.server.routes import Routes
 from raftkv.server.services.catalogue import known_services, register_all
 from raftkv.server.services.context import Context
 from raftkv.server.services.health import HealthService
+from raftkv.server.services.inspect import InspectService
 from raftkv.storage.recovery import DataDirectory, Identity
 from raftkv.wire.h2 import ConnectionLimits
 
@@ -350,6 +351,7 @@ class Node:
             config.election_timeout_ms / 1000,
             config.watch_progress_notify_interval_seconds,
         )
+        InspectService(context, config, self.counters).register(routes)
         limits_ = ConnectionLimits(
             max_concurrent_streams=config.max_concurrent_streams,
             max_message_bytes=config.max_request_bytes + 512 * 1024,
@@ -369,6 +371,16 @@ class Node:
         gc.collect()
         gc.freeze()
         gc.set_threshold(50_000, 50, 100)
+
+    def counters(self) -> dict[str, int]:
+        """What this member has counted since it started, or counts now, by name."""
+        assert self.driver is not None
+        assert self.clients is not None
+        return {
+            "client_connections": len(self.clients.connections),
+            "client_streams": sum(one.connection.open_streams for one in self.clients.connections),
+            "turns": self.driver.turns,
+        }
 
     # --- while it runs --------------------------------------------------------
 

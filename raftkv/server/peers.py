@@ -153,6 +153,11 @@ class Peers:
         leader = self.links.get(self.driver.replica.leader)
         self.failover.role_changed(link_ready=leader is not None and leader.ready)
 
+    def reach(self, member: int) -> tuple[bool, float]:
+        """Whether the link to a member is up, and its round trip (driver.PeerSender)."""
+        link = self.links.get(member)
+        return (link.ready, link.round_trip_seconds) if link is not None else (False, 0.0)
+
     # --- links.LinkOwner ------------------------------------------------------
 
     def identity(self, to: int) -> list[tuple[bytes, bytes]]:

@@ -13,6 +13,7 @@ from raftkv.wire.policy import Budget, ConnectionLimits
 from raftkv.wire.streams import AWAITING
 
 _PING_PAYLOAD: Final = b"raftkv\0\1"
+_PROBE_PAYLOAD: Final = b"raftkv\0\2"
 _STALL_BYTES: Final = 4096  # fewer queued bytes accepted in a whole period count as none
 
 
@@ -23,6 +24,7 @@ class Connection(Inbound):
         super().__init__(limits, now)
         self._peer_max_streams = 2**32 - 1
         self._created = now
+        self.probing = False  # a probe has no answer yet
         self._ping_sent: float | None = None
         self._settings = Budget(limits.settings, now)
         self._handlers = (
@@ -92,6 +94,14 @@ class Connection(Inbound):
         elif now - self._last_received >= limits.keepalive_interval:
             self._ping_sent = now
             self._out.append(frames.frame(frames.PING, 0, 0, _PING_PAYLOAD))
+
+    def probe(self) -> bool:
+        """Sends a PING whose answer ends `probing`; False: one is under way, or it is too early."""
+        if self.probing or self.closing or not self._settings_seen:
+            return False
+        self.probing = True
+        self._out.append(frames.frame(frames.PING, 0, 0, _PROBE_PAYLOAD))
+        return True
 
     def _tick_stall(self, now: float) -> None:
         """O11: queued output must move, or what it holds is given back."""
@@ -228,6 +238,8 @@ class Connection(Inbound):
         elif not flags & frames.ACK:
             self._out.append(frames.frame(frames.PING, frames.ACK, 0, data[pos:end]))
             self._on_ping_received()
+        elif self.probing and data[pos:end] == _PROBE_PAYLOAD:
+            self.probing = False
         elif self._ping_sent is None:
             self._useless("answers to no ping")
 

@@ -471,3 +471,17 @@ def test_a_budget_forgives_a_burst_and_stops_a_flood() -> None:
     assert all(budget.take(now) for now in (1.0, 1.1, 1.2, 1.3))
     assert all(budget.take(100.0) for _ in range(5))
     assert not budget.take(100.0)
+
+
+def test_only_the_answer_to_a_probe_ends_it() -> None:
+    server, _ = started()
+    server.take_output()
+    assert server.probe()
+    assert not server.probe(), "one at a time"
+    (ping,) = frames_in(server.take_output())
+    assert ping.kind == frames.PING
+    server.receive(frame(frames.PING, frames.ACK, 0, bytes(8)), 1.0)
+    assert server.probing
+    server.receive(frame(frames.PING, frames.ACK, 0, ping.payload), 1.0)
+    assert not server.probing
+    assert server.probe()
