@@ -1,14 +1,19 @@
 """Virtual clients that hold leases, and what must be true of every lease.
 
 A client is granted a lease, attaches some keys to it, renews it through members drawn at random
-and then falls silent or revokes it. Some also have an expiry proposed that names a term of before:
-what is left of a former leader's decisions (M09). `Leasing` follows the committed log and checks:
+and then falls silent or revokes it. Some, when it is about to end, revoke it and have it granted
+again under its id, without waiting in between, so that what was decided about the one may meet the
+other. Some also have an expiry proposed that names a term of before: what is left of a former
+leader's decisions (M09). `Leasing` follows the committed log and checks:
 
 * nobody's lease ends by the clock before the sending of an answered keepalive + TTL (M06, M07);
 * a keepalive sent after a revocation was acknowledged is not granted (M08), but by a leader that
   was deposed less than an election timeout ago (`replica.lessor`);
 * nobody is told that a lease is gone that was granted and has not ended;
+* who asks what is left of one is told no more than was granted, and that much it lives (M06);
 * at the end, when all were silent for long enough, no lease is left, and no key of one (M11).
+
+Puts with a TTL and their leases are in `sim.ttl_puts`, upper bounds in `sim.lease_bounds`.
 
 Which expiries count and which keys go with them is the model's to say (`sim.model`).
 
@@ -27,6 +32,7 @@ from raftkv.kv.leases import expire_request, grant_request, revoke_request
 from raftkv.raft.types import NORMAL, Entry
 from raftkv.replica.effects import LeaseAnswer
 from raftkv.sim.invariants import InvariantBroken
+from raftkv.sim.lease_bounds import LeaseBounds
 from raftkv.sim.operations import Expire, Grant, LeaseCommand, Put, Revoke
 from raftkv.sim.world import MILLISECOND, SECOND
 
@@ -71,7 +77,8 @@ class Held:
     """A lease as everybody knows it. Times in virtual microseconds, 0: never.
 
     promised_us: until then it must live. granted, ended: in the committed log; the newest time if
-    it was granted again. revoked_us: when its holder was told that it is revoked.
+    it was granted again. active_us: of the newest try to renew it. revoked_us: when its holder was
+    told that it is revoked.
     """
 
     id: int
@@ -80,6 +87,7 @@ class Held:
     granted: bool = False
     granted_index: int = 0
     granted_us: int = 0
+    active_us: int = 0
     ended_us: int = 0
     ended_by_clock: bool = False
     revoked_us: int = 0
@@ -117,8 +125,11 @@ class LeaseCall:
 
     def _arrive(self, result: object) -> None:
         self.result = result
-        if self.renews and isinstance(result, LeaseAnswer):
-            self._leasing.renewed(self, result.ttl_seconds)
+        if isinstance(result, LeaseAnswer):
+            if self.renews:
+                self._leasing.renewed(self, result.ttl_seconds)
+            else:
+                self._leasing.told(self, result)
         self._end()
 
     def _end(self) -> None:
@@ -130,7 +141,8 @@ class LeaseCall:
 class Leasing:
     """All that hold leases in a run, and the checks.
 
-    clocks: whether clocks may run at wrong rates. counts: what happened.
+    clocks: whether clocks may run at wrong rates. counts: what happened. held: all that there ever
+    were, by id.
     """
 
     def __init__(self, cluster: "Cluster", number: int, *, clocks: bool) -> None:
@@ -143,6 +155,7 @@ class Leasing:
         self._number = number
         self._clocks = clocks
         self._elections_us: list[int] = []
+        self._bounds = LeaseBounds(self)
         if number:
             cluster.commit_watchers.append(self.committed)
             cluster.leader_watchers.append(self._elected)
@@ -159,6 +172,8 @@ class Leasing:
         self.running = True
         for holder in range(self._number):
             self.world.after(self.random.randrange(SECOND), self._live, holder)
+        if self._number:
+            self._bounds.start()
 
     def stop(self) -> None:
         """Everybody falls silent."""
@@ -177,6 +192,10 @@ class Leasing:
         lease = _FIRST_LEASE + len(self.held)
         held = self.held[lease] = Held(lease, ttl_ms * MILLISECOND)
         return held
+
+    def alive(self) -> list[Held]:
+        """Those that the committed log has granted and not ended."""
+        return [held for held in self.held.values() if held.granted and not held.ended_us]
 
     def _granted(self, holder: int, call: LeaseCall, keepalives: int) -> None:
         if not self.running:
@@ -204,10 +223,20 @@ class Leasing:
                 self.expire_late(held)
             self.renew(held, lambda _: self._later_on(holder, held, keepalives - 1))
             return
-        if self.random.random() < 0.4:
+        draw = self.random.random()
+        if draw < 0.3:
             self.revoke(held, lambda call: self._revoked(holder, call))
             return
+        if draw < 0.7:
+            late_us = self.random.randrange(-50, 150) * MILLISECOND
+            pause_us = max(held.promised_us + late_us - self.world.now_us, 0)
+            self.world.after(pause_us, self._replace_soon, holder, held)
+            return
         self.world.after(self.random.randrange(SECOND), self._live, holder)
+
+    def _replace_soon(self, holder: int, held: Held) -> None:
+        if self.running:
+            self.replace(held, lambda call: self._granted(holder, call, 2))
 
     def _revoked(self, holder: int, call: LeaseCall) -> None:
         """One that was not told, or another process of it, goes on renewing."""
@@ -232,13 +261,40 @@ class Leasing:
     ) -> LeaseCall:
         """LeaseGrant at a member, drawn if none is given. A lease that was granted is promised."""
 
+        node = node or self.cluster.nodes[self._member()]
+        call, propose = self._granting(held, done, node)
+        call.send(node, propose)
+        return call
+
+    def _granting(
+        self, held: Held, done: Callable[[LeaseCall], None], node: "Node"
+    ) -> tuple[LeaseCall, Callable[[], ApiError | None]]:
         def granted(call: LeaseCall) -> None:
             if call.result is not None and not isinstance(call.result, ApiError):
-                self._promise(call)
+                self.promise(held, call.called_us, held.ttl_us)
             done(call)
 
         request = grant_request(held.id, held.ttl_us // MILLISECOND)
-        return self._propose(held, commands.LEASE_GRANT, request, granted, node)
+        call = LeaseCall(self, held, granted)
+        return call, lambda: node.replica.propose(commands.LEASE_GRANT, request, (call, b""))
+
+    def replace(
+        self, held: Held, done: Callable[[LeaseCall], None], node: "Node | None" = None
+    ) -> LeaseCall:
+        """LeaseRevoke and LeaseGrant of the same id, one behind the other without an answer."""
+        member = node or self.cluster.nodes[self._member()]
+        revoked = LeaseCall(self, held, lambda _: None)
+        granted, grant = self._granting(held, done, member)
+
+        def both() -> ApiError | None:
+            request = revoke_request(held.id)
+            refusal = member.replica.propose(commands.LEASE_REVOKE, request, (revoked, b""))
+            if refusal is not None:
+                revoked.replied(refusal)
+            return grant()
+
+        granted.send(member, both)
+        return granted
 
     def revoke(
         self, held: Held, done: Callable[[LeaseCall], None], node: "Node | None" = None
@@ -280,39 +336,68 @@ class Leasing:
         node = node or self.cluster.nodes[self._member()]
         call = LeaseCall(self, held, done)
         call.renews = True
+        held.active_us = call.called_us
         self.counts["keepalives"] += 1
         call.send(node, lambda: node.replica.renew(held.id, (call, b"")))
+        return call
+
+    def ask(self, held: Held, node: "Node | None" = None) -> LeaseCall:
+        """LeaseTimeToLive."""
+        node = node or self.cluster.nodes[self._member()]
+        call = LeaseCall(self, held, lambda _: None)
+        call.send(node, lambda: node.replica.time_to_live(held.id, (call, b"")))
         return call
 
     # --- checks ---------------------------------------------------------------------------
     def renewed(self, call: LeaseCall, ttl_seconds: int) -> None:
         """A keepalive's answer has arrived."""
-        held, now_us = call.held, self.world.now_us
+        held = call.held
         self.world.record("renewed", held.id, ttl_seconds)
         if not ttl_seconds:
             self.counts["told gone"] += 1
-            if held.granted and not held.ended_us and held.granted_us < call.called_us:
-                raise InvariantBroken("lease", f"{held} is said to be gone at {now_us}")
+            self._check_gone(call)
             return
         self.counts["renewed"] += 1
+        self._check_alive(call)
+        self.promise(held, call.called_us, held.ttl_us)
+
+    def told(self, call: LeaseCall, answer: LeaseAnswer) -> None:
+        """The answer to `ask` has arrived."""
+        held, left = call.held, answer.ttl_seconds
+        self.world.record("left", held.id, left)
+        if left < 0:
+            self.counts["told unknown"] += 1
+            self._check_gone(call)
+            return
+        self.counts["told what is left"] += 1
+        granted = -(-held.ttl_us // SECOND)
+        if answer.granted_seconds != granted or left * SECOND > held.ttl_us:
+            raise InvariantBroken("lease", f"{held}: {answer}")
+        self._check_alive(call)
+        self.promise(held, call.called_us, left * SECOND)
+
+    def _check_gone(self, call: LeaseCall) -> None:
+        held = call.held
+        if held.granted and not held.ended_us and held.granted_us < call.called_us:
+            raise InvariantBroken("lease", f"{held} is said to be gone at {self.world.now_us}")
+
+    def _check_alive(self, call: LeaseCall) -> None:
+        """M08: an answer of a lease whose revocation was acknowledged before the question."""
+        held = call.held
         if held.revoked_us and call.called_us > held.revoked_us:
             early_us = int(self.cluster.election_us / (SLOWEST if self._clocks else 1))
             if not any(
                 call.called_us - early_us <= at_us <= held.ended_us for at_us in self._elections_us
             ):
-                raise InvariantBroken(
-                    "M08", f"{held} was renewed by a keepalive sent at {call.called_us}"
-                )
-            self.counts["renewed by a deposed leader"] += 1
-        self._promise(call)
+                raise InvariantBroken("M08", f"{held} was alive for a call of {call.called_us}")
+            self.counts["alive for a deposed leader"] += 1
 
-    def _promise(self, call: LeaseCall) -> None:
-        held = call.held
-        ttl_us = held.ttl_us
+    def promise(self, held: Held, since_us: int, ttl_us: int) -> None:
+        """From `since_us` on it must live for so long."""
         if self._clocks:  # the contact with a quorum is measured by a slow clock, the rest by a
             # fast one: E / SLOWEST - 1.1 E / FASTEST is less than this
-            ttl_us = int(held.ttl_us / FASTEST - 0.35 * self.cluster.election_us)
-        held.promised_us = max(held.promised_us, call.called_us + ttl_us)
+            ttl_us = int(ttl_us / FASTEST - 0.35 * self.cluster.election_us)
+        held.promised_us = max(held.promised_us, since_us + ttl_us)
         if held.ended_by_clock:
             self._check_end(held)
 
@@ -330,32 +415,35 @@ class Leasing:
             self.counts["checkpoints"] += 1
         command = lease_command(entry.term, entry.payload, index=entry.index)
         if isinstance(command, Grant):
-            self._begin(self.held[command.lease], command.index)
+            self.begun(self.held[command.lease], command.log_index)
         elif isinstance(command, Revoke):
-            self._end(command.lease, by_clock=False)
+            self.ended(command.lease, by_clock=False)
         elif isinstance(command, Expire):
             if command.term != command.entry_term:
                 self.counts["late expiries"] += 1
                 return
             for lease in command.leases:
+                if lease not in self.held:
+                    continue  # not one of these clients'
                 if self.held[lease].granted_index <= command.known_index:
-                    self._end(lease, by_clock=True)
+                    self.ended(lease, by_clock=True)
                 else:
                     self.counts["overtaken expiries"] += 1
 
-    def _begin(self, held: Held, index: int) -> None:
+    def begun(self, held: Held, index: int) -> None:
         """A lease was granted, unless there is one with its id."""
         if held.granted and not held.ended_us:
             return
         self.counts["granted again" if held.granted else "granted"] += 1
         held.granted, held.granted_index = True, index
-        held.granted_us = self.world.now_us
+        held.granted_us = held.active_us = self.world.now_us
         held.ended_us = held.revoked_us = 0
         held.ended_by_clock = False
 
-    def _end(self, lease: int, *, by_clock: bool) -> None:
-        held = self.held[lease]
-        if held.granted and not held.ended_us:
+    def ended(self, lease: int, *, by_clock: bool) -> None:
+        """A lease has ended in the committed log, if it was there."""
+        held = self.held.get(lease)
+        if held is not None and held.granted and not held.ended_us:
             held.ended_us = self.world.now_us
             held.ended_by_clock = by_clock
             if by_clock:

@@ -112,7 +112,7 @@ class Model:
     def _lease_command(self, request: LeaseCommand) -> Applied:
         """A lease begins, or some end with all their keys in one revision."""
         if isinstance(request, Grant):
-            self.leases.setdefault(request.lease, request.index)
+            self.leases.setdefault(request.lease, request.log_index)
             return Applied(self.revision, False, None)
         if isinstance(request, Revoke):
             over = {request.lease} & self.leases.keys()

@@ -66,11 +66,11 @@ class Compact(NamedTuple):
 
 
 class Grant(NamedTuple):
-    """A lease begins. index: of the entry, in the log."""
+    """A lease begins. log_index: of the entry."""
 
     lease: int
     ttl_ms: int
-    index: int = 0
+    log_index: int = 0
 
 
 class Revoke(NamedTuple):

@@ -103,6 +103,78 @@ def test_expiry_of_a_former_term_does_nothing() -> None:
     assert run.held.ended_by_clock
 
 
+def late_expiry(run: Leased) -> None:
+    """A lease ends by the leader's clock while the log decides that another one has its id."""
+    leader, held = run.leader, run.held
+    at_us = run.world.now_us + held.ttl_us
+    assert run.renew(leader)
+    run.run_for(at_us - 30 * MILLISECOND - run.world.now_us)
+    for node in run.cluster.nodes.values():
+        node.disk.slow_us = SECOND // 5
+    run.leasing.replace(held, ignore, leader)
+    run.run_for(6 * SECOND // 10)
+    for node in run.cluster.nodes.values():
+        node.disk.slow_us = 0
+    assert run.leasing.counts["granted again"] == 1
+    assert run.leasing.counts["overtaken expiries"] == 1  # else nothing was shown
+    before = run.leasing.counts["renewed"]
+    run.renew(leader)
+    run.run_for(SECOND // 4)  # its first renewal for long is an entry
+    assert run.leasing.counts["renewed"] == before + 1
+    run.finish()
+
+
+def test_expiry_that_meets_a_later_lease_of_the_same_id_leaves_it_alone() -> None:
+    """M08, M09."""
+    run = Leased()
+    late_expiry(run)
+    assert run.held.ended_by_clock
+
+
+def test_expiry_that_ends_a_later_lease_of_the_same_id_is_noticed() -> None:
+    """M08, M09."""
+    broken = pytest.raises((InvariantBroken, AssertionError))
+    with applied(Mutant("directed", lease_mutants.NO_KNOWN, ())), broken:
+        late_expiry(Leased())
+
+
+def silent_through_changes(change: str) -> float:
+    """The overrun, in TTLs, of a lease that nobody renews while the leader changes every quarter
+    of its TTL, ten times at most.
+    """
+    run = Leased()
+    held = run.leasing.new_lease(8000)
+    run.leasing.grant(held, ignore, run.leader)
+    began_us = run.world.now_us
+    for _ in range(10):
+        run.run_for(held.ttl_us // 4)
+        if held.ended_us:
+            break
+        leader = run.leader
+        if change == "transfer":
+            leader.transfer(run.followers[0].member)
+        else:
+            leader.crash()
+            run.elections(2)
+            leader.start()
+    run.run_for(2 * held.ttl_us)
+    assert held.ended_by_clock
+    return (held.ended_us - began_us - held.ttl_us) / held.ttl_us
+
+
+@pytest.mark.parametrize("change", ["transfer", "crash"])
+def test_silent_lease_ends_however_often_the_leader_changes(change: str) -> None:
+    """M07: by half a TTL and an election timeout later at most, and an election for each crash."""
+    elections = 2.1 * 0.5 if change == "transfer" else 6 * 0.5
+    assert 0 <= silent_through_changes(change) <= 0.5 + elections / 8
+
+
+def test_leaders_that_begin_to_count_anew_are_noticed() -> None:
+    """M07."""
+    with applied(Mutant("directed", lease_mutants.NO_DATES, ())):
+        assert silent_through_changes("transfer") > 1.5
+
+
 def test_process_that_stood_still_does_not_conclude_that_its_clients_were_silent() -> None:
     """M10: a keepalive that queued up meanwhile is heard first, and granted."""
     run = Leased(nodes=1)
