@@ -29,25 +29,22 @@ Source: etcd api (Lease.LeaseKeepAlive), clientv3/lease.go (a third of the TTL).
 """
 
 import itertools
-import logging
 import os
 import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, Final, Protocol
 
 import grpc
 
 from raftkv.client.errors import ForkedClient
+from raftkv.client.kept import RENEW_SHARE, Kept, Renewed, guarded, in_own_thread, log
 from raftkv.client.lifetime import Lifetime, now
 from raftkv.pb import rpc_pb2
 
-log: Final = logging.getLogger("raftkv.client")
-
 RENEW: Final = "/etcdserverpb.Lease/LeaseKeepAlive"
-RENEW_SHARE: Final = 1 / 3  # of the TTL
-LATE_SHARE: Final = 1 / 2
+LATE_SHARE: Final = 1 / 2  # of the TTL
 TOGETHER_SHARE: Final = 0.05  # who is due so much of its TTL later is renewed along
 PATIENCE_SHARE: Final = 1 / 6
 LEAST_PATIENCE_SECONDS: Final = 0.25
@@ -57,8 +54,6 @@ LONGEST_PAUSE_SECONDS: Final = 0.5
 LONGEST_WAIT_SECONDS: Final = 0.5  # waits do not count the time that a machine sleeps; now() does
 CLOSE_SECONDS: Final = 2.0
 CLOSED: Final = "the client was closed"
-
-Callback = Callable[[], object]
 
 
 class Route(Protocol):
@@ -75,90 +70,6 @@ class Route(Protocol):
     def metadata(self) -> Sequence[tuple[str, str]]:
         """What goes with each call: a token, the wish for a leader."""
         ...
-
-
-class Kept:
-    """A lease in the hands of a keeper. Any thread may use it.
-
-    id: the lease's. lifetime: its deadline. reason: why it is over; empty as long as it is not.
-    """
-
-    def __init__(self, lease_id: int, lifetime: Lifetime, renewing: bool, sent: float) -> None:
-        self.id = lease_id
-        self.lifetime = lifetime
-        self.reason = ""
-        self._renewing = renewing
-        self._answered = sent  # when the last answered request was sent
-        self._due = sent + lifetime.ttl * RENEW_SHARE
-        self._asked: _Line | None = None
-        self._warned = False
-        self._when_renewed: list[Callable[[bool], object]] = []
-        self._when_over: list[Callback] = []
-        self._when_lost: list[Callback] = []
-        self._guard = threading.Lock()
-        self._pid = os.getpid()
-        self._told = self._is_lost = False
-
-    @property
-    def alive(self) -> bool:
-        """Whether no server can have ended it yet. Never in a forked child: it is the parent's."""
-        return self.lifetime.alive and os.getpid() == self._pid
-
-    def when_over(self, callback: Callback) -> None:
-        """`callback` is called once, when it is over for whatever reason; at once if it is.
-
-        It is called in the keeper's thread and must not block.
-        """
-        with self._guard:
-            if not self._told:
-                self._when_over.append(callback)
-                return
-        callback()
-
-    def when_lost(self, callback: Callback) -> None:
-        """`callback` is called once, in a thread of its own, when it is over unasked.
-
-        At once, and in the caller's thread, if that has happened; never after `release`.
-        """
-        with self._guard:
-            if not self._told:
-                self._when_lost.append(callback)
-                return
-        if self._is_lost:
-            callback()
-
-    def tell(self, reason: str, lost: bool) -> None:
-        """It is over. Only the first call counts. lost: nobody asked for it."""
-        self.lifetime.end()
-        with self._guard:
-            if self._told:
-                return
-            self._told, self._is_lost, self.reason = True, lost, reason
-            when_over, self._when_over = self._when_over, []
-            when_lost, self._when_lost = self._when_lost, []
-            when_renewed, self._when_renewed = self._when_renewed, []
-        for over in when_over:
-            _guarded(over)
-        for renewed in when_renewed:
-            _guarded(partial(renewed, False))
-        if lost:
-            for callback in when_lost:
-                _in_own_thread(callback)
-
-
-def _guarded(callback: Callback) -> None:
-    try:
-        callback()
-    except Exception:  # the user's code; others must still be told
-        log.exception("a callback of a lease failed")
-
-
-def _in_own_thread(callback: Callback) -> None:
-    thread = threading.Thread(target=_guarded, args=(callback,), name="raftkv lease", daemon=True)
-    try:
-        thread.start()
-    except RuntimeError:  # the interpreter is shutting down
-        _guarded(callback)
 
 
 class _Line:
@@ -264,26 +175,26 @@ class Keeper:
     def detach(self, kept: Kept) -> None:
         """Renews it no more. Its deadline is still watched."""
         with self._changed:
-            kept._renewing = False
+            kept.renewing = False
             self._changed.notify_all()
 
     def release(self, kept: Kept, reason: str = "the lease was revoked") -> None:
         """Its owner ends it: from now on it is not alive, and nobody is told of a loss."""
         with self._changed:
-            self._leases.pop(kept.id, None)
+            if self._leases.get(kept.id) is kept:
+                del self._leases[kept.id]
             self._changed.notify_all()
         kept.tell(reason, lost=False)
 
-    def renew_now(self, kept: Kept, answered: Callable[[bool], object]) -> None:
+    def renew_now(self, kept: Kept, answered: Renewed) -> None:
         """Asks for a renewal now. answered: called with whether it came, or False if it is over."""
-        with self._changed, kept._guard:
-            over = kept._told
-            if not over:
-                kept._when_renewed.append(answered)
-                kept._due = now()
-                kept._asked = None
-            self._changed.notify_all()
-        if over:
+        with self._changed:
+            waits = kept.when_renewed(answered)
+            if waits:
+                kept.due = now()
+                kept.asked = None
+                self._changed.notify_all()
+        if not waits:
             answered(False)
 
     def stop(self) -> None:
@@ -321,7 +232,7 @@ class Keeper:
             for line in dropped:
                 line.hang_up()
             for text in late:
-                _in_own_thread(partial(log.warning, text))
+                in_own_thread(partial(log.warning, text))
             if closed:
                 self._finish()
                 return
@@ -358,7 +269,7 @@ class Keeper:
 
     def _step(self, moment: float) -> float:
         """Asks for what is due, moves away from who is silent; returns when to look again."""
-        renewing = [one for one in self._leases.values() if one._renewing or one._when_renewed]
+        renewing = [one for one in self._leases.values() if one.wanted]
         if not renewing:
             self._drop(self._lines)
             return self._next_deadline()
@@ -369,23 +280,21 @@ class Keeper:
             if silent_since is not None and moment >= silent_since + self._patience(shortest):
                 self._trouble = f"{line.endpoint} does not answer"
                 line = None
-        due = any(moment >= kept._due for kept in renewing)
+        due = any(moment >= kept.due for kept in renewing)
         if due:
             if line is None and moment >= self._not_before:
-                line = self._open(moment)
+                line = self._open()
             if line is not None:
                 self._ask(line, renewing, moment)
         self._warn(renewing, moment)
-        return min(self._next_deadline(), self._next_step(renewing, shortest, line, moment))
+        return min(self._next_deadline(), self._next_step(renewing, shortest, line))
 
     def _next_deadline(self) -> float:
         return min((kept.lifetime.deadline for kept in self._leases.values()), default=float("inf"))
 
-    def _next_step(
-        self, renewing: list[Kept], shortest: float, line: _Line | None, moment: float
-    ) -> float:
+    def _next_step(self, renewing: list[Kept], shortest: float, line: _Line | None) -> float:
         wake = min(
-            (kept._due for kept in renewing if line is None or kept._asked is not line),
+            (kept.due for kept in renewing if line is None or kept.asked is not line),
             default=float("inf"),
         )
         if line is None:
@@ -401,7 +310,7 @@ class Keeper:
         rounds = max(self._attempts - 1, 0) // max(len(self._route.endpoints()), 1)
         return float(min(base * 2 ** min(rounds, 8), max(shortest * RENEW_SHARE, base)))
 
-    def _open(self, moment: float) -> _Line | None:
+    def _open(self) -> _Line:
         """A line to the next endpoint; an older one to the same endpoint goes."""
         endpoint = next(self._endpoints, "")
         known = self._route.endpoints()
@@ -417,15 +326,15 @@ class Keeper:
     def _ask(self, line: _Line, renewing: list[Kept], moment: float) -> None:
         for kept in renewing:
             together = TOGETHER_SHARE * kept.lifetime.ttl
-            if kept._asked is not line and moment >= kept._due - together:
-                kept._asked = line
+            if kept.asked is not line and moment >= kept.due - together:
+                kept.asked = line
                 line.ask(kept.id)
 
     def _warn(self, renewing: list[Kept], moment: float) -> None:
         for kept in renewing:
-            passed = moment - kept._answered
-            if not kept._warned and passed > kept.lifetime.ttl * LATE_SHARE:
-                kept._warned = True
+            passed = moment - kept.answered
+            if not kept.warned and passed > kept.lifetime.ttl * LATE_SHARE:
+                kept.warned = True
                 shown = kept.id & 0xFFFF_FFFF_FFFF_FFFF
                 why = self._trouble or "this process was held up"
                 self._late.append(
@@ -451,7 +360,7 @@ class Keeper:
 
     # --- from the lines' threads ------------------------------------------------------
     def _answered(self, line: _Line, lease_id: int, ttl: int) -> None:
-        renewed: list[Callable[[bool], object]] = []
+        renewed: list[Renewed] = []
         with self._changed:
             sent = line.asked.pop(lease_id, None)
             kept = self._leases.get(lease_id)
@@ -463,15 +372,14 @@ class Keeper:
                 kept.lifetime.end()
                 self._gone.append(self._leases.pop(lease_id))
             elif kept.lifetime.renew(ttl, sent):
-                kept._asked = None
-                kept._answered = max(kept._answered, sent)
-                kept._due = kept._answered + ttl * RENEW_SHARE
-                kept._warned = False
-                with kept._guard:
-                    renewed, kept._when_renewed = kept._when_renewed, []
+                kept.asked = None
+                kept.answered = max(kept.answered, sent)
+                kept.due = kept.answered + ttl * RENEW_SHARE
+                kept.warned = False
+                renewed = kept.renewed()
             self._changed.notify_all()
         for callback in renewed:
-            _guarded(partial(callback, True))
+            guarded(partial(callback, True))
 
     def _prefer(self, line: _Line) -> None:
         """This one answers: the others are not needed, and what they were asked goes to it."""
@@ -490,8 +398,8 @@ class Keeper:
             if was_asked:
                 self._pace(reason, now())
             for kept in self._leases.values():
-                if kept._asked is line:
-                    kept._asked = None
+                if kept.asked is line:
+                    kept.asked = None
             self._changed.notify_all()
 
     def _pace(self, reason: str, moment: float) -> None:

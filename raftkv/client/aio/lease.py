@@ -31,7 +31,7 @@ from raftkv.client.errors import (
     OutcomeUnknown,
     TimedOut,
 )
-from raftkv.client.keeper import Kept
+from raftkv.client.kept import Kept
 from raftkv.client.lifetime import now
 from raftkv.errors import Code
 from raftkv.pb import rpc_pb2

@@ -30,7 +30,7 @@ from raftkv.client.errors import (
     OutcomeUnknown,
     TimedOut,
 )
-from raftkv.client.keeper import Kept
+from raftkv.client.kept import Kept
 from raftkv.client.lifetime import now
 from raftkv.client.sync.connection import Connection
 from raftkv.client.sync.runtime import Acquiring, Event, acquiring, finish
