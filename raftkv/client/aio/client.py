@@ -17,6 +17,7 @@ from google.protobuf.message import Message
 
 from raftkv.client.aio.cluster import ClusterVerbs
 from raftkv.client.aio.connection import Connection
+from raftkv.client.aio.factories import RecipeFactories
 from raftkv.client.aio.kv import KeyValueVerbs
 from raftkv.client.aio.lease import LeaseKeeping
 from raftkv.client.aio.leases import LeaseVerbs
@@ -27,7 +28,7 @@ from raftkv.client.settings import TLS, ChannelOptions, Settings, parsed
 Reply = TypeVar("Reply", bound=Message)
 
 
-class Client(KeyValueVerbs, WatchVerbs, LeaseKeeping, LeaseVerbs, ClusterVerbs):
+class Client(KeyValueVerbs, WatchVerbs, LeaseKeeping, LeaseVerbs, ClusterVerbs, RecipeFactories):
     """A client of raftkv or etcd. Nothing is dialled before the first call.
 
     endpoints: "host:port,host:port" or a sequence; http:// and https:// may stand in front.

@@ -20,6 +20,7 @@ from raftkv.client.keys import Key, Namespace, encoded
 from raftkv.client.settings import TLS, ChannelOptions, Settings, parsed
 from raftkv.client.sync.cluster import ClusterVerbs
 from raftkv.client.sync.connection import Connection
+from raftkv.client.sync.factories import RecipeFactories
 from raftkv.client.sync.kv import KeyValueVerbs
 from raftkv.client.sync.lease import LeaseKeeping
 from raftkv.client.sync.leases import LeaseVerbs
@@ -28,7 +29,7 @@ from raftkv.client.sync.watch import WatchVerbs
 Reply = TypeVar("Reply", bound=Message)
 
 
-class Client(KeyValueVerbs, WatchVerbs, LeaseKeeping, LeaseVerbs, ClusterVerbs):
+class Client(KeyValueVerbs, WatchVerbs, LeaseKeeping, LeaseVerbs, ClusterVerbs, RecipeFactories):
     """A client of raftkv or etcd. Nothing is dialled before the first call.
 
     endpoints: "host:port,host:port" or a sequence; http:// and https:// may stand in front.

@@ -1,0 +1,133 @@
+"""The recipes, by name: each is imported when it is first asked for.
+
+What a recipe does when things go wrong is the beginning of its own module's docstring
+(`raftkv/client/aio/recipes/`).
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar, cast
+
+from raftkv.client.aio.runtime import Eventually
+from raftkv.client.keys import Key
+
+if TYPE_CHECKING:
+    from raftkv.client.aio.client import Client
+    from raftkv.client.aio.lease import Lease
+    from raftkv.client.aio.recipes.election import Election
+    from raftkv.client.aio.recipes.leader_runner import LeaderRunner, Shift
+    from raftkv.client.aio.recipes.lock import Lock
+    from raftkv.client.aio.recipes.rwlock import RWLock
+    from raftkv.client.aio.recipes.semaphore import Semaphore
+    from raftkv.client.aio.recipes.stm import Transaction as StmTransaction
+    from raftkv.client.isolation import Isolation
+
+T = TypeVar("T")
+
+
+class RecipeFactories:
+    """Makes recipes for this client. Part of `Client`.
+
+    name: what all who take part call it. ttl: seconds that a place outlives a process that is
+    gone; each acquisition has a lease of its own, unless `lease` is given.
+    """
+
+    @property
+    def _client(self) -> "Client":
+        return cast("Client", self)
+
+    def lock(
+        self,
+        name: Key,
+        *,
+        ttl: float = 10.0,
+        lease: "Lease | None" = None,
+        reentrant: bool = False,
+        identity: Key | None = None,
+    ) -> "Lock":
+        """A lock: one holder at a time, first come, first served.
+
+        reentrant: who holds it may acquire it again. identity: what others see as the holder's
+        value.
+        """
+        from raftkv.client.aio.recipes.lock import Lock
+
+        return Lock(
+            self._client, name, ttl=ttl, lease=lease, reentrant=reentrant, identity=identity
+        )
+
+    def rwlock(
+        self,
+        name: Key,
+        *,
+        ttl: float = 10.0,
+        lease: "Lease | None" = None,
+        identity: Key | None = None,
+    ) -> "RWLock":
+        """A lock with many readers or one writer."""
+        from raftkv.client.aio.recipes.rwlock import RWLock
+
+        return RWLock(self._client, name, ttl=ttl, lease=lease, identity=identity)
+
+    def semaphore(
+        self,
+        name: Key,
+        limit: int,
+        *,
+        ttl: float = 10.0,
+        lease: "Lease | None" = None,
+        identity: Key | None = None,
+    ) -> "Semaphore":
+        """At most `limit` holders at a time."""
+        from raftkv.client.aio.recipes.semaphore import Semaphore
+
+        return Semaphore(self._client, name, limit, ttl=ttl, lease=lease, identity=identity)
+
+    def election(self, name: Key, *, ttl: float = 10.0, lease: "Lease | None" = None) -> "Election":
+        """An election: campaign, proclaim, observe, resign."""
+        from raftkv.client.aio.recipes.election import Election
+
+        return Election(self._client, name, ttl=ttl, lease=lease)
+
+    def leader_runner(
+        self,
+        name: Key,
+        function: "Callable[[Shift], Eventually[None]]",
+        *,
+        value: Key = b"",
+        ttl: float = 10.0,
+        grace: float | None = None,
+    ) -> "LeaderRunner":
+        """Runs a function in one process at a time: in the one that leads.
+
+        value: what observers of the election see. grace: seconds before the end of the lease at
+        which the function is told to stop; None = a quarter of the TTL.
+        """
+        from raftkv.client.aio.recipes.leader_runner import LeaderRunner
+
+        return LeaderRunner(self._client, name, function, value=value, ttl=ttl, grace=grace)
+
+    async def stm(
+        self,
+        function: "Callable[[StmTransaction], Eventually[T]]",
+        *,
+        isolation: "Isolation | None" = None,
+        attempts: int = 0,
+        marker: Key | None = None,
+        timeout: float | None = None,
+    ) -> T:
+        """Runs a function as a transaction, again after each conflict; returns what it returns.
+
+        isolation: None = serializable snapshot. attempts: how often the function is run at
+        most, 0 = the module's bound. marker: a key of this caller's own, by which a commit
+        whose outcome is unknown is recognised. timeout: seconds for all of it.
+        """
+        from raftkv.client.aio.recipes import stm
+
+        return await stm.stm(
+            self._client,
+            function,
+            isolation=isolation or stm.Isolation.SERIALIZABLE_SNAPSHOT,
+            attempts=attempts or stm.ATTEMPTS,
+            marker=marker,
+            timeout=timeout,
+        )
