@@ -31,9 +31,13 @@ class Places:
         """All places, the one to ask first in front."""
         current = self.current
         ring = [(current + step) % self.count for step in range(self.count)]
-        healthy = [place for place in ring if self._sick_until[place] <= now]
-        sick = [place for place in ring if self._sick_until[place] > now]
+        healthy = [place for place in ring if self.is_healthy(place, now)]
+        sick = [place for place in ring if not self.is_healthy(place, now)]
         return healthy + sorted(sick, key=self._sick_until.__getitem__)
+
+    def is_healthy(self, place: int, now: float) -> bool:
+        """Whether it has not failed lately."""
+        return self._sick_until[place] <= now
 
     def failed(self, place: int, now: float) -> None:
         """It gave no useful answer: others go first for a while."""
