@@ -141,6 +141,7 @@ class PeerProtocol(asyncio.Protocol):
             self.sender = int(head.metadata[b"raftkv-member"], 16)
             greeting = self.peers.greeting(self.sender)
             self.connection.send(stream, peer_pb2.Packet(greeting=greeting).SerializeToString())
+            self.connection.listen(stream, self._packet)
         elif head.path == STATE_PATH:
             sender = int(head.metadata[b"raftkv-member"], 16)
             answer = partial(self._answer_state, stream)
@@ -150,16 +151,18 @@ class PeerProtocol(asyncio.Protocol):
             self.connection.finish(stream, Code.UNIMPLEMENTED, text)
 
     def message(self, stream: int, message: bytes) -> None:
-        """Raft messages, or a piece of a state."""
+        """A piece of a state."""
         call = self._states.get(stream)
         if call is not None:
             call.piece(message)
-        elif stream == self._stream:
-            try:
-                self.peers.received(self.sender, peer.decode_messages(peer.unpack(message)))
-            except ProtocolError as error:
-                self.connection.finish(stream, Code.INVALID_ARGUMENT, str(error))
-                log.warning("refused a message of member %016x: %s", self.sender, error)
+
+    def _packet(self, message: bytes) -> None:
+        """Raft messages."""
+        try:
+            self.peers.received(self.sender, peer.decode_messages(peer.unpack(message)))
+        except ProtocolError as error:
+            self.connection.finish(self._stream, Code.INVALID_ARGUMENT, str(error))
+            log.warning("refused a message of member %016x: %s", self.sender, error)
 
     def half_closed(self, stream: int) -> None:
         """The whole state has been sent."""

@@ -72,6 +72,7 @@ class Routes:
         call = route(connection, stream, head)
         if connection.connection.is_open(stream):
             self.hold(connection, stream, call)
+            connection.connection.listen(stream, call.message)
 
     def hold(self, connection: Connection, stream: int, call: Call) -> None:
         """`call` hears what happens to its stream. For unary calls: those that take long."""

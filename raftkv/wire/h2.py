@@ -4,6 +4,7 @@ An ordinary unary call is one HEADERS frame whose block was seen before and one 
 with the whole message. `_frames` recognises exactly that, calls the handler and leaves
 `AWAITING` in the table of streams; `reply` finds it there and writes HEADERS, DATA and
 trailers at once. So such a call costs no stream object, no queue and no header decoding.
+A DATA frame that is one whole message of a streaming call goes straight to whoever `listen`s.
 Everything else takes the general way of the base classes, with the same result.
 
 Response header blocks: the encoder's table holds content-type and grpc-status: 0 after the
@@ -37,6 +38,7 @@ _CONTENT_TYPE: Final = (b"content-type", b"application/grpc")
 _RESPONSE: Final = ((b":status", b"200"), _CONTENT_TYPE)
 _OK_TRAILERS: Final = ((b"grpc-status", b"0"),)
 _MAX_DATA_KIND: Final = frames.MAX_FRAME_BYTES << 8  # kind of the longest DATA frame
+_MIN_DATA_KIND: Final = frames.PREFIX_BYTES << 8  # and of the shortest one with a message
 _CACHED_BLOCKS: Final = 64
 _CACHED_BLOCK_BYTES: Final = 1024
 _MAX_STRIKES: Final = 2
@@ -60,6 +62,11 @@ class ServerConnection(Connection):
         super().__init__(limits or ConnectionLimits(), now)
         self._handler = handler
         self._unary_paths = unary_paths
+        self._maxima = (  # open calls; bytes of a message; of a stream before they are credited
+            self.limits.max_concurrent_streams,
+            self.limits.max_message_bytes,
+            self.limits.stream_window_bytes >> 1,
+        )
         self._heads: dict[bytes, RequestHead] = {}  # block -> head; see hpack's docstring
         self._untimed_heads: dict[tuple[Field, ...], RequestHead] = {}
         self._drained_at = 0  # newest stream we promised to serve in GOAWAY
@@ -77,7 +84,7 @@ class ServerConnection(Connection):
         streams = self._streams
         heads = self._heads
         unary = self._handler.unary
-        max_streams = self.limits.max_concurrent_streams
+        max_streams, max_message, max_received = self._maxima
         size = len(data)
         pos = 0
         while size - pos >= 9:
@@ -107,6 +114,27 @@ class ServerConnection(Connection):
                         streams[stream] = AWAITING
                         unary(stream, head, data[end + 14 : stop])
                         pos = stop
+                        continue
+            elif not flags and not kind & 0xFF and _MIN_DATA_KIND <= kind <= _MAX_DATA_KIND:
+                state = streams.get(stream)
+                if state is not None and state.hear is not None:
+                    _, _, _, flag, length = message(data, pos)
+                    received = state.received_bytes + length + 5
+                    if (
+                        kind == length + 5 << 8
+                        and not flag
+                        and length <= max_message
+                        and received <= max_received
+                        and state.partial is None
+                        and self._block is None
+                        and not (state.deaf or state.remote_closed)
+                    ):
+                        state.received_bytes = received
+                        self._received_bytes += length + 5
+                        state.hear(data[body + 5 : end])
+                        if self.closing:
+                            return -1
+                        pos = end
                         continue
             self._dispatch(kind, flags, stream, data, body)
             if self.closing:
@@ -168,6 +196,13 @@ class ServerConnection(Connection):
         else:
             self._fast_bytes = min(self._peer_window_bytes, self._peer_frame_bytes)
 
+    def listen(self, stream: int, hear: Callable[[bytes], None]) -> None:
+        """The messages of a call that was `opened` go to `hear`, not to `handler.message`."""
+        state = self._streams.get(stream)
+        if state is not None:
+            assert state is not AWAITING, "a unary call"
+            state.hear = hear
+
     # --- answers --------------------------------------------------------------------
     def send(self, stream: int, message: bytes) -> None:
         """Sends one message of a call, after the response headers; queued if need be."""
@@ -176,8 +211,12 @@ class ServerConnection(Connection):
 
     def send_framed(self, stream: int, messages: bytes) -> None:
         """Like `send`, for one or more gRPC messages that have their prefixes already."""
-        self.send_headers(stream)
-        super().send_framed(stream, messages)
+        state = self._streams.get(stream)
+        if state is None or not state.headers_sent:
+            self.send_headers(stream)
+            super().send_framed(stream, messages)
+        else:
+            self._send_framed(state, messages)
 
     def send_headers(self, stream: int) -> None:
         """Sends the response headers now, if they were not sent yet."""
@@ -396,7 +435,9 @@ class ServerConnection(Connection):
             self._emit_end(state)
 
     def _on_message(self, state: Stream, message: bytes) -> None:
-        if not state.head.unary:
+        if state.hear is not None:
+            state.hear(message)
+        elif not state.head.unary:
             self._handler.message(state.id, message)
         elif state.message is None:
             state.message = message

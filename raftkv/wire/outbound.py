@@ -161,12 +161,7 @@ class Outbound:
             return
         if state is AWAITING:
             state = self._materialize(stream)
-        self._strikes = -1
-        size = len(messages)
-        if self._fits(state, size):
-            self._out += (HEADER.pack(size << 8, 0, state.id), messages)
-        else:
-            self._enqueue(state, messages, size)
+        self._send_framed(state, messages)
 
     # --- sending ------------------------------------------------------------------------
     def _goaway_stream(self) -> int:
@@ -175,6 +170,16 @@ class Outbound:
     def _materialize(self, stream: int) -> Stream:
         """Gives a call in the table its own state."""
         raise NotImplementedError
+
+    def _send_framed(self, state: Stream, messages: bytes) -> None:
+        if state.ending or state.local_closed:
+            return
+        self._strikes = -1
+        size = len(messages)
+        if self._fits(state, size):
+            self._out += (HEADER.pack(size << 8, 0, state.id), messages)
+        else:
+            self._enqueue(state, messages, size)
 
     def _send(self, state: Stream, message: bytes) -> None:
         length = len(message)

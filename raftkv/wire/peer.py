@@ -87,6 +87,8 @@ _entry: Final = Struct(">IQQB")
 _proposal: Final = Struct(">QI")
 _ENTRY_HEAD_BYTES: Final = 17
 
+_SHORT_HEADS: Final = [bytes((0x0A, length)) for length in range(0x80)]  # of packets
+
 # The entries of the newest AppendEntries: the same list goes to every follower. Held
 # together with the list itself, so that its identity cannot be that of a later one; the
 # length and last entry guard against a list that grew in between.
@@ -369,8 +371,9 @@ def _decode_forward_reply(data: bytes, pos: int, end: int) -> Message:
 def _decode_lease_ask(data: bytes, pos: int, end: int) -> Message:
     _, _, to, sender, term, boot = _lease.unpack_from(data, pos)
     asks = list(_lease_ask.iter_unpack(_rest(data, pos, end)))
-    if any(kind not in (RENEW, REMAINING) for _, kind, _ in asks):
-        raise ProtocolError("a LeaseAsk asks for something that this member does not know")
+    for _, kind, _ in asks:
+        if kind != RENEW and kind != REMAINING:
+            raise ProtocolError("a LeaseAsk asks for something that this member does not know")
     return LeaseAsk(to, sender, term, boot, asks)
 
 
@@ -437,7 +440,7 @@ def pack(body: bytes) -> bytes:
     """A serialized Packet { bytes body = 1; }."""
     length = len(body)
     if length < 0x80:
-        return b"\x0a" + bytes((length,)) + body
+        return _SHORT_HEADS[length] + body
     head = bytearray(b"\x0a")
     while length >= 0x80:
         head.append(length & 0x7F | 0x80)
@@ -453,6 +456,8 @@ def unpack(packet: bytes) -> bytes:
     """
     if not packet:
         return b""
+    if len(packet) < 0x82 and packet[:2] == _SHORT_HEADS[len(packet) - 2]:
+        return packet[2:]
     if packet[0] != 0x0A:
         raise ProtocolError("a peer packet does not start with its body")
     length = shift = 0

@@ -1,7 +1,7 @@
 """One HTTP/2 stream: what it received but could not use yet, what it may not send yet."""
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from raftkv.wire.grpc import RequestHead
@@ -25,6 +25,7 @@ class Stream:
     deaf: what the other end still sends is dropped (servers: the answer is decided).
     ending: END_STREAM follows the queue, with `trailers` (servers).
     above: the queue rose above the low-water mark and `writable` is owed.
+    hear: takes the messages instead of the connection's handler (servers); None: nobody does.
     """
 
     __slots__ = (
@@ -35,6 +36,7 @@ class Stream:
         "head",
         "headers_received",
         "headers_sent",
+        "hear",
         "held_bytes",
         "id",
         "local_closed",
@@ -67,6 +69,7 @@ class Stream:
         self.ending = False
         self.trailers: Sequence[Field] = ()
         self.above = False
+        self.hear: Callable[[bytes], None] | None = None
 
 
 # Stands in the table of streams for calls without any state of their own: on a server a
