@@ -57,6 +57,11 @@ def rounds(core: "Core") -> tuple[int, int]:
     return core.state.rounds_now() if isinstance(core.state, Leader) else (0, 0)
 
 
+def newest_round(core: "Core") -> int:
+    """On a leader: the newest round that its messages carry; else 0."""
+    return core.state.rounds.newest if isinstance(core.state, Leader) else 0
+
+
 def configuration_text(configuration: Configuration) -> str:
     """One line: voters, outgoing voters if joint, learners."""
     text = "voters=" + ",".join(map(str, configuration.voters))

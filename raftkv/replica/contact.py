@@ -16,20 +16,25 @@ NEVER = float("-inf")
 
 
 class Contact:
-    """A leader's contact with its quorum, in one leadership."""
+    """A leader's contact with its quorum, in one leadership.
 
-    __slots__ = ("_marks", "_proved")
+    proved: what `sent_at` found last of others, which stays true.
+    """
+
+    __slots__ = ("_marks", "_newest", "_newest_at", "proved")
 
     def __init__(self) -> None:
-        self._marks: deque[tuple[float, int]] = deque()
-        self._proved = NEVER
+        self._marks: deque[tuple[float, int]] = deque()  # of rounds that are not the newest
+        self._newest = 0
+        self._newest_at = NEVER  # the last moment at which that was the newest round
+        self.proved = NEVER
 
     def mark(self, now: float, newest: int) -> None:
         """`newest` is the newest round at `now`; messages of later ones are sent later."""
-        marks = self._marks
-        if marks and marks[-1][1] == newest:
-            marks.pop()  # the next round begins after this moment too
-        marks.append((now, newest))
+        if newest != self._newest:
+            self._marks.append((self._newest_at, self._newest))
+            self._newest = newest
+        self._newest_at = now
 
     def sent_at(self, now: float, echoed: int) -> float:
         """A time, at or after which messages were sent that a quorum acknowledged.
@@ -41,5 +46,7 @@ class Contact:
             return now
         marks = self._marks
         while marks and marks[0][1] < echoed:
-            self._proved = marks.popleft()[0]
-        return self._proved
+            self.proved = marks.popleft()[0]
+        if self._newest < echoed:
+            self.proved = self._newest_at
+        return self.proved

@@ -56,11 +56,17 @@ class Keepalives:
 
     boot: a number that no earlier process of this member used.
     election_timeout_seconds: within which a quorum must have been heard.
-    timeout_seconds: how long a question may wait.
+    timeout_seconds: how long a question may wait. max_questions: of own clients, without an answer.
+    room: how many are taken before the next turn.
     """
 
     def __init__(
-        self, core: Core, boot: int, election_timeout_seconds: float, timeout_seconds: float
+        self,
+        core: Core,
+        boot: int,
+        election_timeout_seconds: float,
+        timeout_seconds: float,
+        max_questions: int,
     ) -> None:
         self._core = core
         self._boot = boot
@@ -81,7 +87,9 @@ class Keepalives:
         self._held: dict[tuple[int, int, int], Ask] = {}  # other members' waiting questions
         self._asked: dict[int, Ask] = {}  # by number, the longest ago first
         self._asked_of = (NOBODY, 0)  # leader and term
+        self._oldest_asked_at = 0.0  # none of them was asked, or asked again, earlier
         self._number = 0
+        self._max_questions = self.room = max_questions
 
     def __len__(self) -> int:
         """Own clients' questions without an answer."""
@@ -90,9 +98,9 @@ class Keepalives:
     def has_work(self) -> bool:
         """True if a turn now may answer or ask something."""
         return bool(
-            self.new
+            self._told
             or self._heard
-            or self._told
+            or self.new
             or ((self._waiting or self._held) and self._core.is_leader)
         )
 
@@ -156,10 +164,15 @@ class Keepalives:
         core = self._core
         if core.is_leader and machine.applied_term == core.term:
             self._lead(now, machine, propose, effects)
-            return
+        else:
+            self._serve(now, machine, effects)
+        self.room = self._max_questions - len(self._waiting) - len(self._asked)
+
+    def _serve(self, now: float, machine: StateMachine, effects: Effects) -> None:
+        """A turn of a member that does not lead, or not yet."""
         if self.lessor.term:
             self.lessor.end()
-        self.lessor.advance(now, machine, led=core.leader != NOBODY)
+        self.lessor.advance(now, machine, led=self._core.leader != NOBODY)
         if self._told:
             self._take_answers(effects)
         if self._heard or self._held:
@@ -189,37 +202,50 @@ class Keepalives:
 
     def _take_answers(self, effects: Effects) -> None:
         told, self._told = self._told, []
+        pop, replies = self._asked.pop, effects.replies
         for message in told:
             if message.boot != self._boot or message.term != self._core.term:
                 continue
             for number, ttl_ms, granted_ms in message.answers:
-                ask = self._asked.pop(number, None)
+                ask = pop(number, None)
                 if ask is not None:
                     answer = _seconds(ask.kind, ask.lease, (ttl_ms, granted_ms))
-                    effects.replies.append((ask.ticket, answer))
+                    replies.append((ask.ticket, answer))
 
     def _follow(self, now: float, effects: Effects) -> None:
-        core = self._core
+        core, leader = self._core, self._core.leader
         deadline = now + self._timeout
-        waiting = self._waiting
-        waiting.extend(
-            Ask(kind, lease, deadline, now, 0, ticket, None) for kind, lease, ticket in self.new
-        )
+        if leader in (NOBODY, core.member):
+            self._waiting += [
+                Ask(kind, lease, deadline, now, 0, ticket, None) for kind, lease, ticket in self.new
+            ]
+            self.new = []
+            return
+        asked, number = self._asked, self._number
+        asks: list[tuple[int, int, int]] = []
+        due = now - self._oldest_asked_at >= self._election_timeout
+        if asked and (due or self._asked_of != (leader, core.term)):
+            for old, ask in self._lost(now):
+                asked[old] = ask._replace(arrived=now)
+                asks.append((old, ask.kind, ask.lease))
+            oldest = next(iter(asked.values())).arrived
+        else:
+            oldest = self._oldest_asked_at if asked else now
+        self._oldest_asked_at, self._asked_of = oldest, (leader, core.term)
+        if self._waiting:
+            for ask in self._waiting:
+                number += 1
+                asked[number] = ask._replace(arrived=now)
+                asks.append((number, ask.kind, ask.lease))
+            self._waiting = []
+        for kind, lease, ticket in self.new:
+            number += 1
+            asked[number] = Ask(kind, lease, deadline, now, 0, ticket, None)
+            asks.append((number, kind, lease))
         self.new = []
-        if core.leader in (NOBODY, core.member):
-            return
-        asking = self._lost(now)
-        for ask in waiting:
-            self._number += 1
-            asking.append((self._number, ask))
-        self._waiting = []
-        if not asking:
-            return
-        for number, ask in asking:
-            self._asked[number] = ask._replace(arrived=now)
-        self._asked_of = (core.leader, core.term)
-        asks = [(number, ask.kind, ask.lease) for number, ask in asking]
-        effects.messages.append(LeaseAsk(core.leader, core.member, core.term, self._boot, asks))
+        self._number = number
+        if asks:
+            effects.messages.append(LeaseAsk(leader, core.member, core.term, self._boot, asks))
 
     def _lost(self, now: float) -> list[tuple[int, Ask]]:
         """Removes the questions that were asked and have to be asked again, with their numbers."""
@@ -247,11 +273,16 @@ class Keepalives:
         questions = self.new or self._heard or self._waiting or self._held
         if not (questions or self._ticked):
             return
-        newest, echoed = describe.rounds(core)
-        self._contact.mark(now, newest)
-        sent_at = self._contact.sent_at(now, echoed)
+        contact = self._contact
+        contact.mark(now, describe.newest_round(core))
         if core.transferee != NOBODY:
             self._cautious = True
+        older = self._ticked or self._waiting or self._held
+        if not older and now - contact.proved <= self._election_timeout:
+            self._renew_running(machine, effects)
+            if not (self.new or self._heard):
+                return  # as nearly always
+        sent_at = contact.sent_at(now, describe.rounds(core)[1])
         in_contact = now - sent_at <= self._election_timeout
         if questions:
             self._answer(now, sent_at, in_contact, machine, effects)
@@ -293,9 +324,9 @@ class Keepalives:
         commit = core.commit
         if in_contact and (self._waiting or self._held):
             self._answer_waiting(judge, answers, effects)
+        if in_contact:
+            self._renew_running(machine, effects)
         if self.new:
-            if in_contact and not self._cautious and machine.applied_index >= commit:
-                self.new = self.lessor.renew_running(self.new, effects.replies)
             self._answer_new(now, judge, effects)
         for message in self._heard:
             if message.term == core.term:
@@ -312,6 +343,27 @@ class Keepalives:
             for (member, boot), told in answers.items()
             if told
         )
+
+    def _renew_running(self, machine: StateMachine, effects: Effects) -> None:
+        """Answers the new renewals of leases whose clock runs. Only while in contact."""
+        core, lessor = self._core, self.lessor
+        if self._cautious or machine.applied_index < core.commit:
+            return
+        if self.new:
+            self.new = lessor.renew_running(self.new, effects.replies)
+        heard, self._heard = self._heard, []
+        for message in heard:
+            if message.term != core.term:
+                continue
+            told: list[tuple[int, int, int]] = []
+            rest = lessor.tell_running(message.asks, told)
+            if rest:
+                message.asks = rest
+                self._heard.append(message)
+            if told:
+                effects.messages.append(
+                    LeaseTold(message.sender, core.member, core.term, message.boot, told)
+                )
 
     def _answer_waiting(
         self,

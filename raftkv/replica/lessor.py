@@ -311,6 +311,29 @@ class Lessor:
         self.renewed += len(questions) - len(rest)
         return rest
 
+    def tell_running(
+        self, asks: list[tuple[int, int, int]], told: list[tuple[int, int, int]]
+    ) -> list[tuple[int, int, int]]:
+        """Like `renew_running`, for the questions of another member: (number, kind, lease).
+
+        told: takes the answers (number, milliseconds that are left, that were granted).
+        """
+        rest: list[tuple[int, int, int]] = []
+        clocks, time = self._clocks, self.time
+        for ask in asks:
+            number, kind, lease = ask
+            clock = clocks.get(lease)
+            if clock is None or clock.stage or kind != RENEW:  # stage: not RUNNING
+                rest.append(ask)
+                continue
+            ttl = clock.ttl
+            clock.deadline = time + ttl
+            clock.check_at = time + ttl / 2
+            granted_ms = round(ttl * 1000)
+            told.append((number, granted_ms, granted_ms))
+        self.renewed += len(asks) - len(rest)
+        return rest
+
     def remaining(self, lease: int, machine: Leased) -> tuple[float, float]:
         """Seconds that are left, and that were granted; (-1, 0) if there is no such lease."""
         clock = self._clock(lease, machine)

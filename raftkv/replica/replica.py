@@ -97,7 +97,11 @@ class Replica:
         self.writes = Writes(self.core, boot, settings.request_timeout_seconds)
         self.reading = Reading()
         self.keepalives = Keepalives(
-            self.core, boot, settings.election_timeout_seconds, settings.request_timeout_seconds
+            self.core,
+            boot,
+            settings.election_timeout_seconds,
+            settings.request_timeout_seconds,
+            settings.max_pending_reads,
         )
         self._watchdog = DiskWatchdog(self.core)
         self.housekeeping = Housekeeping(
@@ -115,7 +119,9 @@ class Replica:
         self._write_deadline = settings.request_timeout_seconds
         # What is taken before the next turn: writes, and questions about leases.
         self._room = settings.max_pending
-        self._ask_room = settings.max_pending_reads
+        self._brief = Effects()
+        self._brief.brief = True
+        self._stirred = True  # told of anything but questions about leases since the last turn
 
     def _phase(self) -> int:
         """This member's share of the way from one checkpoint to the next."""
@@ -135,6 +141,7 @@ class Replica:
         proposals = self.writes.proposals
         if len(proposals) >= self._room:
             return TOO_MANY_REQUESTS
+        self._stirred = True
         proposals.append((self._write_deadline, command, ticket, request))
         return None
 
@@ -142,6 +149,7 @@ class Replica:
         """Queues a membership change (kv.commands.MEMBER_ADD and the like), answered like a
         write once its configuration is applied here.
         """
+        self._stirred = True
         deadline = self._now + self.settings.request_timeout_seconds
         self.writes.pending.waiting.append(Write(command, request, ticket, deadline))
 
@@ -149,21 +157,24 @@ class Replica:
         """Queues a linearizable read; its ticket comes back in `Effects.reads` or `replies`."""
         if self.reading.count >= self.settings.max_pending_reads:
             return TOO_MANY_REQUESTS
+        self._stirred = True
         self.reading.add(self._now + self.settings.request_timeout_seconds, ticket)
         return None
 
     def renew(self, lease: int, ticket: Ticket) -> ApiError | None:
         """Queues a keepalive (LeaseKeepAlive); a `LeaseAnswer` comes in `Effects.replies`."""
-        questions = self.keepalives.new
-        if len(questions) >= self._ask_room:
+        keepalives = self.keepalives
+        questions = keepalives.new
+        if len(questions) >= keepalives.room:
             return TOO_MANY_REQUESTS
         questions.append((RENEW, lease, ticket))
         return None
 
     def time_to_live(self, lease: int, ticket: Ticket) -> ApiError | None:
         """Queues the question what is left of a lease (LeaseTimeToLive), answered likewise."""
-        questions = self.keepalives.new
-        if len(questions) >= self._ask_room:
+        keepalives = self.keepalives
+        questions = keepalives.new
+        if len(questions) >= keepalives.room:
             return TOO_MANY_REQUESTS
         questions.append((REMAINING, lease, ticket))
         return None
@@ -171,32 +182,37 @@ class Replica:
     def on_message(self, message: Message) -> None:
         """A message of another member."""
         kind = type(message)
+        if kind is LeaseAsk:
+            self.keepalives.on_ask(message)  # type: ignore[arg-type]
+            return
+        if kind is LeaseTold:
+            self.keepalives.on_told(message)  # type: ignore[arg-type]
+            return
+        self._stirred = True
         if kind is Forward:
             self.writes.on_forward(message)  # type: ignore[arg-type]
         elif kind is ForwardReply:
             self.writes.on_forward_reply(message)  # type: ignore[arg-type]
-        elif kind is LeaseAsk:
-            self.keepalives.on_ask(message)  # type: ignore[arg-type]
-        elif kind is LeaseTold:
-            self.keepalives.on_told(message)  # type: ignore[arg-type]
         else:
             self.core.step(message)
 
     def on_persisted(self, number: int) -> None:
         """Disk batch `number` and all before it are durable."""
+        self._stirred = True
         self.core.persisted(number)
 
     def has_work(self) -> bool:
         """False if a turn now would find nothing to do but what can wait for the next tick."""
         return (
-            self.core.has_ready()
-            or self.writes.has_work()
-            or bool(self.reading.new)
+            self.core.dirty
+            or bool(self.writes.proposals or self.reading.new)
             or self.keepalives.has_work()
+            or self.writes.has_work()
         )
 
     def tick(self) -> None:
         """One tick of Raft's clock has passed."""
+        self._stirred = True
         self.core.tick()
         self.writes.tick()
         self.keepalives.tick()
@@ -209,6 +225,7 @@ class Replica:
 
     def on_checkpoint(self, index: int) -> None:
         """The checkpoint asked for at `index` has finished."""
+        self._stirred = True
         self.housekeeping.checkpointed(index)
 
     def on_backend(self, *, stalling: bool) -> None:
@@ -217,6 +234,7 @@ class Replica:
 
     def on_truncated(self, index: int) -> None:
         """The disk log no longer holds entries up to `index`."""
+        self._stirred = True
         self.housekeeping.truncated(index)
 
     def on_snapshot_sent(self, to: int, ok: bool, index: int, *, kept: bool = False) -> None:
@@ -225,12 +243,14 @@ class Replica:
         kept: it broke and may be continued, so the log behind its state stays until it ends
         or `on_snapshot_dropped` comes.
         """
+        self._stirred = True
         if not kept:
             self.housekeeping.sent(to)
         self.core.snapshot_sent(to, ok, index)
 
     def on_snapshot_dropped(self, to: int) -> None:
         """The broken transfer to `to` will not be continued; another may be asked for."""
+        self._stirred = True
         self.housekeeping.sent(to)
 
     def on_state_received(self, message: InstallSnapshot, machine: StateMachine) -> None:
@@ -239,6 +259,7 @@ class Replica:
         It comes back in `Effects.installed` (by its index) or in `Effects.discarded`.
         """
         assert machine.applied_index == message.snapshot.index
+        self._stirred = True
         if self.core.log.stable_index < self.core.log.anchor_index:
             # The log's reset to an earlier state is not durable yet, and the disk can have one
             # state under way: a crash between two would leave the log of the first with the
@@ -289,10 +310,21 @@ class Replica:
     # --- the turn -----------------------------------------------------------
 
     def turn(self, now: float) -> Effects:
-        """All work that is due. now: seconds of the driver's monotonic clock."""
+        """All work that is due. now: seconds of the driver's monotonic clock.
+
+        What it returns is to be executed before the next turn.
+        """
         self._now = now
         self._write_deadline = now + self.settings.request_timeout_seconds
         core = self.core
+        if not (self._stirred or core.dirty or now >= self._next_sweep):
+            # Only questions about leases: no write, no message of Raft and no tick since the last
+            # turn, so that nothing else can have come up.
+            effects = self._brief
+            effects.messages, effects.replies = [], []
+            self.keepalives.turn(now, self.machine, self._append, effects)
+            effects.more = core.dirty or self.keepalives.more
+            return effects
         effects = Effects()
         if self._discarded:
             effects.discarded, self._discarded = self._discarded, []
@@ -306,7 +338,6 @@ class Replica:
                 self._received = None
         self.writes.drain_output(effects)
         self.keepalives.turn(now, self.machine, self._append, effects)
-        self._ask_room = self.settings.max_pending_reads - len(self.keepalives)
         if self.reading.confirmed:
             effects.reads = self.reading.served(self.machine.applied_index)
         if now >= self._next_sweep:
@@ -314,6 +345,7 @@ class Replica:
         self._housekeep(effects)
         effects.news = core.has_news()
         effects.more = core.dirty or self.writes.has_more or self.keepalives.more
+        self._stirred = core.dirty or self.writes.has_work()
         lag = core.commit - self.machine.applied_index
         taken = len(self.writes.pending)
         self._room = 0 if lag > limits.MAX_APPLY_LAG_ENTRIES else self.settings.max_pending - taken

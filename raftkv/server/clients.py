@@ -59,7 +59,7 @@ class ClientProtocol(asyncio.Protocol):
         if connection.has_output or connection.closing:
             if not self.dirty:
                 driver.mark_dirty(self)
-        elif driver.replica.has_work():
+        elif not driver.woken and driver.replica.has_work():
             driver.wake()
 
     def pause_writing(self) -> None:

@@ -87,7 +87,7 @@ class Driver:
         self.turns = 0
         self.disk = Disk(loop, directory.log, self._persisted, failed)
         self.fail = failed
-        self._scheduled = False
+        self.woken = False  # a turn is due
         self._turning = False
         self._held: deque[tuple[int, list[Message]]] = deque()
         self._dirty: list[Flushable] = []
@@ -125,8 +125,8 @@ class Driver:
 
     def wake(self) -> None:
         """Runs a turn soon; many calls before it make one turn."""
-        if not self._scheduled:
-            self._scheduled = True
+        if not self.woken:
+            self.woken = True
             self.loop.call_soon(self._turn)
 
     def mark_dirty(self, connection: Flushable) -> None:
@@ -154,6 +154,8 @@ class Driver:
 
     def heard(self) -> None:
         """The replica was given messages of other members: a turn, if they left work for one."""
+        if self.woken:
+            return
         if self.replica.has_work():
             self.wake()
         elif self._news is None and self.replica.core.has_news():
@@ -195,14 +197,17 @@ class Driver:
     # --- the turn -----------------------------------------------------------
 
     def _turn(self) -> None:
-        self._scheduled = False
+        self.woken = False
         if self._stopped:
             return
         self.turns += 1
         self._turning = True  # who is answered now needs no other turn to be flushed
         try:
             effects = self.replica.turn(self.loop.time())
-            self._execute(effects)
+            if effects.brief:
+                self._say(effects)
+            else:
+                self._execute(effects)
         except Exception as error:  # noqa: BLE001
             # Whatever it is, this member's state is no longer known to be the log's.
             self.fail(error)
@@ -213,6 +218,14 @@ class Driver:
             self.wake()
         if self._dirty:
             self._flush()
+
+    def _say(self, effects: Effects) -> None:
+        """All that a brief turn asks for."""
+        if effects.messages:
+            assert self.peers is not None
+            self.peers.send(effects.messages)
+        for ticket, result in effects.replies:
+            ticket[0](ticket, result)  # type: ignore[index]
 
     def _execute(self, effects: Effects) -> None:
         peers = self.peers
@@ -371,7 +384,7 @@ class Driver:
             self._timer.cancel()
 
     def abandon(self) -> None:
-        """After `halt`: ends the threads; what they do now is waited for, what is queued is lost."""
+        """After `halt`: ends the threads; waits for what they do now, forgets what is queued."""
         self.directory.log.failure = self.directory.log.failure or StorageError("abandoned")
         self.disk.stop()
         self._worker.shutdown(wait=True, cancel_futures=True)

@@ -122,7 +122,11 @@ class Peers:
     def send(self, messages: list[Message]) -> None:
         """Sends each message to the member it names (driver.PeerSender)."""
         if len(messages) == 1:
-            self._send_to(messages[0].to, messages)
+            link = self.links.get(messages[0].to)
+            if link is not None:
+                link.send(messages)
+            else:
+                self.update_address(messages[0].to)
             return
         by_member: dict[int, list[Message]] = {}
         for message in messages:

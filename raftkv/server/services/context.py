@@ -44,6 +44,8 @@ class Context:
         self._head = self._tail = b""
         self._revisions = range(0)
         self._term = 0
+        self._header_now = b""
+        self._revision_now = self._term_now = -1
         self._configuration: Configuration | None = None  # as `_is_learner` was judged by
         self._is_learner = False
 
@@ -67,8 +69,12 @@ class Context:
         return header
 
     def header_now(self) -> bytes:
-        """The header with the store's present revision."""
-        return self.header(self.replica.machine.revision)
+        """The header with the store's present revision; the same object while nothing changes."""
+        revision, term = self.replica.machine.revision, self.replica.core.term
+        if revision != self._revision_now or term != self._term_now:
+            self._revision_now, self._term_now = revision, term
+            self._header_now = self.header(revision)
+        return self._header_now
 
     def refusal(self, head: RequestHead) -> ApiError | None:
         """The error for a call that this member cannot take in its present role."""

@@ -40,14 +40,25 @@ KNOWN_REQUESTS: Final = 10_000
 _ID_TAG: Final = b"\x10"
 _TTL_TAG: Final = b"\x18"
 
-# A request: the lease, and field 2 of its answer.
-Known = tuple[int, bytes]
 
+class Known:
+    """A request that was read. lease: which it names. end: of the newest answer to it, which said
+    `ttl` (seconds).
+    """
 
-def read_request(message: bytes) -> Known:
-    """The lease that a LeaseKeepAliveRequest names. Raises DecodeError."""
-    lease = rpc_pb2.LeaseKeepAliveRequest.FromString(message).ID
-    return lease, _ID_TAG + varint(lease) if lease else b""
+    __slots__ = ("_field", "end", "lease", "ttl")
+
+    def __init__(self, message: bytes) -> None:
+        self.lease = rpc_pb2.LeaseKeepAliveRequest.FromString(message).ID
+        self._field = _ID_TAG + varint(self.lease) if self.lease else b""
+        self.end = self._field
+        self.ttl = 0
+
+    def answer(self, ttl: int) -> bytes:
+        """What follows the header if the answer says `ttl`."""
+        self.ttl = ttl
+        self.end = self._field + _TTL_TAG + varint(ttl) if ttl else self._field
+        return self.end
 
 
 class KeepAlives:
@@ -57,7 +68,7 @@ class KeepAlives:
         self.context = context
         self.driver = context.driver
         self.dirty = False
-        self._known: dict[bytes, Known] = {}
+        self.requests: dict[bytes, Known] = {}
         self._answering: list[KeepAliveCall] = []
 
     def open(self, client: ClientProtocol, stream: int, head: RequestHead) -> Call:
@@ -71,13 +82,11 @@ class KeepAlives:
         return call
 
     def known(self, message: bytes) -> Known:
-        """See `read_request`; remembers what it has read."""
-        known = self._known.get(message)
-        if known is None:
-            known = read_request(message)
-            if len(self._known) >= KNOWN_REQUESTS:
-                self._known.clear()
-            self._known[message] = known
+        """Reads a request and remembers it in `requests`. Raises DecodeError."""
+        known = Known(message)
+        if len(self.requests) >= KNOWN_REQUESTS:
+            self.requests.clear()
+        self.requests[message] = known
         return known
 
     def answers(self, call: "KeepAliveCall") -> None:
@@ -90,13 +99,16 @@ class KeepAlives:
         """Sends what has been answered since the last time; once per turn (`driver.Flushable`)."""
         answering, self._answering = self._answering, []
         header = self.context.header_now()
-        clients: dict[ClientProtocol, None] = {}
+        clients: list[ClientProtocol] = []
         for call in answering:
+            client = call.client
+            if not client.dirty:  # else it is among these, or its own turn comes
+                client.dirty = True
+                clients.append(client)
             call.flush(header)
-            clients[call.client] = None
         for client in clients:
-            if not client.dirty:  # else its own turn comes
-                client.flush()
+            client.dirty = False
+            client.flush()
 
     def error(self, error: ApiError) -> ApiError:
         """What etcd calls an error of the clock."""
@@ -111,15 +123,16 @@ class KeepAliveCall:
     __slots__ = (
         "_early",
         "_half_closed",
-        "_known",
         "_order",
         "_over",
         "_ready",
         "_renew",
+        "_requests",
         "_service",
         "_stream",
         "_take",
         "_waiting",
+        "_wake",
         "client",
     )
 
@@ -128,7 +141,8 @@ class KeepAliveCall:
         self._service = service
         self._stream = stream
         self._renew = service.context.replica.renew
-        self._known = service.known
+        self._requests = service.requests
+        self._wake = service.driver.wake
         self._take = self._answered  # one bound method for all tickets
         self._order: deque[Any] = deque()  # tickets without an answer, oldest first
         self._early: dict[int, LeaseAnswer | ApiError] = {}  # by the ticket's identity
@@ -143,13 +157,16 @@ class KeepAliveCall:
         """A renewal."""
         if self._over:
             return
-        try:
-            known = self._known(message)
-        except DecodeError:
-            self.abandon(CANNOT_DECODE)
-            return
+        known = self._requests.get(message)
+        if known is None:
+            try:
+                known = self._service.known(message)
+            except DecodeError:
+                self.abandon(CANNOT_DECODE)
+                return
         if len(self._order) < ASKED:
             self._ask(known)
+            self._wake()
             return
         waiting = self._waiting
         if waiting is None:
@@ -194,8 +211,8 @@ class KeepAliveCall:
         self._service.context.long_streams.remove(self)
 
     def _ask(self, known: Known) -> None:
-        ticket = (self._take, known[1])
-        error = self._renew(known[0], ticket)
+        ticket = (self._take, known)
+        error = self._renew(known.lease, ticket)
         if error is not None:
             self.abandon(error)
         else:
@@ -225,17 +242,14 @@ class KeepAliveCall:
             assert isinstance(result, ApiError)
             self.abandon(self._service.error(result))
             return
-        ttl = result[1]
+        known, ttl = ticket[1], result[1]
         ready = self._ready
-        if ttl:
-            ready.append(ticket[1] + _TTL_TAG + varint(ttl))
-        else:
-            ready.append(ticket[1])
-        if len(ready) == 1:
+        if not ready:
             self._service.answers(self)
+        ready.append(known.end if known.ttl == ttl else known.answer(ttl))
         if self._waiting:
             self._ask(self._waiting.popleft())
-            self._service.driver.wake()  # this turn's questions are taken already
+            self._wake()  # this turn's questions are taken already
 
     def flush(self, header: bytes) -> None:
         """Sends the answers that there are. header: their field 1."""
@@ -248,10 +262,13 @@ class KeepAliveCall:
             self.client.routes.finished(self.client, self._stream)
 
     def _send(self, header: bytes) -> None:
-        if self._ready:
+        ready = self._ready
+        if ready:
             prefix, size = PREFIX.pack, len(header)
-            self.client.connection.send_framed(
-                self._stream,
-                b"".join([prefix(0, size + len(end)) + header + end for end in self._ready]),
-            )
-            self._ready.clear()
+            end = ready.pop()
+            answers = prefix(0, size + len(end)) + header + end
+            if ready:  # most streams have one at a time
+                before = [prefix(0, size + len(end)) + header + end for end in ready]
+                answers = b"".join(before) + answers
+                ready.clear()
+            self.client.connection.send_framed(self._stream, answers)
