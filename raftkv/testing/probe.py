@@ -90,35 +90,26 @@ def read(address: tuple[str, int], timeout_seconds: float) -> rpc_pb2.RangeRespo
     return call(address, "/etcdserverpb.KV/Range", request, rpc_pb2.RangeResponse, timeout_seconds)
 
 
+def leases(address: tuple[str, int], timeout_seconds: float) -> list[int]:
+    """The ids of all leases. Raises CallFailed."""
+    path, request = "/etcdserverpb.Lease/LeaseLeases", rpc_pb2.LeaseLeasesRequest()
+    reply = call(address, path, request, rpc_pb2.LeaseLeasesResponse, timeout_seconds)
+    return [lease.ID for lease in reply.leases]
+
+
 def clear(address: tuple[str, int], timeout_seconds: float) -> None:
     """Revokes all leases, then deletes all keys; writes nothing if there are none. CallFailed.
 
     timeout_seconds: for each of the calls.
     """
-    leases = call(
-        address,
-        "/etcdserverpb.Lease/LeaseLeases",
-        rpc_pb2.LeaseLeasesRequest(),
-        rpc_pb2.LeaseLeasesResponse,
-        timeout_seconds,
-    )
-    for lease in leases.leases:
+    for lease in leases(address, timeout_seconds):
+        path, revoke = "/etcdserverpb.Lease/LeaseRevoke", rpc_pb2.LeaseRevokeRequest(ID=lease)
         try:
-            call(
-                address,
-                "/etcdserverpb.Lease/LeaseRevoke",
-                rpc_pb2.LeaseRevokeRequest(ID=lease.ID),
-                rpc_pb2.LeaseRevokeResponse,
-                timeout_seconds,
-            )
+            call(address, path, revoke, rpc_pb2.LeaseRevokeResponse, timeout_seconds)
         except CallFailed as failure:
             if failure.code != Code.NOT_FOUND:  # it has expired meanwhile
                 raise
     if read(address, timeout_seconds).kvs:
-        call(
-            address,
-            "/etcdserverpb.KV/DeleteRange",
-            rpc_pb2.DeleteRangeRequest(key=b"\0", range_end=b"\0"),
-            rpc_pb2.DeleteRangeResponse,
-            timeout_seconds,
-        )
+        path = "/etcdserverpb.KV/DeleteRange"
+        delete = rpc_pb2.DeleteRangeRequest(key=b"\0", range_end=b"\0")
+        call(address, path, delete, rpc_pb2.DeleteRangeResponse, timeout_seconds)
