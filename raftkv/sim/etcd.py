@@ -27,6 +27,7 @@ from raftkv.sim.operations import (
     KeyValue,
     Put,
     PutDone,
+    PutWithTTL,
     Request,
     Response,
     Txn,
@@ -65,6 +66,7 @@ _IDENTITY_BYTES: Final = len(IDENTITY_TAG) + 8
 
 COMMANDS: Final = {
     Put: commands.PUT,
+    PutWithTTL: commands.PUT_WITH_TTL,
     Delete: commands.DELETE_RANGE,
     Txn: commands.TXN,
     Compact: commands.COMPACT,
@@ -92,6 +94,9 @@ def encode_message(request: Request) -> bytes:
     if isinstance(request, Put):
         lease = _number(3, request.lease)
         return _filled(1, request.key) + _filled(2, request.value) + lease
+    if isinstance(request, PutWithTTL):  # an entry of its own form (`kv.leases`)
+        numbers = request.lease.to_bytes(8, "big") + request.ttl_ms.to_bytes(8, "big")
+        return numbers + _filled(1, request.key) + _filled(2, request.value)
     if isinstance(request, Get):
         return (
             _filled(1, request.key)
@@ -170,7 +175,7 @@ def decode_response(request: Request, body: bytes) -> Response:
     """
     if isinstance(request, Get):
         return _found(body)
-    if isinstance(request, Put):
+    if isinstance(request, Put | PutWithTTL):
         return PutDone()
     if isinstance(request, Delete):
         return _deleted(body)

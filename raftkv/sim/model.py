@@ -25,6 +25,7 @@ from raftkv.sim.operations import (
     LeaseCommand,
     Put,
     PutDone,
+    PutWithTTL,
     Request,
     Response,
     Revoke,
@@ -53,6 +54,7 @@ class Model:
         self.revision = 1
         self.compacted = 0
         self.compactions: list[int] = []
+        self._hidden: set[int] = set()  # leases made by puts with a TTL
         self.leases: dict[int, int] = {}  # that exist -> index of the grant in the log
         # (key, revision, what it became, None: deleted) in the order of happening
         self.events: list[tuple[bytes, int, KeyValue | None]] = []
@@ -63,6 +65,8 @@ class Model:
         """Do one command of the log."""
         if isinstance(request, Grant | Revoke | Expire):
             return self._lease_command(request)
+        if isinstance(request, PutWithTTL):
+            return self._put_with_ttl(request)
         if isinstance(request, Put) and request.lease and request.lease not in self.leases:
             return Applied(self.revision, False, None, "lease not found")
         if isinstance(request, Compact):
@@ -85,6 +89,22 @@ class Model:
         if changed:
             self.revision = at
         return Applied(self.revision, changed, response)
+
+    def _put_with_ttl(self, request: PutWithTTL) -> Applied:
+        """A lease with one key. That of the version before ends if it was such a one, too, and has
+        no other key.
+        """
+        if request.lease in self.leases:
+            return Applied(self.revision, False, None, "lease exists")
+        self.leases[request.lease] = 0  # whoever ends it knows of it: its id is no other's
+        self._hidden.add(request.lease)
+        before = self.version(request.key, self.revision)
+        self.revision += 1
+        self._put(Put(request.key, request.value, request.lease), self.revision)
+        replaced = before.lease if before is not None else 0
+        if replaced in self._hidden and all(one.lease != replaced for one in self.live()):
+            self.leases.pop(replaced, None)
+        return Applied(self.revision, True, PutDone())
 
     def get(self, request: Get, revision: int) -> Found:
         """The answer to `request` of a member whose newest revision is `revision`."""

@@ -25,7 +25,7 @@ from raftkv.replica.housekeeping import Housekeeping
 from raftkv.replica.reading import Reading
 from raftkv.replica.replica import Replica
 from raftkv.replica.writes import Writes
-from raftkv.sim import lease_mutants, watch_mutants
+from raftkv.sim import lease_mutants, ttl_mutants, watch_mutants
 from raftkv.sim.hunting import Mutant, applied, hunt
 from raftkv.sim.process import Home
 from raftkv.storage.mark import Mark
@@ -407,6 +407,7 @@ MUTANTS: Final = (
     ),
     # leases
     *(Mutant(*one, _DEPOSED, watched=True) for one in lease_mutants.PATCHES),
+    *(Mutant(*one, _DEPOSED, watched=True) for one in ttl_mutants.PATCHES),
 )
 
 

@@ -21,6 +21,15 @@ class Put(NamedTuple):
     lease: int = 0
 
 
+class PutWithTTL(NamedTuple):
+    """Set `key` to `value` together with a lease of its own (raftkv.v1)."""
+
+    key: bytes
+    value: bytes
+    lease: int
+    ttl_ms: int
+
+
 class Get(NamedTuple):
     """Read [key, end), or one key if `end` is empty.
 
@@ -90,7 +99,7 @@ class Expire(NamedTuple):
     known_index: int = 1 << 62
 
 
-Request: TypeAlias = Put | Get | Delete | Txn | Compact
+Request: TypeAlias = Put | PutWithTTL | Get | Delete | Txn | Compact
 # What the log has of leases. It carries no operation's identity: `Logged` has -log_index.
 LeaseCommand: TypeAlias = Grant | Revoke | Expire
 
@@ -107,7 +116,7 @@ class KeyValue(NamedTuple):
 
 
 class PutDone(NamedTuple):
-    """The answer to Put."""
+    """The answer to Put and PutWithTTL."""
 
 
 class Found(NamedTuple):

@@ -23,6 +23,8 @@ from raftkv.sim.invariants import InvariantBroken
 from raftkv.sim.leasing import Leasing, lease_command
 from raftkv.sim.operations import Get, Logged, Operation, Outcome, Put
 from raftkv.sim.registers import registers_of
+from raftkv.sim.sessioning import Sessioning
+from raftkv.sim.ttl_puts import TtlPuts
 from raftkv.sim.watchers import CREATE_TIMEOUT_US, WatchClients, history_of
 from raftkv.sim.watchload import WatchLoad
 from raftkv.sim.wgl import Verdict, check_register
@@ -34,6 +36,7 @@ MIN_OPERATIONS_PER_SECOND: Final = 2
 MIN_ACKNOWLEDGED: Final = 0.10  # of all operations
 WATCHES: Final = "watches"  # what a run can do without
 LEASES: Final = "leases"
+SESSIONS: Final = "sessions"  # not without leases
 WATCH_KINDS: Final = 8  # kinds of faults in one run of the load for watches
 _CALM_US: Final = SECOND
 
@@ -44,7 +47,7 @@ class Profile:
 
     fault_us: length of one fault phase. rounds: how many phases. watchers: clients that watch.
     holders: clients that hold leases. viewers: clients of the load that is made for watches; with
-    them every fault has its turn.
+    them every fault has its turn. sessions: clients that repeat their writes.
     """
 
     nodes: int
@@ -56,6 +59,7 @@ class Profile:
     watchers: int = 0
     holders: int = 0
     viewers: int = 0
+    sessions: int = 0
 
 
 @dataclass(slots=True)
@@ -81,6 +85,7 @@ class Summary:
     viewing: Counter[str] = field(default_factory=Counter)
     checked: Counter[str] = field(default_factory=Counter)  # by validator of watches
     leasing: Counter[str] = field(default_factory=Counter)
+    sessions: Counter[str] = field(default_factory=Counter)
     trace_hash: str = ""
     trace: list[str] = field(default_factory=list)
 
@@ -90,8 +95,8 @@ def draw_profile(
 ) -> Profile:
     """The profile of a seed. nodes: 3 or 5, 0: drawn. seconds: virtual time of fault phases.
 
-    without: kinds of faults that are as if they did not exist; likewise `WATCHES` and
-        `LEASES`: nobody watches or holds leases.
+    without: kinds of faults that are as if they did not exist; likewise `WATCHES`, `LEASES` and
+        `SESSIONS`: nobody watches, holds leases, or repeats writes in sessions.
     """
     random = Random(f"{seed}/profile")
     drawn_nodes = random.choice((3, 3, 5))
@@ -119,8 +124,14 @@ def draw_profile(
     rounds = max(1, round(seconds / random.uniform(4, 9)))
     watchers = 0 if WATCHES in without else Random(f"{seed}/watchers").randint(2, 8)
     holders = 0 if LEASES in without else Random(f"{seed}/holders").randint(1, 6)
+    sessions = Random(f"{seed}/sessions").randint(0, 3)
+    if SESSIONS in without or not holders:
+        sessions = 0
     fault_us = int(seconds * SECOND / rounds)
-    return Profile(nodes or drawn_nodes, timing, load, kinds, rounds, fault_us, watchers, holders)
+    members = nodes or drawn_nodes
+    return Profile(
+        members, timing, load, kinds, rounds, fault_us, watchers, holders, sessions=sessions
+    )
 
 
 def watch_profile(
@@ -145,6 +156,7 @@ def watch_profile(
         kinds=chosen,
         watchers=min(drawn.watchers, 2),
         viewers=random.randint(10, 20),
+        sessions=0,
     )
 
 
@@ -178,6 +190,8 @@ class Run:
         self.cluster.attach(self.clients)
         wrong_clocks = "clock rate" in profile.kinds
         self.leasing = Leasing(self.cluster, profile.holders, clocks=wrong_clocks)
+        self.ttl_puts = TtlPuts(self.leasing, self.clients) if profile.holders else None
+        self.sessioning = Sessioning(self.leasing, self.clients, profile.sessions)
         self.watching = WatchClients(self.cluster, profile.watchers)
         self.load = WatchLoad(self.cluster, self.clients, profile.viewers)
         even = profile.viewers > 0
@@ -215,6 +229,7 @@ class Run:
         summary.viewing = self.load.counts
         summary.checked = self.watching.checked + self.load.checked
         summary.leasing = self.leasing.counts
+        summary.sessions = self.sessioning.counts + self.sessioning.log.counts
         summary.trace_hash = world.trace_hash()
 
     # --- phases -----------------------------------------------------------------
@@ -241,6 +256,9 @@ class Run:
         self.watching.start()
         self.load.start()
         self.leasing.start()
+        self.sessioning.start()
+        if self.ttl_puts is not None:
+            self.ttl_puts.start()
         self.run_for(_CALM_US)
 
     def finish(self) -> None:
@@ -248,6 +266,7 @@ class Run:
         self.clients.stop()
         self.load.stop()
         self.leasing.stop()
+        self.sessioning.stop()
         self.cluster.heal()
         self.must_settle()
         self.watching.calm()
@@ -337,14 +356,17 @@ class Run:
     # --- the end ------------------------------------------------------------------
 
     def committed_log(self) -> list[Logged]:
-        """All client commands of the committed log, in order."""
+        """All client commands of the committed log that must be carried out, in order."""
         log = []
         for index, committed in sorted(self.cluster.invariants.log.items()):
             identity = committed.identity
             if identity is None:
                 command = lease_command(committed.term, committed.payload, committed.kind, index)
                 if command is not None:
+                    self.sessioning.log.lease(command)
                     log.append(Logged(index, -index, command))
+                identity = self.sessioning.identity_of(committed.payload, committed.kind, index)
+            if identity is None:
                 continue
             sent = self.clients.sent.get(identity)
             if sent is None or not committed.payload.endswith(sent):
