@@ -57,6 +57,7 @@ class Totals:
         self.frames: Counter[str] = Counter()
         self.watching: Counter[str] = Counter()
         self.leasing: Counter[str] = Counter()
+        self.sessions: Counter[str] = Counter()
         self.chosen: Counter[str] = Counter()  # kinds of faults, by run
         self.struck: Counter[str] = Counter()
         self.viewing: Counter[str] = Counter()
@@ -82,6 +83,7 @@ class Totals:
         self.frames += summary.frames
         self.watching += summary.watching
         self.leasing += summary.leasing
+        self.sessions += summary.sessions
         self.chosen.update(summary.kinds)
         self.struck += summary.struck
         self.viewing += summary.viewing
@@ -113,8 +115,9 @@ class Totals:
             _line("faults that struck", self.struck),
             _line("watches", self.watching),
             _line("load for watches", self.viewing),
-            _line("checked by the validators of watches", self.checked),
+            _line("checked", self.checked),
             _line("leases", self.leasing),
+            _line("sessions", self.sessions),
             _line("frames", self.frames),
         ]
 
@@ -150,7 +153,7 @@ def _run_all(
 @click.option(
     "--without",
     multiple=True,
-    help="A kind of fault, `watches` or `leases`: not these (with --seed).",
+    help="A kind of fault, `watches`, `leases` or `sessions`: not these (with --seed).",
 )
 @click.option(
     "--seeds-file", type=click.Path(exists=True, path_type=Path), help="Run the seeds listed here."

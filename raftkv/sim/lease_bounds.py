@@ -44,7 +44,7 @@ class LeaseBounds:
         self._calm_since_us = self._leasing.world.now_us
 
     def _look(self) -> None:
-        world, counts = self._leasing.world, self._leasing.counts
+        world, checked = self._leasing.world, self._leasing.checked
         world.after(LOOK_US, self._look)
         self._compare()
         if self._troubled():
@@ -52,7 +52,7 @@ class LeaseBounds:
             return
         more_us = int(ELECTIONS * self._cluster.election_us) + ENTRY_US
         for held in self._leasing.alive():
-            counts["looks at a bound"] += 1
+            checked["lease bound"] += 1
             since_us = max(held.active_us, self._calm_since_us)
             if world.now_us > since_us + held.ttl_us + more_us:
                 raise InvariantBroken("lease bound", f"{held} is there at {world.now_us}")
@@ -78,7 +78,7 @@ class LeaseBounds:
             if node.applied_index != cluster.invariants.last_committed:
                 continue
             found = {one.id for one in node.replica.machine.leases if one.id in held}
-            self._leasing.counts["looks at a member's leases"] += 1
+            self._leasing.checked["lease set"] += 1
             if found != expected:
                 raise InvariantBroken(
                     "leases", f"member {member} has {sorted(found)}, the log {sorted(expected)}"

@@ -141,8 +141,8 @@ class LeaseCall:
 class Leasing:
     """All that hold leases in a run, and the checks.
 
-    clocks: whether clocks may run at wrong rates. counts: what happened. held: all that there ever
-    were, by id.
+    clocks: whether clocks may run at wrong rates. counts: what happened. checked: by what was
+    checked, how often. held: all that there ever were, by id.
     """
 
     def __init__(self, cluster: "Cluster", number: int, *, clocks: bool) -> None:
@@ -151,6 +151,7 @@ class Leasing:
         self.random = self.world.stream("leases")
         self.running = False
         self.counts: Counter[str] = Counter()
+        self.checked: Counter[str] = Counter()
         self.held: dict[int, Held] = {}
         self._number = number
         self._clocks = clocks
@@ -378,12 +379,14 @@ class Leasing:
 
     def _check_gone(self, call: LeaseCall) -> None:
         held = call.held
+        self.checked["lease gone"] += 1
         if held.granted and not held.ended_us and held.granted_us < call.called_us:
             raise InvariantBroken("lease", f"{held} is said to be gone at {self.world.now_us}")
 
     def _check_alive(self, call: LeaseCall) -> None:
         """M08: an answer of a lease whose revocation was acknowledged before the question."""
         held = call.held
+        self.checked["lease alive"] += 1
         if held.revoked_us and call.called_us > held.revoked_us:
             early_us = int(self.cluster.election_us / (SLOWEST if self._clocks else 1))
             if not any(
@@ -402,6 +405,7 @@ class Leasing:
             self._check_end(held)
 
     def _check_end(self, held: Held) -> None:
+        self.checked["lease promise"] += 1
         if held.ended_us < held.promised_us:
             raise InvariantBroken(
                 "M07", f"{held} ended {(held.promised_us - held.ended_us) / SECOND} s too early"
