@@ -10,7 +10,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from raftkv.sim.run import LEASES, WATCHES, Profile, Run, Summary, draw_profile, watch_profile
+from raftkv.sim.run import (
+    LEASES,
+    SESSIONS,
+    WATCHES,
+    Profile,
+    Run,
+    Summary,
+    draw_profile,
+    watch_profile,
+)
 from raftkv.sim.world import MILLISECOND, SECOND
 
 DEFAULT_SEEDS: Final = 60
@@ -35,6 +44,7 @@ class Mutant:
     impatient: bool = False  # members give requests up early
     watched: bool = False  # clients watch and hold leases
     viewed: bool = False  # the load for watches, and more kinds of faults than these
+    sessions: int = 0  # clients that repeat writes in sessions
 
 
 @contextmanager
@@ -55,7 +65,9 @@ def profile_of(mutant: Mutant, seed: int) -> Profile:
     if mutant.viewed:
         drawn = watch_profile(seed, mutant.nodes, VIEWED_SECONDS)
         return replace(drawn, kinds=mutant.kinds, viewers=VIEWERS)
-    without = () if mutant.watched else (WATCHES, LEASES)
+    without = (SESSIONS,) if mutant.watched else (SESSIONS, WATCHES, LEASES)
+    if mutant.sessions:
+        without = (WATCHES,)
     drawn = draw_profile(seed, mutant.nodes, seconds=12.0, without=without)
     timing = replace(drawn.timing, tick_us=20 * MILLISECOND)
     if mutant.snapshot_count:
@@ -65,7 +77,7 @@ def profile_of(mutant: Mutant, seed: int) -> Profile:
     load = drawn.load
     if mutant.reads:
         load = replace(load, clients=12, think_us=20 * MILLISECOND, get=90, timeout_us=SECOND)
-    return replace(drawn, kinds=mutant.kinds, timing=timing, load=load)
+    return replace(drawn, kinds=mutant.kinds, timing=timing, load=load, sessions=mutant.sessions)
 
 
 def hunt(mutant: Mutant) -> tuple[int, Summary]:

@@ -60,7 +60,7 @@ def lease_command(
     found = commands.decode(payload)
     request = found.request
     number = int.from_bytes(request[:8], "big")
-    if found.command == commands.LEASE_GRANT:
+    if found.command in (commands.LEASE_GRANT, commands.SESSION_OPEN):
         return Grant(number, int.from_bytes(request[8:], "big"), index)
     if found.command == commands.LEASE_REVOKE:
         return Revoke(number)

@@ -25,7 +25,7 @@ from raftkv.replica.housekeeping import Housekeeping
 from raftkv.replica.reading import Reading
 from raftkv.replica.replica import Replica
 from raftkv.replica.writes import Writes
-from raftkv.sim import lease_mutants, ttl_mutants, watch_mutants
+from raftkv.sim import lease_mutants, session_mutants, ttl_mutants, watch_mutants
 from raftkv.sim.hunting import Mutant, applied, hunt
 from raftkv.sim.process import Home
 from raftkv.storage.mark import Mark
@@ -39,6 +39,7 @@ _NETWORK: Final = ("partition", "isolate leader", "deaf leader", "mute leader", 
 _WATCHED: Final = ("crash one", "isolate one", "slow disk")
 _VIEWED: Final = ("crash one", "isolate one", "transfer")
 _DEPOSED: Final = ("crash leader", "transfer", "isolate leader")
+_REPEATED: Final = ("crash leader", "crash some", "isolate one", "bad weather")
 _MIXED: Final = ("crash leader", "crash some", "partition", "isolate leader", "slow disk")
 
 
@@ -405,6 +406,8 @@ MUTANTS: Final = (
         Mutant(name, patches, _VIEWED, 10, viewed=True)
         for name, patches in watch_mutants.VIEWED_PATCHES
     ),
+    # sessions
+    *(Mutant(*one, _REPEATED, snapshot_count=20, sessions=4) for one in session_mutants.PATCHES),
     # leases
     *(Mutant(*one, _DEPOSED, watched=True) for one in lease_mutants.PATCHES),
     *(Mutant(*one, _DEPOSED, watched=True) for one in ttl_mutants.PATCHES),

@@ -71,7 +71,7 @@ def test_pinned_seed_stays_green(pinned: Pinned) -> None:
 def test_pinned_seed_keeps_the_faults_that_it_was_found_with() -> None:
     """Kinds that came later would make another run of it."""
     pinned = {one.seed: one for one in read_seeds(SEEDS_FILE)}
-    assert pinned[13].without == ("usurp", "watches", "leases")
+    assert pinned[13].without == ("usurp", "watches", "leases", "sessions")
     assert draw_profile(13, without=pinned[13].without).kinds == ("mute leader", "partition")
     assert "usurp" in draw_profile(13).kinds
 
