@@ -83,7 +83,7 @@ class Summary:
     struck: Counter[str] = field(default_factory=Counter)  # faults that did their harm
     watching: Counter[str] = field(default_factory=Counter)
     viewing: Counter[str] = field(default_factory=Counter)
-    checked: Counter[str] = field(default_factory=Counter)  # by validator of watches
+    checked: Counter[str] = field(default_factory=Counter)  # by validator
     leasing: Counter[str] = field(default_factory=Counter)
     sessions: Counter[str] = field(default_factory=Counter)
     trace_hash: str = ""
@@ -227,7 +227,7 @@ class Run:
         summary.struck = self.nemesis.struck
         summary.watching = self.watching.counts
         summary.viewing = self.load.counts
-        summary.checked = self.watching.checked + self.load.checked
+        summary.checked = self.watching.checked + self.load.checked + self.leasing.checked
         summary.leasing = self.leasing.counts
         summary.sessions = self.sessioning.counts + self.sessioning.log.counts
         summary.trace_hash = world.trace_hash()
