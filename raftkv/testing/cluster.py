@@ -35,7 +35,9 @@ from raftkv.testing import probe
 from raftkv.testing.dialers import MemberNames
 from raftkv.testing.errors import NoLeader
 from raftkv.testing.member import Member, Plan
+from raftkv.testing.nursery import Nursery
 from raftkv.testing.ports import HOST, Ports
+from raftkv.testing.process_member import ProcessMember
 from raftkv.testing.proxy import Network
 from raftkv.testing.scratch import Scratch
 
@@ -95,7 +97,7 @@ class Cluster:
         self._start_timeout_seconds = start_timeout_seconds
         self._members: list[Member] = []
         self._ports = Ports()
-        self._leash: tuple[int, int] | None = None
+        self._nursery: Nursery | None = None
         self._scratch: Scratch | None = None
         self._network: Network | None = None
         self._started_by = 0
@@ -163,10 +165,9 @@ class Cluster:
             self._network.close()
             self._network = None
         self._ports.close()
-        if self._leash is not None:
-            for descriptor in self._leash:
-                os.close(descriptor)
-            self._leash = None
+        if self._nursery is not None:
+            self._nursery.close()
+            self._nursery = None
         if self._scratch is not None:
             self._scratch.close()
             self._scratch = None
@@ -176,6 +177,8 @@ class Cluster:
 
     def _build(self) -> None:
         directory = self._directory()
+        if self.processes:
+            self._nursery = Nursery(directory)  # it imports the server while the rest is built
         names = [f"node{index}" for index in range(self.nodes)]
         clients = [self._ports.take() for _ in names]
         peers = [self._ports.take() for _ in names]
@@ -215,11 +218,8 @@ class Cluster:
 
     def _member(self, plan: Plan) -> Member:
         if self.processes:
-            from raftkv.testing.process_member import ProcessMember
-
-            if self._leash is None:
-                self._leash = os.pipe()
-            return ProcessMember(plan, self._leash[0])
+            assert self._nursery is not None, "made before its members"
+            return ProcessMember(plan, self._nursery)
         from raftkv.cli.flags import build
         from raftkv.testing.thread_member import ThreadMember
 

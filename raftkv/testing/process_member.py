@@ -2,92 +2,69 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Final
 
-import raftkv
 from raftkv.testing.member import POLL_SECONDS, Member, Plan
+from raftkv.testing.nursery import Nursery
 
 STOP_SECONDS: Final = 15.0  # then a polite stop becomes a kill
-_PACKAGES: Final = str(Path(raftkv.__file__).resolve().parent.parent)
+KILL_SECONDS: Final = 10.0
 _LOG_BYTES: Final = 64 * 1024
 
 
 class ProcessMember(Member):
-    """Runs `raftkv serve`. leash: reading end of a pipe that the tests' process holds."""
+    """Runs `raftkv serve`, started by a nursery. Its output goes to NAME.log."""
 
-    def __init__(self, plan: Plan, leash: int) -> None:
+    def __init__(self, plan: Plan, nursery: Nursery) -> None:
         super().__init__(plan)
-        self._leash = leash
-        self._process: subprocess.Popen[bytes] | None = None
+        self._nursery = nursery
+        self._pid = 0
         self._log = plan.directory / f"{plan.name}.log"
 
     @property
     def pid(self) -> int:
         """Of its process; it must have been started."""
-        assert self._process is not None, f"{self.name} was not started"
-        return self._process.pid
+        assert self._pid, f"{self.name} was not started"
+        return self._pid
 
     @property
     def running(self) -> bool:
         """Its process lives."""
-        return self._process is not None and self._process.poll() is None
+        return bool(self._pid) and not self._nursery.has_ended(self._pid)
 
     def _start(self) -> None:
         flags = [f"--{flag}={text}" for flag, text in self.plan.flags.items()]
-        command = [sys.executable, "-m", "raftkv.testing.child", str(self._leash), "serve", *flags]
-        environment = {
-            name: text for name, text in os.environ.items() if not name.startswith("RAFTKV_")
-        }
-        found = environment.get("PYTHONPATH")
-        environment["PYTHONPATH"] = _PACKAGES + (os.pathsep + found if found else "")
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=environment,
-                pass_fds=(self._leash,),
-            )
+        self._pid = self._nursery.start(["serve", *flags], self._log)
 
     def _kill(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
+        if self._pid:
+            self._nursery.signal(self._pid, signal.SIGKILL)
+            self._nursery.wait(self._pid, KILL_SECONDS)
 
     def _stop(self) -> None:
-        if self._process is None:
-            return
-        self._process.terminate()
-        try:
-            self._process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        if self._pid:
+            self._nursery.signal(self._pid, signal.SIGTERM)
+            if not self._nursery.wait(self._pid, STOP_SECONDS):
+                self._kill()
 
     def _pause(self) -> None:
-        assert self._process is not None
-        self._process.send_signal(signal.SIGSTOP)
-        # The signal is on its way when `kill` returns; a thread that runs stops at its next tick.
-        while self.running and self._runs(self._process.pid):
+        self._nursery.signal(self._pid, signal.SIGSTOP)
+        # The signal is on its way only; a thread that runs stops at its next tick.
+        while self.running and not self._stands_still():
             time.sleep(POLL_SECONDS)
 
-    @staticmethod
-    def _runs(pid: int) -> bool:
-        """Whether the kernel still shows a thread that may run; False where it cannot tell."""
+    def _stands_still(self) -> bool:
+        """Whether the kernel shows all its threads as stopped; True where it cannot be asked."""
         try:
-            stats = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/stat")]
-        except OSError:
+            stats = [path.read_text() for path in Path(f"/proc/{self._pid}/task").glob("*/stat")]
+        except OSError:  # a thread has ended meanwhile
             return False
-        return any(stat.rpartition(")")[2].split()[0] not in "TtZX" for stat in stats)
+        return all(stat.rpartition(")")[2].split()[0] in "TtZX" for stat in stats)
 
     def _resume(self) -> None:
-        assert self._process is not None
-        self._process.send_signal(signal.SIGCONT)
+        self._nursery.signal(self._pid, signal.SIGCONT)
 
     def _log_lines(self) -> list[str]:
         try:

@@ -1,4 +1,4 @@
-"""A member on a thread ends as a process does: what `kill` leaves on disk is what a crash leaves."""
+"""A member on a thread ends as a process does: `kill` leaves on disk what a crash leaves."""
 
 from pathlib import Path
 
