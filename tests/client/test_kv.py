@@ -207,7 +207,7 @@ def test_a_transaction_can_be_read_aloud(server: Served, prefix: str) -> None:
 
     async def same() -> None:
         async with aio.Client(server.endpoints) as client:
-            answer = await client.transaction().when(key(a).exists()).then(Delete(a)).commit()
+            answer: Any = await client.transaction().when(key(a).exists()).then(Delete(a)).commit()
             assert answer.results[0].deleted == 1
 
     asyncio.run(same())
