@@ -261,6 +261,9 @@ def test_a_compaction_while_it_was_away_is_told_apart(
         for number in range(5):
             revision = client.put("away", str(number)).revision
         client.compact(revision)
+    for endpoint in cluster.endpoints:
+        with Client(endpoint) as client:
+            client.get("away")  # linearizable: the member has applied the compaction
     for watch in watches:
         with pytest.raises(Compacted) as caught:
             watch.next(10)
