@@ -7,6 +7,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SEEDS ?= 1000
+LOAD ?= mixed
 SECONDS ?= 60
 # Two tests at a time pay even on two cores: most of them wait for something.
 FAST_FLAGS ?= -n auto --maxprocesses 4
@@ -69,8 +70,8 @@ proto: $(VENV)/.dev ## Generate raftkv/pb from protos
 bench: $(VENV)/.bench ## Measure against etcd on this machine
 	$(BIN)/python -m bench
 
-sim: $(VENV)/.runtime ## Run SEEDS=1000 simulated clusters
-	$(BIN)/python -m raftkv.sim --seeds $(SEEDS)
+sim: $(VENV)/.runtime ## Run SEEDS=1000 simulated clusters, LOAD=mixed or watch
+	$(BIN)/python -m raftkv.sim --seeds $(SEEDS) --load $(LOAD)
 
 fuzz: $(VENV)/.dev ## Feed the wire code random bytes for SECONDS=60
 	$(BIN)/python -m tests.fuzz.fuzz_wire --seconds $(SECONDS)
