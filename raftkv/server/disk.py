@@ -44,7 +44,7 @@ class Disk:
         self._persisted = persisted
         self._failed = failed
         self._wakes: SimpleQueue[bool] = SimpleQueue()  # False: stop
-        self.durable_number = 0
+        self.durable_number = self._submitted = 0
         self.syncs = Latency()  # of one write and its sync
         self._thread = threading.Thread(target=self._run, name="disk", daemon=True)
 
@@ -54,8 +54,14 @@ class Disk:
 
     def submit(self, batch: LogBatch) -> None:
         """Takes a batch; batches become durable in the order they come."""
+        self._submitted = batch.number
         self._log.enqueue(batch)
         self._wakes.put(True)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a batch is not durable yet."""
+        return self._submitted > self.durable_number
 
     def stop(self) -> None:
         """Makes durable what was submitted, then ends the thread and joins it."""

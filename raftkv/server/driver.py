@@ -189,6 +189,8 @@ class Driver:
                 messages += held.popleft()[1]
             assert self.peers is not None
             self.peers.send(messages)
+        if self._watching is not None:
+            self._watching.synced()
         if self._old_states:
             self._drop_old_states()
         if self.replica.core.has_ready():
@@ -203,6 +205,8 @@ class Driver:
         self.turns += 1
         self._turning = True  # who is answered now needs no other turn to be flushed
         try:
+            if self._watching is not None:
+                self._watching.publish_now()
             effects = self.replica.turn(self.loop.time())
             if effects.brief:
                 self._say(effects)
@@ -248,7 +252,7 @@ class Driver:
         for ticket in effects.reads:
             ticket[0](ticket, None)  # type: ignore[index]
         if self._watching is not None and effects.applied:
-            self._watching.publish(effects.changes)
+            self._watching.publish(effects.changes, syncing=self.disk.busy)
         if effects.members_changed or effects.installed is not None:
             peers.members_changed()
         if effects.news and self._news is None:

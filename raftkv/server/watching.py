@@ -1,7 +1,10 @@
 """The member's hub of watches on the event loop: when it is served, and for how long.
 
 `Watching` owns the pure hub (`raftkv.kv.watches`). The driver tells it at the end of a turn what
-the turn changed; watchers that are behind are served between turns, in slices of a few
+the turn changed. The watchers hear of it behind everything that the turn has answered: when its
+output is with the kernel, and if the disk thread was given a batch, when that is durable and
+acknowledged (the thread cannot begin while the event loop is at work), but at most `SYNC_SECONDS`
+later; in any case before the next turn changes more. Watchers that are behind are served between turns, in slices of a few
 milliseconds. While turns have work, a slice is followed by as much rest as it took, so that
 writes and reads keep at least half of the loop; on an idle loop the slices follow one another,
 with all waiting input between two of them. Who waits for a full sink only is looked at now and
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from raftkv.server.driver import Driver
 
 POLL_SECONDS: Final = 0.1
+SYNC_SECONDS: Final = 0.002
 RETIRED: Final = 500  # watchers removed at a time
 
 
@@ -53,6 +57,8 @@ class Watching:
         self.watches = Watches(driver.replica.machine)
         self.publishing = False
         self._driver = driver
+        self._changes: list[Change] | None = None  # not published yet
+        self._publication: asyncio.Handle | None = None  # when that is due
         self._touched: list[Outlet] = []
         self._inside = False  # a turn or slice that ends with `_settle`
         self._unsettled: dict[Asker, None] = {}
@@ -115,16 +121,42 @@ class Watching:
         self._unsettled.pop(asker, None)
 
     # --- what the driver says -------------------------------------------------------------
-    def publish(self, changes: list[Change]) -> None:
-        """What a turn changed."""
+    def publish(self, changes: list[Change], *, syncing: bool) -> None:
+        """What a turn changed, to be told soon. syncing: the disk is at work, see `synced`."""
+        assert self._changes is None, "publish_now comes before a turn"
+        if self.watches.count:
+            self._changes = changes
+            loop = self._driver.loop
+            self._publication = (
+                loop.call_later(SYNC_SECONDS, self._publish)
+                if syncing
+                else loop.call_soon(self._publish)
+            )
+
+    def synced(self) -> None:
+        """What the disk was at work on is durable, and acknowledged."""
+        if self._publication is not None:
+            self._publication.cancel()
+            self._publication = self._driver.loop.call_soon(self._publish)
+
+    def _publish(self) -> None:
+        self._driver.between_turns(self.publish_now)
+
+    def publish_now(self) -> None:
+        """Tells the watchers what the last turn changed, if they have not heard of it."""
+        changes, self._changes = self._changes, None
+        if changes is None:
+            return
+        if self._publication is not None:
+            self._publication.cancel()
+            self._publication = None
         watches = self.watches
-        if watches.count:
-            self._inside = self.publishing = True
-            watches.publish(changes, watches.machine.revision)
-            self.publishing = False
-            self._settle()
-            if watches.behind:
-                self._poll()
+        self._inside = self.publishing = True
+        watches.publish(changes, watches.machine.revision)
+        self.publishing = False
+        self._settle()
+        if watches.behind:
+            self._poll()
 
     def replaced(self, machine: StateMachine) -> None:
         """The state was replaced: everybody is behind now, and is served from the new rows."""
@@ -134,6 +166,7 @@ class Watching:
 
     def stop(self) -> None:
         """No more slices."""
+        self.publish_now()
         if self._next is not None:
             self._next.cancel()
 
@@ -166,6 +199,7 @@ class Watching:
         self._driver.between_turns(self._work)
 
     def _work(self) -> None:
+        self.publish_now()
         started = time.perf_counter()
         self._inside = True
         more = self.watches.catch_up()
