@@ -95,5 +95,6 @@ def test_run_that_does_too_little_fails() -> None:
 
     from raftkv.sim.run import Run
 
-    idle = replace(draw_profile(3, 3, 2.0), load=replace(draw_profile(3).load, clients=0))
+    load = replace(draw_profile(3).load, clients=0)
+    idle = replace(draw_profile(3, 3, 2.0), load=load, sessions=0)
     assert "effort" in Run(3, idle).execute().failure

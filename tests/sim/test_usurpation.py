@@ -10,7 +10,8 @@ from raftkv.replica.effects import Effects
 from raftkv.replica.replica import Replica
 from raftkv.sim.cluster import Cluster
 from raftkv.sim.faults import usurp
-from raftkv.sim.mutants import MUTANTS, hunt, profile_of
+from raftkv.sim.hunting import hunt, profile_of
+from raftkv.sim.mutants import MUTANTS
 from raftkv.sim.run import Run
 from raftkv.sim.world import SECOND, World
 from tests.sim.scenario import TIMING, Scenario
