@@ -9,10 +9,12 @@ key >= key, and an end <= key means nothing (etcd API, RangeRequest).
 
 from collections.abc import Iterable, Iterator
 from itertools import islice
+from typing import Final
 
 from sortedcontainers import SortedList
 
 FROM_KEY = b"\0"  # as a range_end: no upper bound
+MANY: Final = 16  # to remove one key takes as long as to look at so many
 
 
 class KeyIndex:
@@ -32,7 +34,7 @@ class KeyIndex:
         self._fresh.append(key)
 
     def remove_all(self, gone: list[bytes]) -> None:
-        """Keys that existed are gone. `gone` is a stretch of the index: no key between is kept."""
+        """Keys that existed are gone; `gone` is in order and has none twice."""
         self.settle()
         keys = self._keys
         if len(gone) == 1:
@@ -40,8 +42,14 @@ class KeyIndex:
             return
         first = keys.bisect_left(gone[0])
         last = first + len(gone)
-        assert keys[last - 1] == gone[-1], "the keys to remove do not lie side by side"
-        del keys[first:last]
+        if last <= len(keys) and keys[last - 1] == gone[-1]:
+            del keys[first:last]  # they lie side by side
+        elif len(gone) > len(keys) // MANY:
+            without = set(gone)
+            self._keys = SortedList([key for key in keys if key not in without])
+        else:
+            for key in gone:
+                keys.remove(key)
 
     def settle(self) -> None:
         """Put new keys in their places."""

@@ -312,22 +312,12 @@ class LeaseCommands:
         attached = self._store.attached
         over = [lease for lease in dict.fromkeys(leases) if lease in self.leases]
         # A key has one lease at most: each is here once.
-        keys = sorted([key for lease in over for key in attached.get(lease, ())])
-        # What reads rows comes first: if that fails, no row of this entry must wait for a flush.
+        keys = sorted([key for lease in over for key in attached.pop(lease, ())])
         if keys:
-            self._delete(keys)
+            self._store.delete_all(keys, detached=True)
         for lease in over:
             self._remove(lease)
         return len(over)
-
-    def _delete(self, keys: list[bytes]) -> None:
-        store = self._store
-        first, last = store.index.bounds(keys[0], keys[-1] + b"\0")
-        if last - first == len(keys):
-            store.delete_all(keys)  # no other key lies between them
-            return
-        for key in keys:
-            store.delete_all([key])
 
     def _checkpoint(self, remaining: list[tuple[int, int]], known: int, index: int) -> bytes:
         if any(left < 0 for _, left in remaining):

@@ -100,7 +100,7 @@ class Writer:
             keys = store.index.keys(request.key, request.range_end)
         if not keys:
             return b""
-        removed = store.delete_all(keys)
+        removed = store.delete_all(keys, returning=request.prev_kv)
         body = b"\x10" + varint(len(keys))
         if request.prev_kv:
             body += b"".join([b"\x1a" + record[0][1:] for record in removed])

@@ -173,8 +173,6 @@ def test_the_rows_of_leases_lie_in_the_order_of_their_ids() -> None:
 @pytest.mark.parametrize(
     "command",
     [
-        lambda driver: revoke(driver, 7),
-        lambda driver: expire(driver, 7),
         lambda driver: put_with_ttl(driver, 8, 1000, key=b"a"),  # has a lease: its row is read
         lambda driver: put_with_ttl(driver, 8, 1000, key=b"c", prev_kv=True),
     ],
@@ -202,6 +200,25 @@ def test_a_failure_amid_a_command_leaves_nothing_of_it_to_flush(
     again = StateMachine(driver.machine.backend, CLUSTER)
     assert [lease.id for lease in again.leases] == [7]
     assert keys(again) == {b"a": 7, b"c": 0}
+
+
+@pytest.mark.parametrize("end", [revoke, expire])
+def test_the_end_of_a_lease_reads_no_row(
+    monkeypatch: pytest.MonkeyPatch, end: Callable[[Driver, int], object]
+) -> None:
+    """What is deleted is known without it, however many keys are in no cache."""
+    driver = Driver(machine(cache_bytes=0))
+    driver.grant(7)
+    for number in range(50):
+        put(driver, b"%02d" % number, 7 if number % 3 else 0)
+    driver.machine.flush()
+    driver.reopen()
+    monkeypatch.setattr(Store, "_load", None)
+    end(driver, 7)
+    monkeypatch.undo()
+    assert list(keys(driver.machine)) == [b"%02d" % number for number in range(0, 50, 3)]
+    driver.reopen()
+    assert driver.machine.store.attached == {}
 
 
 # --- many at once ----------------------------------------------------------------------
