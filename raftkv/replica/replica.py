@@ -50,6 +50,9 @@ from raftkv.replica.writes import Writes
 # in one write: nothing trusts the backend's newest rows anyway before a checkpoint. One write
 # of so many takes about half a millisecond, which the next client has to wait for.
 MAX_UNFLUSHED_ROWS = 300
+# So many rows are of one entry that deletes a whole range. It has held up everybody already, so
+# messages leave before its rows are written, which takes a microsecond each.
+ROWS_OF_A_LONG_ENTRY = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -377,6 +380,8 @@ class Replica:
         forwarded = writes.pending.forwarded
         replies = effects.replies
         at = 0
+        if self.machine.unflushed_rows > MAX_UNFLUSHED_ROWS:
+            self.machine.flush()  # of a long entry of the turn before
         while at < len(entries):
             for result in apply_some(entries, at):
                 entry = entries[at]
@@ -391,7 +396,7 @@ class Replica:
                 if entry.kind == CONFIG:
                     writes.joining = None
                     effects.members_changed = True
-        if self.machine.unflushed_rows > MAX_UNFLUSHED_ROWS:
+        if MAX_UNFLUSHED_ROWS < self.machine.unflushed_rows < ROWS_OF_A_LONG_ENTRY:
             self.machine.flush()
         self.core.applied_to(self.machine.applied_index)
 
@@ -446,7 +451,8 @@ class Replica:
     def _sweep(self, now: float, effects: Effects) -> None:
         """Answers what has waited too long. Ten times a second is precise enough."""
         self._next_sweep = now + 0.1
-        self.machine.flush()
+        if not effects.applied or self.machine.unflushed_rows < ROWS_OF_A_LONG_ENTRY:
+            self.machine.flush()
         self.writes.expire(now, effects)
         for ticket in (*self.reading.expired(now), *self.keepalives.expired(now)):
             effects.replies.append((ticket, TIMEOUT))

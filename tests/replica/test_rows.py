@@ -92,3 +92,28 @@ def test_a_checkpoint_covers_every_applied_entry() -> None:
             break
     assert replica.housekeeping._checkpoint_running
     assert replica.machine.unflushed_rows == 0
+
+
+def test_the_rows_of_a_deleted_range_are_written_in_the_turn_after(monkeypatch: Any) -> None:
+    """Messages leave in between; and they are written at once then, whether anything comes."""
+    monkeypatch.setattr(replica_module, "ROWS_OF_A_LONG_ENTRY", 300)
+    monkeypatch.setattr(replica_module, "MAX_UNFLUSHED_ROWS", 50)
+    for idle in (False, True):
+        replica, backend = leading()
+        for one in range(200):
+            put(replica, b"k%d" % one, 0.01)
+        settle(replica, 0.2)
+        backend.writes.clear()
+        request = rpc_pb2.DeleteRangeRequest(key=b"k", range_end=b"l").SerializeToString()
+        replica.propose(commands.DELETE_RANGE, request, ("ticket",))
+        effects = replica.turn(0.4)  # a sweep is due, too
+        assert effects.batch is not None
+        replica.on_persisted(effects.batch.number)
+        effects = replica.turn(0.4)
+        assert [ticket for ticket, _ in effects.replies] == [("ticket",)]
+        assert backend.writes == []
+        if idle:
+            settle(replica, 0.6)
+        else:
+            put(replica, b"k", 0.41)
+        assert backend.writes[0] >= 400
