@@ -13,6 +13,9 @@ from raftkv.client.keys import Key
 if TYPE_CHECKING:
     from raftkv.client.aio.client import Client
     from raftkv.client.aio.lease import Lease
+    from raftkv.client.aio.recipes.barrier import Barrier
+    from raftkv.client.aio.recipes.counter import Counter
+    from raftkv.client.aio.recipes.double_barrier import DoubleBarrier
     from raftkv.client.aio.recipes.election import Election
     from raftkv.client.aio.recipes.leader_runner import LeaderRunner, Shift
     from raftkv.client.aio.recipes.lock import Lock
@@ -87,6 +90,26 @@ class RecipeFactories:
         from raftkv.client.aio.recipes.election import Election
 
         return Election(self._client, name, ttl=ttl, lease=lease)
+
+    def barrier(self, name: Key) -> "Barrier":
+        """A barrier: while one process holds it, others wait at it."""
+        from raftkv.client.aio.recipes.barrier import Barrier
+
+        return Barrier(self._client, name)
+
+    def double_barrier(
+        self, name: Key, count: int, *, ttl: float = 10.0, identity: Key = b""
+    ) -> "DoubleBarrier":
+        """A double barrier: `count` processes begin together and end together."""
+        from raftkv.client.aio.recipes.double_barrier import DoubleBarrier
+
+        return DoubleBarrier(self._client, name, count, ttl=ttl, identity=identity)
+
+    def counter(self, name: Key) -> "Counter":
+        """A number that many processes add to."""
+        from raftkv.client.aio.recipes.counter import Counter
+
+        return Counter(self._client, name)
 
     def leader_runner(
         self,

@@ -97,6 +97,11 @@ class Client(KeyValueVerbs, WatchVerbs, LeaseKeeping, LeaseVerbs, ClusterVerbs, 
         return self._namespace.prefix
 
     @property
+    def timeout(self) -> float:
+        """Seconds for a call that names none."""
+        return self._connection.settings.timeout
+
+    @property
     def revision(self) -> int:
         """The highest revision of the store that any answer has told of; 0 at first."""
         return self._connection.revision

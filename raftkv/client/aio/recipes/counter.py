@@ -1,0 +1,150 @@
+"""A number that many processes add to, each addition counted once.
+
+    total = await client.counter("jobs/done").add(1)
+
+When things go wrong:
+
+* Two add at the same time: one of them is refused by its condition and tries again, with a pause
+  that grows. Nothing is lost, and under much contention additions are slow: a counter is no
+  replacement for a metric.
+* The answer to an addition is lost: the write says who made it (a second key, written in the same
+  transaction), so it is found out from the history whether it was carried out, and it is neither
+  lost nor counted twice. Only when that history was compacted meanwhile, or the servers stay
+  away for the whole timeout, the outcome stays OutcomeUnknown.
+* Somebody writes what is no number: NotANumber, and the value is left alone.
+
+The keys are `<name>`, with the number as decimal text that any client can read, and `<name>/by`,
+whose value is the mark of the newest addition.
+"""
+
+import random
+import secrets
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from raftkv.client.aio import runtime
+from raftkv.client.errors import (
+    Compacted,
+    NotAcquired,
+    OutcomeUnknown,
+    RecipeError,
+    TimedOut,
+    Unavailable,
+)
+from raftkv.client.keys import Key, encoded
+from raftkv.client.patience import Patience
+from raftkv.client.results import RangeResult
+from raftkv.client.txn import Get, Put, Txn, key
+
+if TYPE_CHECKING:
+    from raftkv.client.aio.client import Client
+
+MARK_BYTES: Final = 16
+FIRST_PAUSE_SECONDS: Final = 0.002
+LAST_PAUSE_SECONDS: Final = 0.25
+RETRY_SECONDS: Final = 0.1  # after a read that no server could serve
+
+Change = Callable[[int], int]
+
+
+class NotANumber(RecipeError):
+    """The counter's key holds something else than a decimal number."""
+
+
+class Counter:
+    """See the module's docstring. Made by `Client.counter`.
+
+    timeout of the methods: seconds for all of it, None = the client's default for one call.
+    """
+
+    def __init__(self, client: "Client", name: Key) -> None:
+        self.name = encoded(name)
+        self._by = self.name + b"/by"
+        self._client = client
+
+    async def get(self, timeout: float | None = None) -> int:
+        """The number; 0 if nobody has added yet. Errors: NotANumber, other ClientErrors."""
+        found = await self._client.get(self.name, timeout=timeout)
+        return self._number(found.value)
+
+    async def add(self, delta: int = 1, timeout: float | None = None) -> int:
+        """Adds, and returns the number with this addition in it.
+
+        Errors: NotANumber; OutcomeUnknown (see above); NotAcquired (a TimeoutError) when others
+        were always faster: nothing was added.
+        """
+        return await self._change(lambda number: number + delta, timeout)
+
+    async def set(self, number: int, timeout: float | None = None) -> None:
+        """Writes a number, whatever there was. Errors: as `add`."""
+        await self._change(lambda _: number, timeout, replacing=True)
+
+    async def _change(
+        self, change: Change, timeout: float | None, *, replacing: bool = False
+    ) -> int:
+        patience = Patience(self._client.timeout if timeout is None else timeout)
+        pause = FIRST_PAUSE_SECONDS
+        while True:
+            found = await self._client.get(self.name, timeout=patience.call_timeout())
+            wanted = change(0 if replacing else self._number(found.value))
+            mark = secrets.token_bytes(MARK_BYTES)
+            txn = (
+                Txn()
+                .when(key(self.name).mod_revision == found.mod_revision)
+                .then(Put(self.name, b"%d" % wanted), Put(self._by, mark))
+            )
+            try:
+                done = (await self._client.txn(txn, timeout=patience.call_timeout())).succeeded
+            except OutcomeUnknown as error:
+                done = await self._was_done(txn, mark, found.revision, patience, error)
+            if done:
+                return wanted
+            if patience.is_over:
+                raise NotAcquired(f"others always changed the counter {self.name!r} first")
+            await runtime.sleep(min(random.uniform(0, pause), patience.left))
+            pause = min(2 * pause, LAST_PAUSE_SECONDS)
+
+    async def _was_done(
+        self, txn: Txn, mark: bytes, revision: int, patience: Patience, error: OutcomeUnknown
+    ) -> bool:
+        """Whether an addition whose answer was lost was carried out. Errors: `error`.
+
+        revision: of the reading that it was based on.
+        """
+        while not patience.is_over:
+            try:
+                # Sent again it settles the matter: its condition holds once at most, so from here
+                # on the first one is either in the history or will never be.
+                if (await self._client.txn(txn, timeout=patience.call_timeout())).succeeded:
+                    return True
+                return await self._is_marked(mark, revision, patience)
+            except (Unavailable, TimedOut, OutcomeUnknown):
+                await runtime.sleep(min(RETRY_SECONDS, patience.left))
+            except Compacted:
+                break
+        raise error
+
+    async def _is_marked(self, mark: bytes, revision: int, patience: Patience) -> bool:
+        """Whether the mark is in the history behind `revision`, from the newest backwards.
+
+        Errors: Compacted when the history does not reach back that far.
+        """
+        at = 0
+        while True:
+            wanted = Get(self._by, revision=at)
+            found: RangeResult = await self._client.read(wanted, timeout=patience.call_timeout())
+            if not found.kvs or found.kvs[0].mod_revision <= revision:
+                return False
+            if found.kvs[0].value == mark:
+                return True
+            at = found.kvs[0].mod_revision - 1
+            if at <= revision:
+                return False
+
+    def _number(self, value: bytes | None) -> int:
+        if value is None:
+            return 0
+        try:
+            return int(value)
+        except ValueError:
+            raise NotANumber(f"{self.name!r} holds {value[:40]!r}, which is no number") from None

@@ -1,0 +1,189 @@
+"""A double barrier: `count` processes begin together and end together.
+
+    async with client.double_barrier("step-3", 5):
+        ...                                        # nobody is here before all five are
+
+When things go wrong:
+
+* A process dies before all are there: its place goes with its lease, at most the TTL later, and the
+  others go on waiting until another one comes.
+* A process dies inside: nobody waits for it longer than its lease lives.
+* More than `count` come: those who are too many get TooMany and leave no trace.
+* The lease of one who waits is lost: LeaseLost; of one inside: `is_inside` is false, and the others
+  may leave without it.
+* Who completes the round dies before it says so: the others see that all are there and say it.
+
+The keys are those of etcd's Go recipes (`raftkv.client.rendezvous`), so both stand at one barrier.
+"""
+
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Final, Self
+
+from raftkv.client.aio import runtime
+from raftkv.client.aio.recipes.until import until
+from raftkv.client.errors import BadRequest, ClientError, Misused, NotHeld, OutcomeUnknown
+from raftkv.client.keys import Key, encoded
+from raftkv.client.patience import Patience
+from raftkv.client.rendezvous import Rendezvous, Step, TooMany
+from raftkv.client.results import KeyValue, TxnResult
+from raftkv.client.txn import GetPrefix, Txn
+
+if TYPE_CHECKING:
+    from raftkv.client.aio.client import Client
+    from raftkv.client.aio.lease import Lease
+
+__all__ = ["DoubleBarrier", "TooMany"]
+
+Judge = Callable[[tuple[KeyValue, ...]], Step | None]
+
+LEAVE_SECONDS: Final = 2.0  # for telling the servers that a place is given up
+
+
+class DoubleBarrier:
+    """See the module's docstring. Made by `Client.double_barrier`.
+
+    count: how many must be there, >= 1. ttl: seconds that a place outlives its process. identity:
+    what others see as the place's value. One object has at most one place at a time.
+    """
+
+    def __init__(
+        self,
+        client: "Client",
+        name: Key,
+        count: int,
+        *,
+        ttl: float = 10.0,
+        identity: Key = b"",
+    ) -> None:
+        if count < 1:
+            raise BadRequest(f"a double barrier is for at least 1, not {count}")
+        self.name = encoded(name)
+        self.count = count
+        self._client = client
+        self._round = Rendezvous(self.name, count)
+        self._ttl = ttl
+        self._identity = encoded(identity)
+        self._lease: Lease | None = None
+        self._entered = 0  # create revision of the own key; 0: not inside
+
+    @property
+    def is_inside(self) -> bool:
+        """Whether this process has entered and its place lives, by its own clock."""
+        return self._entered > 0 and self._lease is not None and self._lease.alive
+
+    @property
+    def lost(self) -> runtime.Event:
+        """Set when the place is lost. Errors: NotHeld without a place."""
+        if self._lease is None:
+            raise NotHeld(f"no place at the double barrier {self.name!r}")
+        return self._lease.lost
+
+    async def enter(self, timeout: float | None = None) -> None:
+        """Waits until `count` are there. timeout: seconds, None = for ever.
+
+        Errors: NotAcquired (a TimeoutError), TooMany, LeaseLost; then the place is given up.
+        """
+        if self._lease is not None:
+            raise Misused(f"this object already has a place at {self.name!r}")
+        patience = Patience(timeout)
+        self._lease = await self._client.lease(self._ttl, timeout=patience.call_timeout())
+        try:
+            self._entered = await self._enter(self._lease, patience)
+        except BaseException:
+            await runtime.finish(self._give_up)
+            raise
+
+    async def _enter(self, lease: "Lease", patience: Patience) -> int:
+        own = self._round.waiter(lease.id)
+        await self._repeated(self._round.joining(own, self._identity, lease.id), patience)
+        step = await self._until(lambda kvs: self._round.entering(kvs, own), patience, "others")
+        if step is Step.COMPLETE:
+            await self._repeated(self._round.completing(own), patience)
+            await self._until(
+                lambda kvs: _only(self._round.entering(kvs, own), Step.ENTERED), patience, "entry"
+            )
+        mine = await self._client.get(own, timeout=patience.call_timeout())
+        lease.check()
+        return mine.kv.create_revision if mine.kv is not None else 0
+
+    async def leave(self, timeout: float | None = None) -> None:
+        """Waits until all who entered leave too. timeout: seconds, None = for ever.
+
+        Errors: NotHeld, NotAcquired (a TimeoutError); the place is given up in any case.
+        """
+        if self._lease is None or not self._entered:
+            raise NotHeld(f"not inside the double barrier {self.name!r}")
+        lease, entered = self._lease, self._entered
+        own = self._round.waiter(lease.id)
+        patience = Patience(timeout)
+        try:
+            while lease.alive:
+                step = await self._until(
+                    lambda kvs: self._round.leaving(kvs, own, entered), patience, "the others' end"
+                )
+                if step is Step.LEFT:
+                    return
+                if step is Step.LAST:
+                    await self._repeated(self._round.closing(own), patience)
+                    return
+                await lease.revoke(timeout=patience.call_timeout())  # and the own key with it
+                break
+            await self._until(
+                lambda kvs: _only(self._round.leaving(kvs, own, entered), Step.LEFT),
+                patience,
+                "the others' end",
+            )
+        finally:
+            await runtime.finish(self._give_up)
+
+    async def _until(self, judge: Judge, patience: Patience, what: str) -> Step:
+        lease = self._lease
+
+        def check() -> None:
+            if lease is not None and not self._entered:
+                lease.check()
+
+        return await until(
+            self._client,
+            GetPrefix(self.name + b"/"),
+            lambda found: judge(found.kvs),
+            patience=patience,
+            what=f"{what} at the double barrier {self.name!r}",
+            check=check,
+        )
+
+    async def _repeated(self, txn: Txn, patience: Patience) -> TxnResult:
+        """The result of a transaction that does no more when it is sent twice."""
+        try:
+            return await self._client.txn(txn, timeout=patience.call_timeout())
+        except OutcomeUnknown:
+            return await self._client.txn(txn, timeout=patience.call_timeout())
+
+    async def _give_up(self) -> None:
+        lease, self._lease, self._entered = self._lease, None, 0
+        if lease is None:
+            return
+        try:
+            await lease.revoke(timeout=LEAVE_SECONDS)
+        except ClientError:
+            lease.detach()  # the place goes when its time is up
+
+    async def __aenter__(self) -> Self:
+        await self.enter()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if error is not None:  # the others must not wait for this one
+            await runtime.finish(self._give_up)
+        else:
+            await self.leave()
+
+
+def _only(step: Step | None, wanted: Step) -> Step | None:
+    return step if step is wanted else None

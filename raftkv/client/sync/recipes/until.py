@@ -1,0 +1,91 @@
+# Made by scripts/generate_sync.py from raftkv/client/aio: edit that.
+"""Waiting until some keys are as one wants them: read, judge, wait for a change, read again.
+
+Every reading is of one revision and the watch begins right behind it, so no change is missed; what
+is judged is always the whole, so it does not matter how many changes came between. Away servers
+and compacted history are waited out.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from raftkv.client.errors import Compacted, NoLeader, TimedOut, Unavailable
+from raftkv.client.patience import Patience
+from raftkv.client.results import RangeResult
+from raftkv.client.sync import runtime
+from raftkv.client.txn import Get
+
+if TYPE_CHECKING:
+    from raftkv.client.sync.client import Client
+
+SLICE_SECONDS: Final = 1.0  # how often `check` is asked while nothing changes
+RETRY_SECONDS: Final = 0.1  # after a read that no server could serve
+
+T = TypeVar("T")
+
+
+def _nothing() -> None:
+    pass
+
+
+def until(
+    client: "Client",
+    wanted: Get,
+    judge: Callable[[RangeResult], T | None],
+    *,
+    patience: Patience,
+    what: str,
+    check: Callable[[], None] = _nothing,
+) -> T:
+    """Waits until `judge` has something to say about the keys of `wanted`, and returns that.
+
+    judge: gets the keys as of one revision; None = wait on; what it raises ends the wait. what: is
+    waited for, to be named in the error. check: asked at least every second, to raise what ends
+    the wait.
+    Errors: NotAcquired when the patience ends; other ClientErrors but those of servers away.
+    """
+    while True:
+        check()
+        try:
+            found = client.read(wanted, timeout=patience.call_timeout())
+        except (Unavailable, NoLeader, TimedOut) as error:
+            if patience.is_over:
+                raise patience.over(what) from error
+            runtime.sleep(min(RETRY_SECONDS, patience.left))
+            continue
+        answer = judge(found)
+        if answer is not None:
+            return answer
+        _changed(client, wanted, found.revision + 1, patience, what, check)
+
+
+def _changed(
+    client: "Client",
+    wanted: Get,
+    revision: int,
+    patience: Patience,
+    what: str,
+    check: Callable[[], None],
+) -> None:
+    """Returns at the first change from `revision` on, or when that cannot be told any more."""
+    watch = client.watch(
+        wanted.key, end=wanted.end or None, prefix=wanted.prefix, start_revision=revision
+    )
+    try:
+        while True:
+            check()
+            if patience.is_over:
+                raise patience.over(what)
+            try:
+                batch = watch.next(timeout=min(SLICE_SECONDS, patience.left))
+            except Compacted:
+                return
+            except TimeoutError:
+                continue
+            except Unavailable:
+                runtime.sleep(min(RETRY_SECONDS, patience.left))
+                continue
+            if batch.events:
+                return
+    finally:
+        runtime.finish(watch.close)
