@@ -4,7 +4,9 @@
 the turn changed. The watchers hear of it behind everything that the turn has answered: when its
 output is with the kernel, and if the disk thread was given a batch, when that is durable and
 acknowledged (the thread cannot begin while the event loop is at work), but at most `SYNC_SECONDS`
-later; in any case before the next turn changes more. Watchers that are behind are served between turns, in slices of a few
+later; in any case before the next turn changes more.
+
+Watchers that are behind are served between turns, in slices of a few
 milliseconds. While turns have work, a slice is followed by as much rest as it took, so that
 writes and reads keep at least half of the loop; on an idle loop the slices follow one another,
 with all waiting input between two of them. Who waits for a full sink only is looked at now and
