@@ -34,7 +34,7 @@ when the contender holds. All that may go wrong on the way is decided here and n
 
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import TypeAlias
 
 from raftkv.client.errors import LeaseLost, RecipeError
 from raftkv.client.keys import prefix_end
@@ -67,10 +67,7 @@ class Queue:
 
     def key(self, lease_id: int) -> bytes:
         """The key of whoever has this lease."""
-        return self.own + b"%x" % (lease_id & _UNSIGNED)
-
-
-_UNSIGNED: Final = (1 << 64) - 1  # Go prints the id of a lease as it is; ids are never negative
+        return self.own + b"%x" % lease_id
 
 
 def lock_queue(name: bytes) -> Queue:

@@ -134,7 +134,7 @@ class Seat:
         """Returns when enough older keys are gone, or when it cannot tell any more."""
         older = set(step.older)
         watch = self._client.watch(
-            step.key, end=step.end, start_revision=step.start_revision, no_put=True
+            step.key, end=step.end or None, start_revision=step.start_revision, no_put=True
         )
         try:
             while len(older) > step.spare:
@@ -240,7 +240,7 @@ class Holding:
 
     @property
     def lost(self) -> runtime.Event:
-        """Set when the lease is lost, at the latest when its time is up by the own clock."""
+        """Set when the lease is over, at the latest when its time is up by the own clock."""
         return self._seat.lease.lost
 
     def on_loss(self, callback: Callable[[], None]) -> None:
@@ -341,7 +341,7 @@ class Lockable:
     """What is acquired by `acquire` or, the whole of it, by `async with`."""
 
     def __init__(self) -> None:
-        self._entered: dict[object, list[Holding]] = {}
+        self._entered: list[tuple[object, Holding]] = []  # by whom
 
     def acquire(
         self, timeout: float | None = None, *, blocking: bool = True
@@ -358,7 +358,7 @@ class Lockable:
 
     async def __aenter__(self) -> Holding:
         holding = await self._acquire(None, True)
-        self._entered.setdefault(runtime.caller(), []).append(holding)
+        self._entered.append((runtime.caller(), holding))
         return holding
 
     async def __aexit__(
@@ -368,11 +368,10 @@ class Lockable:
         traceback: TracebackType | None,
     ) -> None:
         caller = runtime.caller()
-        entered = self._entered[caller]
-        holding = entered.pop()
-        if not entered:
-            del self._entered[caller]
-        await holding.__aexit__(kind, error, traceback)
+        mine = [entry for entry in self._entered if entry[0] is caller]
+        entry = (mine or self._entered)[-1]  # an exit stack may be closed by another task
+        self._entered.remove(entry)
+        await entry[1].__aexit__(kind, error, traceback)
 
 
 def _shown(name: bytes) -> str:
