@@ -32,8 +32,9 @@ LONGEST_BACKOFF_MS: Final = 1000
 
 
 def options(settings: Settings) -> Options:
-    """The options of every channel; the user's own come last, so they win."""
+    """The options of every channel; the user's own win."""
     milliseconds = max(int(settings.dial_timeout * 1000), 1)
+    patience = max(int(settings.keepalive_timeout * 1000), 1)
     chosen: Options = [
         ("grpc.max_receive_message_length", -1),
         ("grpc.max_send_message_length", -1),
@@ -44,12 +45,13 @@ def options(settings: Settings) -> Options:
         ("grpc.max_reconnect_backoff_ms", LONGEST_BACKOFF_MS),
         ("grpc.dns_min_time_between_resolutions_ms", 100),  # names are looked up at each attempt
         ("grpc.keepalive_time_ms", max(int(settings.keepalive_time * 1000), 1)),
-        ("grpc.keepalive_timeout_ms", max(int(settings.keepalive_timeout * 1000), 1)),
+        ("grpc.keepalive_timeout_ms", patience),
+        ("grpc.http2.ping_timeout_ms", patience),  # what grpcio really goes by; else a minute
         ("grpc.use_local_subchannel_pool", 1),
     ]
     if settings.tls is not None and settings.tls.server_name:
         chosen.append(("grpc.ssl_target_name_override", settings.tls.server_name))
-    return [*chosen, *settings.channel_options]
+    return list((dict(chosen) | dict(settings.channel_options)).items())  # no name twice
 
 
 def credentials(settings: Settings, endpoint: Endpoint) -> grpc.ChannelCredentials | None:

@@ -1,0 +1,380 @@
+"""Endpoints that fail: they are left within a bounded time, and no write is made twice."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import grpc
+import pytest
+
+from raftkv.client import aio, sync
+from raftkv.client.errors import (
+    ClientClosed,
+    ClusterChanged,
+    NotConnected,
+    OutcomeUnknown,
+    TimedOut,
+    WrongLoop,
+)
+from raftkv.errors import Outcome
+from tests.client.conftest import Face, Served
+from tests.client.gate import Gate
+from tests.processes import free_ports
+
+FAILOVER_SECONDS = 2.5  # C10's two seconds, and what a busy machine adds
+
+
+@pytest.fixture
+def gate(raftkv_served: Served) -> Iterator[Gate]:
+    """A gate to the raftkv node."""
+    with Gate(raftkv_served.endpoints) as made:
+        yield made
+
+
+def _nobody() -> str:
+    return f"127.0.0.1:{free_ports(1)[0]}"
+
+
+class Stopwatch:
+    """Seconds since it was made."""
+
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """So far."""
+        return time.monotonic() - self._started
+
+
+# --- endpoints that are down --------------------------------------------------------------
+def test_a_dead_endpoint_is_passed_over_at_once(server: Served, face: Face, prefix: str) -> None:
+    """C10: endpoint down."""
+
+    async def scenario(client: Any) -> None:
+        watch = Stopwatch()
+        put = await client.put(prefix + "a", "1")
+        assert (await client.get(prefix + "a")).mod_revision == put.revision
+        assert watch.seconds < 1.5
+        watch = Stopwatch()
+        for _ in range(20):
+            await client.put(prefix + "a", "1")
+        assert watch.seconds < 1.0, "the working endpoint is kept"
+
+    face.run(scenario, f"{_nobody()},{_nobody()},{server.endpoints}")
+
+
+def test_a_black_hole_is_left_at_connect_time(
+    raftkv_served: Served, gate: Gate, face: Face, prefix: str
+) -> None:
+    """C10: a host that accepts and says nothing; a write is not sent, so it goes on elsewhere."""
+    gate.silence()
+
+    async def scenario(client: Any) -> None:
+        watch = Stopwatch()
+        await client.put(prefix + "a", "1")
+        assert watch.seconds < 1.0 + FAILOVER_SECONDS
+        watch = Stopwatch()
+        assert (await client.get(prefix + "a")).text == "1"
+        assert watch.seconds < 1.0
+
+    face.run(scenario, f"{gate.endpoint},{raftkv_served.endpoints}", dial_timeout=1.0)
+
+
+def test_a_read_leaves_a_connection_that_fell_silent(
+    raftkv_served: Served, gate: Gate, face: Face, prefix: str
+) -> None:
+    """C10: a black hole (no RST) under an open connection."""
+
+    async def scenario(client: Any) -> None:
+        await client.put(prefix + "a", "1")
+        gate.silence()
+        watch = Stopwatch()
+        assert (await client.get(prefix + "a")).text == "1"
+        assert watch.seconds < FAILOVER_SECONDS
+        watch = Stopwatch()
+        await client.put(prefix + "a", "2")
+        assert watch.seconds < 1.0, "the next call goes elsewhere"
+
+    face.run(scenario, f"{gate.endpoint},{raftkv_served.endpoints}")
+
+
+def test_a_write_into_silence_is_unknown_and_the_next_goes_elsewhere(
+    raftkv_served: Served, gate: Gate, face: Face, prefix: str
+) -> None:
+    """C01, C10: it is not repeated; the endpoint is left all the same."""
+
+    async def scenario(client: Any) -> None:
+        await client.put(prefix + "a", "1")
+        gate.silence()
+        watch = Stopwatch()
+        with pytest.raises(OutcomeUnknown) as caught:
+            await client.put(prefix + "a", "2", timeout=1.0)
+        assert caught.value.outcome is Outcome.UNKNOWN
+        assert caught.value.endpoint == gate.endpoint
+        assert 0.9 < watch.seconds < 2.0
+        watch = Stopwatch()
+        await client.put(prefix + "b", "1")
+        assert watch.seconds < 1.0
+
+    face.run(scenario, f"{gate.endpoint},{raftkv_served.endpoints}")
+    gate.open()
+
+
+def test_a_probe_closes_a_silent_connection(server: Served, face: Face, prefix: str) -> None:
+    """C10: a write with a long deadline does not hang until then: pings find the black hole."""
+
+    async def scenario(client: Any) -> None:
+        await client.put(prefix + "a", "1")
+        gate.silence()
+        watch = Stopwatch()
+        with pytest.raises(OutcomeUnknown):
+            await client.put(prefix + "a", "2", timeout=30.0)
+        assert watch.seconds < 4.0
+
+    with Gate(server.endpoints) as gate:
+        options = {"keepalive_time": 1.0, "keepalive_timeout": 1.0}
+        face.run(scenario, gate.endpoint, **options)
+
+
+def test_a_broken_connection_makes_a_write_unknown_and_a_read_go_on(
+    raftkv_served: Served, gate: Gate, face: Face, prefix: str
+) -> None:
+    """C01: the connection broke with the request under way."""
+
+    async def scenario(client: Any) -> None:
+        await client.put(prefix + "a", "1")
+        gate.silence()
+        timer = threading.Timer(0.3, gate.cut)
+        timer.start()
+        watch = Stopwatch()
+        with pytest.raises(OutcomeUnknown) as caught:
+            await client.put(prefix + "a", "2")
+        assert "check before you repeat it" in str(caught.value)
+        assert watch.seconds < 2.0
+        timer.join()
+        gate.open()
+        assert (await client.get(prefix + "a")).exists
+
+    face.run(scenario, gate.endpoint)
+
+
+def test_a_read_survives_a_server_that_comes_back(
+    raftkv_served: Served, gate: Gate, face: Face, prefix: str
+) -> None:
+    async def scenario(client: Any) -> None:
+        await client.put(prefix + "a", "1")
+        target, gate.target = gate.target, _nobody()
+        gate.cut()
+        timer = threading.Timer(0.7, lambda: setattr(gate, "target", target))
+        timer.start()
+        watch = Stopwatch()
+        assert (await client.get(prefix + "a")).text == "1"
+        assert watch.seconds < 2.5
+        timer.join()
+
+    face.run(scenario, gate.endpoint)
+
+
+def test_half_the_endpoints_dead_costs_no_call_its_answer(
+    raftkv_served: Served, face: Face, prefix: str
+) -> None:
+    async def scenario(client: Any) -> None:
+        for number in range(50):
+            await client.put(prefix + str(number), "1")
+        assert await client.count(prefix) == 50
+
+    alive = raftkv_served.endpoints
+    with Gate(alive) as other:
+        face.run(scenario, f"{_nobody()},{alive},{_nobody()},{other.endpoint}")
+
+
+# --- clusters that change under the client --------------------------------------------------
+def test_another_cluster_behind_an_endpoint_is_told_once(
+    raftkv_served: Served, etcd_served: Served, gate: Gate, face: Face, prefix: str
+) -> None:
+    """C15: an answer of another cluster is an error, not a value."""
+
+    async def scenario(client: Any) -> None:
+        await client.put(prefix + "a", "1")
+        gate.target = etcd_served.endpoints
+        gate.cut()
+        with pytest.raises(ClusterChanged) as caught:
+            await client.get(prefix + "a")
+        assert caught.value.outcome is Outcome.DEFINITE
+        assert not (await client.get(prefix + "a")).exists, "from now on it is this cluster"
+        gate.target = raftkv_served.endpoints
+        gate.cut()
+        with pytest.raises(ClusterChanged) as caught:
+            await client.delete(prefix + "a", timeout=5.0)
+        assert caught.value.outcome is Outcome.UNKNOWN, "it was carried out there"
+
+    face.run(scenario, gate.endpoint)
+
+
+# --- the end of a client ------------------------------------------------------------------
+def test_a_closed_client_says_so(raftkv_served: Served, face: Face) -> None:
+    async def scenario(client: Any) -> None:
+        await client.get("a")
+        await client.close()
+        with pytest.raises(ClientClosed):
+            await client.get("a")
+        with pytest.raises(ClientClosed):
+            await client.put("a", "1")
+        await client.close()
+
+    face.run(scenario, raftkv_served.endpoints)
+
+
+def test_closing_ends_the_calls_that_wait(gate: Gate) -> None:
+    met: list[BaseException] = []
+    client = sync.Client(gate.endpoint)
+    client.put("a", "1")
+    gate.silence()
+
+    def wait() -> None:
+        try:
+            client.put("a", "2")
+        except ClientClosed as error:
+            met.append(error)
+        except OutcomeUnknown as error:
+            met.append(error.reason)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    time.sleep(0.2)
+    watch = Stopwatch()
+    client.close()
+    thread.join(5.0)
+    assert watch.seconds < 2.0
+    assert [type(error) for error in met] == [ClientClosed]
+
+
+def test_a_cancelled_call_leaves_the_client_usable(gate: Gate, prefix: str) -> None:
+    """C14: the caller gives up in mid-flight."""
+
+    async def scenario() -> None:
+        async with aio.Client(gate.endpoint) as client:
+            await client.put(prefix + "a", "1")
+            gate.silence()
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.2):
+                    await client.put(prefix + "a", "2")
+            gate.open()
+            assert (await client.get(prefix + "a")).exists
+
+    asyncio.run(scenario())
+
+
+def test_an_asynchronous_client_belongs_to_one_loop(raftkv_served: Served) -> None:
+    client = aio.Client(raftkv_served.endpoints)
+
+    async def use() -> None:
+        await client.get("a")
+
+    asyncio.run(use())
+    with pytest.raises(WrongLoop):
+        asyncio.run(use())
+    asyncio.run(client.close())
+
+
+def _others() -> list[str]:
+    mine = threading.current_thread()
+    return [each.name for each in threading.enumerate() if each is not mine]
+
+
+def test_clients_leave_no_thread_behind(raftkv_served: Served) -> None:
+    before = _others()
+    for _ in range(50):
+        with sync.Client(f"{_nobody()},{raftkv_served.endpoints}") as client:
+            client.get("a")
+            with client.lease(5):
+                client.get("a")
+    deadline = time.monotonic() + 5.0
+    while sorted(_others()) != sorted(before) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert sorted(_others()) == sorted(before)
+
+
+def test_asynchronous_clients_leave_no_task_behind(raftkv_served: Served) -> None:
+    async def scenario() -> None:
+        for _ in range(20):
+            async with aio.Client(raftkv_served.endpoints) as client:
+                await client.get("a")
+                async with client.lease(5):
+                    await client.get("a")
+        left = [each for each in asyncio.all_tasks() if each is not asyncio.current_task()]
+        names = [each.get_coro().__qualname__ for each in left]  # type: ignore[union-attr]
+        assert not [name for name in names if "raftkv" in name]
+        await asyncio.sleep(0)
+
+    asyncio.run(scenario())
+
+
+# --- what is handed through to grpcio ---------------------------------------------------
+class Counter(grpc.UnaryUnaryClientInterceptor):  # type: ignore[misc]
+    """Counts the calls it sees."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
+        """See grpc."""
+        self.seen.append(details.method)
+        return continuation(details, request)
+
+
+class AioCounter(grpc.aio.UnaryUnaryClientInterceptor):  # type: ignore[misc]
+    """Counts the calls it sees."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    async def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
+        """See grpc."""
+        method = details.method
+        self.seen.append(method if isinstance(method, str) else method.decode())
+        return await continuation(details, request)
+
+
+def test_interceptors_see_every_call(raftkv_served: Served) -> None:
+    counter, twin = Counter(), AioCounter()
+    with sync.Client(raftkv_served.endpoints, interceptors=[counter]) as client:
+        client.get("a")
+
+    async def scenario() -> None:
+        async with aio.Client(raftkv_served.endpoints, interceptors=[twin]) as client:
+            await client.get("a")
+
+    asyncio.run(scenario())
+    assert counter.seen == twin.seen == ["/etcdserverpb.KV/Range"]
+
+
+def test_channel_options_are_handed_through(raftkv_served: Served, prefix: str) -> None:
+    options = [("grpc.max_receive_message_length", 100)]
+    with sync.Client(raftkv_served.endpoints, channel_options=options) as client:
+        client.put(prefix + "a", b"x" * 1000)
+        with pytest.raises(Exception, match="larger than max"):
+            client.get(prefix + "a")
+
+
+def test_nobody_there_is_one_clear_error_in_time(face: Face) -> None:
+    first, second = _nobody(), _nobody()
+
+    async def scenario(client: Any) -> None:
+        for call in (client.get("a"), client.put("a", "1")):
+            watch = Stopwatch()
+            with pytest.raises(NotConnected) as caught:
+                await call
+            assert watch.seconds < 1.5
+            assert caught.value.outcome is Outcome.DEFINITE
+            assert f"{first}: connection refused" in caught.value.text
+            assert f"{second}: connection refused" in caught.value.text
+        watch = Stopwatch()
+        with pytest.raises((NotConnected, TimedOut)):
+            await client.get("a", timeout=0.3)
+        assert watch.seconds < 0.8
+
+    face.run(scenario, f"{first},{second}", dial_timeout=1.0)
