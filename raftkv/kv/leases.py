@@ -203,7 +203,7 @@ def load_leases(store: Store, leases: Leases, slice_rows: int) -> Iterator[None]
 
 
 class LeaseCounts:
-    """What was applied since this state was opened; for whoever exposes it."""
+    """What was applied since this process began; for whoever exposes it."""
 
     __slots__ = ("expired", "granted", "revoked")
 
@@ -211,6 +211,12 @@ class LeaseCounts:
         self.granted = 0
         self.revoked = 0
         self.expired = 0
+
+    def add(self, before: "LeaseCounts") -> None:
+        """What was applied to a state that this one replaces."""
+        self.granted += before.granted
+        self.revoked += before.revoked
+        self.expired += before.expired
 
 
 class LeaseCommands:

@@ -31,7 +31,7 @@ from raftkv.raft.core import CoreSettings
 from raftkv.raft.membership import plain
 from raftkv.raft.types import HardState, RecoveredLog, SnapshotMeta
 from raftkv.replica.replica import Replica, ReplicaSettings
-from raftkv.server import identify, logs, tls
+from raftkv.server import counters, identify, logs, tls
 from raftkv.server.autocompaction import AutoCompaction
 from raftkv.server.clients import ClientListener
 from raftkv.server.descriptors import raise_limit
@@ -110,6 +110,7 @@ class Node:
         self._entrances: list[Entrances] = []
         self._directory: DataDirectory | None = None
         self.driver: Driver | None = None
+        self._context: Context | None = None
         self._peers: Peers | None = None
         self.clients: ClientListener | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -343,6 +344,7 @@ class Node:
             config.max_txn_ops,
             config.quota_backend_bytes,
         )
+        self._context = context
         routes = Routes(known_services())
         register_all(
             routes,
@@ -374,12 +376,13 @@ class Node:
 
     def counters(self) -> dict[str, int]:
         """What this member has counted since it started, or counts now, by name."""
-        assert self.driver is not None
         assert self.clients is not None
+        assert self._context is not None
         return {
             "client_connections": len(self.clients.connections),
             "client_streams": sum(one.connection.open_streams for one in self.clients.connections),
-            "turns": self.driver.turns,
+            "turns": self._context.driver.turns,
+            **counters.of_services(self._context),
         }
 
     # --- while it runs --------------------------------------------------------

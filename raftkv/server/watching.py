@@ -52,12 +52,13 @@ class Watching:
     """See the module's docstring. Every driver has one.
 
     watches: the hub itself, for what is asked of it. publishing: the events that are delivered
-    are those of now, not of history.
+    are those of now, not of history. streams: Watch calls that are open.
     """
 
     def __init__(self, driver: "Driver") -> None:
         self.watches = Watches(driver.replica.machine)
         self.publishing = False
+        self.streams = 0
         self._driver = driver
         self._changes: list[Change] | None = None  # not published yet
         self._publication: asyncio.Handle | None = None  # when that is due

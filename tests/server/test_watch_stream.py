@@ -405,13 +405,13 @@ def test_nothing_is_left_of_a_client_that_goes(tmp_path: Path) -> None:
             first.send(create(b"k", progress_notify=True))
         await second.create(b"k", start_revision=100, progress_notify=True)
         await until_count(node, 1201)
-        assert service(node).streams == 2
+        assert node.driver.watches.streams == 2
         other.connection.reset(second.stream)
         other.flush()
         await until_count(node, 1200)
         other.close()
         await until_count(node, 0)
-        assert service(node).streams == 0
+        assert node.driver.watches.streams == 0
         assert not service(node)._shares
         await client.put(b"k", b"v")
 
@@ -421,7 +421,7 @@ def test_nothing_is_left_of_a_client_that_goes(tmp_path: Path) -> None:
 async def until_count(node: Any, count: int) -> None:
     """Waits until there are so many watchers."""
     async with asyncio.timeout(10):
-        while service(node).watchers != count:
+        while hub(node).count != count:
             await asyncio.sleep(0.005)
 
 

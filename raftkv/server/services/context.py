@@ -39,6 +39,7 @@ class Context:
         self.propose = driver.replica.propose
         self.read = driver.replica.read
         self.long_streams = LongStreams(driver)
+        self.renewal_streams = 0  # LeaseKeepAlive calls that are open
         self._prefix = encoding.header_prefix(cluster, member)
         # Headers of one term whose revisions take the same number of bytes differ in these alone.
         self._head = self._tail = b""

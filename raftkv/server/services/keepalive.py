@@ -79,6 +79,8 @@ class KeepAlives:
             client.fail(stream, error)
         else:
             self.context.long_streams.add(call, head)
+            self.context.renewal_streams += 1
+            call.counted = True
         return call
 
     def known(self, message: bytes) -> Known:
@@ -134,6 +136,7 @@ class KeepAliveCall:
         "_waiting",
         "_wake",
         "client",
+        "counted",
     )
 
     def __init__(self, service: KeepAlives, client: ClientProtocol, stream: int) -> None:
@@ -150,6 +153,7 @@ class KeepAliveCall:
         self._ready: list[bytes] = []  # ends of answers: what follows the header
         self._half_closed = False
         self._over = False
+        self.counted = False  # among those that are open
 
     # --- what the client says -------------------------------------------------
 
@@ -208,7 +212,11 @@ class KeepAliveCall:
         self._early.clear()
         self._waiting = None
         self._ready.clear()
-        self._service.context.long_streams.remove(self)
+        context = self._service.context
+        context.long_streams.remove(self)
+        if self.counted:
+            self.counted = False
+            context.renewal_streams -= 1
 
     def _ask(self, known: Known) -> None:
         ticket = (self._take, known)

@@ -8,10 +8,6 @@ index, so that whoever has seen a lease or a put acknowledged anywhere finds it 
 ordered by the ends of leases where the clock is, on the leader; elsewhere, where etcd has no order
 at all, by their grants. A lease that a put with a TTL made (`extras`) is one like any other in all
 of these: its keys name it, so it can be looked at, renewed and revoked.
-
-Counters are plain integers: `machine.lease_counts` has what was granted, revoked and expired,
-`replica.keepalives.renewed` what this member has renewed as the leader, and `len(machine.leases)`
-live.
 """
 
 import random

@@ -25,7 +25,7 @@ _MARGIN_BYTES: Final = 256  # more than a header and a watch id
 
 
 class WatchService:
-    """Makes one `WatchStream` per call; counts are plain integers.
+    """Makes one `WatchStream` per call.
 
     notify_seconds: between the bookmarks of watches that asked for them and had no events.
     """
@@ -37,7 +37,6 @@ class WatchService:
         # A response that is to be fragmented stays below this (etcd: a request and gRPC's part).
         self.fragment_bytes = context.max_request_bytes + limits.GRPC_OVERHEAD_BYTES
         self._large_bytes = min(limits.WATCH_RESPONSE_BYTES, self.fragment_bytes - _MARGIN_BYTES)
-        self.streams = 0  # that are open
         self.batch = _EMPTY  # the batch that `body` and the leads are of
         self.body = b""
         self.parts: list[Part] = []  # instead of `body`, if the batch needs several responses
@@ -49,27 +48,6 @@ class WatchService:
         """Adds the path."""
         routes.streams[b"/etcdserverpb.Watch/Watch"] = self.open
 
-    # --- counts ---------------------------------------------------------------------
-    @property
-    def watchers(self) -> int:
-        """Watches that are open."""
-        return self.watching.watches.count
-
-    @property
-    def slow_watchers(self) -> int:
-        """Watches that have not got everything yet."""
-        return self.watching.watches.behind
-
-    @property
-    def events(self) -> int:
-        """Events delivered since the start."""
-        return self.watching.watches.delivered_events
-
-    @property
-    def backlog(self) -> int:
-        """Revisions that the watch furthest behind has still to get."""
-        return self.watching.watches.backlog
-
     # --- streams --------------------------------------------------------------------
     def open(self, client: ClientProtocol, stream: int, head: RequestHead) -> Call:
         """A stream begins."""
@@ -77,7 +55,7 @@ class WatchService:
         if share is None:
             share = self._shares[client] = Share()
         share.streams += 1
-        self.streams += 1
+        self.watching.streams += 1
         call = WatchStream(self, client, stream, share)
         self.context.long_streams.add(call, head)
         error = self.context.refusal(head)
@@ -88,7 +66,7 @@ class WatchService:
     def closed(self, stream: WatchStream, client: ClientProtocol, share: Share) -> None:
         """A stream is gone."""
         self.context.long_streams.remove(stream)
-        self.streams -= 1
+        self.watching.streams -= 1
         share.streams -= 1
         if not share.streams:
             del self._shares[client]
