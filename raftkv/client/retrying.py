@@ -18,8 +18,10 @@ from typing import Final
 from raftkv.client.endpoints import Places
 from raftkv.client.errors import (
     ClientError,
+    Misused,
     NotConnected,
     OutcomeUnknown,
+    SessionLost,
     TimedOut,
     Unavailable,
 )
@@ -120,8 +122,8 @@ class Trial:
         self._places.answered(self.place)
 
     def _goes_on(self, error: ClientError, reason: ClientError) -> bool:
-        if isinstance(error, OutcomeUnknown) and not self._repeatable:
-            return False
+        if isinstance(error, OutcomeUnknown):
+            return self._repeatable and not isinstance(reason, SessionLost | Misused)
         return isinstance(reason, Unavailable | TimedOut)
 
     def _final(self) -> ClientError:

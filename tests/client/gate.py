@@ -24,6 +24,8 @@ class Gate:
         self.connections = 0
         self._open = threading.Event()
         self._open.set()
+        self._unmuted = threading.Event()
+        self._unmuted.set()
         self._closed = False
         self._sockets: list[socket.socket] = []
         self._threads: list[threading.Thread] = []
@@ -35,8 +37,13 @@ class Gate:
         """From now on nothing passes, either way."""
         self._open.clear()
 
+    def mute(self) -> None:
+        """From now on requests pass and answers do not."""
+        self._unmuted.clear()
+
     def open(self) -> None:
         """What was held back passes, and all that follows."""
+        self._unmuted.set()
         self._open.set()
 
     def cut(self) -> None:
@@ -50,7 +57,7 @@ class Gate:
     def close(self) -> None:
         """Ends it; waits for its threads."""
         self._closed = True
-        self._open.set()
+        self.open()
         with suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
@@ -95,13 +102,14 @@ class Gate:
             return
         far.settimeout(None)
         self._sockets.append(far)
-        self._begin(self._pass, near, far)
-        self._pass(far, near)
+        self._begin(self._pass, near, far, self._open)
+        self._pass(far, near, self._unmuted)
 
-    def _pass(self, source: socket.socket, sink: socket.socket) -> None:
+    def _pass(self, source: socket.socket, sink: socket.socket, way: threading.Event) -> None:
         with suppress(OSError):
             while data := source.recv(CHUNK):
                 self._open.wait()
+                way.wait()
                 sink.sendall(data)
         for each in (source, sink):
             with suppress(OSError):

@@ -10,13 +10,14 @@ that was there before it was asked for, is a `ClusterChanged` (catalogue C15).
 
 import os
 import time
+from dataclasses import dataclass
 from functools import partial
-from typing import Final, TypeVar
+from typing import Final, Generic, TypeVar
 
 import grpc
 from google.protobuf.message import Message
 
-from raftkv.client import channels, retrying
+from raftkv.client import channels, once, retrying
 from raftkv.client.endpoints import Places
 from raftkv.client.errors import (
     AccountError,
@@ -25,6 +26,7 @@ from raftkv.client.errors import (
     ClusterChanged,
     ForkedClient,
     OutcomeUnknown,
+    SessionLost,
     TokenRefused,
 )
 from raftkv.client.keeper import CLOSE_SECONDS, Keeper
@@ -32,6 +34,7 @@ from raftkv.client.route import OwnChannels
 from raftkv.client.settings import Settings
 from raftkv.client.statuses import mapped
 from raftkv.client.sync.runtime import CHANNEL_CLOSED, Channel, Metadata, Mutex, Stream, sleep
+from raftkv.client.sync.sessions import Sessions
 from raftkv.errors import Code, Outcome
 from raftkv.pb import rpc_pb2
 
@@ -39,6 +42,25 @@ Reply = TypeVar("Reply", bound=Message)
 
 NO_TOKEN: Final = "etcdserver: user name is empty"
 AUTH_OFF: Final = "etcdserver: authentication is not enabled"
+
+
+@dataclass(slots=True)
+class Question(Generic[Reply]):
+    """One call. See `Connection.call`; started: time.monotonic; only: the one place to ask."""
+
+    path: str
+    request: Message
+    reply: type[Reply]
+    write: bool
+    leading: bool
+    started: float
+    seconds: float
+    only: int | None
+
+    @property
+    def left(self) -> float:
+        """Seconds until its deadline; may be negative."""
+        return self.started + self.seconds - time.monotonic()
 
 
 class Connection:
@@ -65,6 +87,7 @@ class Connection:
         self._token: str | None = None if settings.user else ""
         self._metadata: tuple[Metadata, Metadata] = ((), ())
         self._note_token(self._token)
+        self._sessions = Sessions(self) if settings.exactly_once else None
         self.keeper = Keeper(
             OwnChannels(settings, self.places, partial(self.metadata, leading=True))
         )
@@ -92,46 +115,50 @@ class Connection:
         """
         self.check()
         seconds = self.settings.timeout if timeout is None else timeout
-        started = time.monotonic()
+        question = Question(path, request, reply, write, leading, time.monotonic(), seconds, place)
         floor = self.revision
         if self._token is None:
             self._log_in(None, seconds)
         token = self._token
         try:
-            answer = self._attempt(path, request, reply, write, leading, started, seconds, place)
+            answer = self._answer(question)
         except (TokenRefused, AccountError) as error:
             if not self.settings.user or not _is_stale(error):
                 raise
-            self._log_in(token, started + seconds - time.monotonic())
-            answer = self._attempt(path, request, reply, write, leading, started, seconds, place)
+            self._log_in(token, question.left)
+            answer = self._answer(question)
         header: rpc_pb2.ResponseHeader | None = getattr(answer, "header", None)
         if header is not None:
             self._note(header, floor, linearizable, write)
         return answer
 
-    def _attempt(
-        self,
-        path: str,
-        request: Message,
-        reply: type[Reply],
-        write: bool,
-        leading: bool,
-        started: float,
-        seconds: float,
-        only: int | None,
-    ) -> Reply:
-        """Asks until one endpoint answers. Errors: ClientError, which is final."""
-        place = self.places.current if only is None else only
-        others = self._several and only is None
-        share = retrying.share(started + seconds - time.monotonic(), others=others and not write)
+    def _answer(self, question: "Question[Reply]") -> Reply:
+        if self._sessions is not None and question.write and question.path in once.PATHS:
+            return self._sessions.write(question)
+        return self.ask(question, None)
+
+    def ask(self, question: "Question[Reply]", within: once.Write | None) -> Reply:
+        """Asks until one endpoint answers. Errors: ClientError, which is final.
+
+        within: the write of a session that this is; then it may be repeated.
+        """
+        place = self.places.current if question.only is None else question.only
+        others = self._several and question.only is None
+        repeatable = within is not None or not question.write
+        share = retrying.share(question.left, others=others and repeatable)
+        metadata = self._metadata[question.leading and self._several]
         trial: retrying.Trial | None = None
         while True:
             try:
                 answer = self._channel(place).unary(
-                    path, request, reply, share, self._metadata[leading and self._several]
+                    question.path,
+                    question.request,
+                    question.reply,
+                    share,
+                    metadata if within is None else (*metadata, *within.metadata()),
                 )
             except grpc.RpcError as error:
-                failure = self.failure(error, place, write=write)
+                failure = self.failure(error, place, write=question.write)
             except CHANNEL_CLOSED:
                 self.check()
                 raise
@@ -139,14 +166,16 @@ class Connection:
                 if trial is not None:
                     trial.answered()
                 return answer
+            if within is not None and _leaves_open(failure):
+                within.may_be_done = True
             if trial is None:
                 trial = retrying.Trial(
                     self.places,
                     place,
                     alone=not others,
-                    repeatable=not write,
-                    started=started,
-                    timeout=seconds,
+                    repeatable=repeatable,
+                    started=question.started,
+                    timeout=question.seconds,
                     dial_timeout=self.settings.dial_timeout,
                 )
             pause = trial.failed(failure, time.monotonic())
@@ -219,7 +248,7 @@ class Connection:
             )
             self._note_token(None)
             try:
-                answer = self._attempt(
+                question = Question(
                     "/etcdserverpb.Auth/Authenticate",
                     request,
                     rpc_pb2.AuthenticateResponse,
@@ -229,6 +258,7 @@ class Connection:
                     seconds,
                     None,
                 )
+                answer = self.ask(question, None)
             except AccountError as error:
                 if error.text != AUTH_OFF:
                     raise
@@ -307,6 +337,8 @@ class Connection:
 
     def close(self) -> None:
         """Closes every channel; calls that still run end with ClientClosed."""
+        if self._sessions is not None and not self._closed and self._pid == os.getpid():
+            self._sessions.close()
         self._closed = True
         if self._pid != os.getpid():
             return  # they belong to the parent
@@ -317,6 +349,11 @@ class Connection:
         give_up = time.monotonic() + CLOSE_SECONDS
         while not self.keeper.stopped and time.monotonic() < give_up:
             sleep(0.002)  # and not a join, which would block an event loop
+
+
+def _leaves_open(failure: ClientError) -> bool:
+    """Whether an attempt that failed so may have been carried out."""
+    return isinstance(failure, OutcomeUnknown) and not isinstance(failure.reason, SessionLost)
 
 
 def _is_stale(error: ClientError) -> bool:
