@@ -10,7 +10,7 @@ import logging
 from typing import Final, cast
 
 from raftkv import limits
-from raftkv.errors import DEADLINE_EXCEEDED, SESSION_MISPLACED, ApiError
+from raftkv.errors import DEADLINE_EXCEEDED, ApiError
 from raftkv.server.descriptors import admitted_clients
 from raftkv.server.driver import Driver
 from raftkv.server.entrance import Entrances
@@ -33,7 +33,11 @@ class ClientProtocol(asyncio.Protocol):
         self.routes = listener.routes
         self.dirty = False
         self.connection = ServerConnection(
-            self, self.routes.unary_paths, listener.limits, listener.driver.loop.time()
+            self,
+            self.routes.unary_paths,
+            listener.limits,
+            listener.driver.loop.time(),
+            self.routes.session_paths,
         )
         self.reply = self.connection.reply
         self._transport: asyncio.Transport | None = None
@@ -137,9 +141,6 @@ class ClientProtocol(asyncio.Protocol):
         """A whole unary request."""
         if head.timeout is not None:
             self._deadlines.append((self.driver.loop.time() + head.timeout, stream))
-        if head.in_session and head.path not in self.routes.session_paths:
-            self.fail(stream, SESSION_MISPLACED)
-            return
         self.routes.unary[head.path](self, stream, head, message)
 
     def opened(self, stream: int, head: RequestHead) -> None:

@@ -7,7 +7,7 @@ object per call, which hears the messages of its stream.
 from collections.abc import Callable
 from typing import Protocol, TypeAlias
 
-from raftkv.errors import SESSION_MISPLACED, Code
+from raftkv.errors import Code
 from raftkv.wire.grpc import RequestHead
 from raftkv.wire.h2 import ServerConnection
 
@@ -64,10 +64,6 @@ class Routes:
         route = self.streams.get(head.path)
         if route is None:
             connection.connection.finish(stream, Code.UNIMPLEMENTED, self._unknown(head.path))
-            return
-        if head.in_session:
-            error = SESSION_MISPLACED
-            connection.connection.finish(stream, error.code, error.text)
             return
         call = route(connection, stream, head)
         if connection.connection.is_open(stream):

@@ -20,13 +20,7 @@ from raftkv.wire import frames
 from raftkv.wire.connection import Connection
 from raftkv.wire.foreign import describe_foreign
 from raftkv.wire.frames import HEADER, MESSAGE, PREFACE
-from raftkv.wire.grpc import (
-    RequestHead,
-    ServerHandler,
-    encode_binary,
-    encode_text,
-    parse_timeout,
-)
+from raftkv.wire.grpc import RequestHead, ServerHandler, encode_binary, encode_text, parse_timeout
 from raftkv.wire.hpack import Field
 from raftkv.wire.policy import ConnectionLimits
 from raftkv.wire.requests import Refusal, check_fields, parse_request
@@ -50,6 +44,7 @@ class ServerConnection(Connection):
 
     handler: gets the calls. unary_paths: paths whose calls are handed over whole.
     limits: see ConnectionLimits. now: seconds on any clock that never goes back.
+    session_paths: paths whose calls may have SESSION_METADATA.
     """
 
     def __init__(
@@ -58,10 +53,11 @@ class ServerConnection(Connection):
         unary_paths: Container[bytes],
         limits: ConnectionLimits | None = None,
         now: float = 0.0,
+        session_paths: Container[bytes] = (),
     ) -> None:
         super().__init__(limits or ConnectionLimits(), now)
         self._handler = handler
-        self._unary_paths = unary_paths
+        self._paths = unary_paths, session_paths
         self._maxima = (  # open calls; bytes of a message; of a stream before they are credited
             self.limits.max_concurrent_streams,
             self.limits.max_message_bytes,
@@ -324,7 +320,7 @@ class ServerConnection(Connection):
         if self._decoder.truncated:
             text = f"the header list is larger than max ({self.limits.max_header_list_bytes})"
             return Refusal(431, Code.RESOURCE_EXHAUSTED, text)
-        parsed = self._timed_head(fields) or parse_request(fields, self._unary_paths)
+        parsed = self._timed_head(fields) or parse_request(fields, *self._paths)
         if (
             isinstance(parsed, RequestHead)
             and self._decoder.generation == generation
@@ -350,7 +346,7 @@ class ServerConnection(Connection):
         key = (*fields[:at], *fields[at + 1 :])
         base = self._untimed_heads.get(key)
         if base is None:
-            parsed = parse_request(list(key), self._unary_paths)
+            parsed = parse_request(list(key), *self._paths)
             if isinstance(parsed, Refusal):
                 return None
             if len(self._untimed_heads) >= _CACHED_BLOCKS:

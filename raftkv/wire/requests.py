@@ -8,7 +8,7 @@ import re
 from collections.abc import Container
 from typing import Final, NamedTuple
 
-from raftkv.errors import Code, ProtocolError
+from raftkv.errors import SESSION_MISPLACED, Code, ProtocolError
 from raftkv.wire.grpc import SESSION_METADATA, RequestHead, decode_binary, decode_timeout
 from raftkv.wire.hpack import Field
 
@@ -53,8 +53,13 @@ def check_fields(fields: list[Field]) -> str:
     return ""
 
 
-def parse_request(fields: list[Field], unary_paths: Container[bytes]) -> RequestHead | Refusal:
-    """The head of a call from its decoded header fields."""
+def parse_request(
+    fields: list[Field], unary_paths: Container[bytes], session_paths: Container[bytes] = ()
+) -> RequestHead | Refusal:
+    """The head of a call from its decoded header fields.
+
+    unary_paths, session_paths: see `h2.ServerConnection`.
+    """
     wrong = check_fields(fields)
     if wrong:
         return _malformed(wrong)
@@ -90,6 +95,10 @@ def parse_request(fields: list[Field], unary_paths: Container[bytes]) -> Request
         }
     except ProtocolError as error:
         return Refusal(200, Code.INTERNAL, str(error))
+    in_session = not SESSION_METADATA.isdisjoint(metadata)
+    if in_session and path not in session_paths:
+        # Not ignored: whoever sends it believes that the call may be repeated.
+        return Refusal(200, SESSION_MISPLACED.code, SESSION_MISPLACED.text)
     return RequestHead(
         path,
         metadata,
@@ -97,5 +106,5 @@ def parse_request(fields: list[Field], unary_paths: Container[bytes]) -> Request
         authority=pseudo.get(b":authority", plain.get(b"host", b"")),
         unary=path in unary_paths,
         gzip=encoding == b"gzip",
-        in_session=not SESSION_METADATA.isdisjoint(metadata),
+        in_session=in_session,
     )

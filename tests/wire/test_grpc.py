@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raftkv.errors import ProtocolError
+from raftkv.errors import SESSION_MISPLACED, ProtocolError
 from raftkv.wire import grpc
+from raftkv.wire.grpc import SESSION_METADATA, RequestHead
+from raftkv.wire.requests import Refusal, parse_request
 
 
 @pytest.mark.parametrize(
@@ -85,3 +87,29 @@ def test_gunzip_stops_at_its_limit() -> None:
     assert grpc.gunzip(gzip.compress(bytes(1001)), 1000) is None
     assert grpc.gunzip(gzip.compress(bytes(600)) * 2, 1000) is None
     assert grpc.gunzip(gzip.compress(b""), 0) == b""
+
+
+def _fields(path: bytes, *metadata: tuple[bytes, bytes]) -> list[tuple[bytes, bytes]]:
+    return [
+        (b":method", b"POST"),
+        (b":scheme", b"http"),
+        (b":path", path),
+        (b"content-type", b"application/grpc"),
+        *metadata,
+    ]
+
+
+@pytest.mark.parametrize("name", sorted(SESSION_METADATA))
+def test_metadata_of_sessions_is_noticed_once_per_header_block(name: bytes) -> None:
+    """Also where a head is made from another one; elsewhere it is refused."""
+    fields = _fields(b"/a/b", (b"x-other", b"1"), (name, b"7"))
+    head = parse_request(fields, (b"/a/b",), (b"/a/b",))
+    assert isinstance(head, RequestHead)
+    assert head.in_session
+    assert head.with_timeout(1.0).in_session
+    plain = parse_request(fields[:-1], (b"/a/b",), (b"/a/b",))
+    assert isinstance(plain, RequestHead)
+    assert not plain.in_session
+    assert not plain.with_timeout(1.0).in_session
+    refused = parse_request(fields, (b"/a/b",), (b"/a/c",))
+    assert refused == Refusal(200, SESSION_MISPLACED.code, SESSION_MISPLACED.text)
