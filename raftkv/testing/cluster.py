@@ -33,7 +33,7 @@ from raftkv.config import member_id
 from raftkv.errors import ConfigError
 from raftkv.testing import probe
 from raftkv.testing.dialers import MemberNames
-from raftkv.testing.errors import NoLeader
+from raftkv.testing.errors import NoLeader, StartFailed
 from raftkv.testing.member import Member, Plan
 from raftkv.testing.nursery import Nursery
 from raftkv.testing.ports import HOST, Ports
@@ -46,6 +46,7 @@ LEADER_SECONDS: Final = 15.0
 POLL_SECONDS: Final = 0.01
 ASK_SECONDS: Final = 1.0
 CLEAR_SECONDS: Final = 5.0
+OTHERS_LINES: Final = 15
 
 # Short enough for tests to go on soon after a fault, long enough for a busy machine.
 _DEFAULTS: Final = {"heartbeat-interval": "50", "election-timeout": "500", "log-format": "console"}
@@ -131,14 +132,22 @@ class Cluster:
         atexit.register(self.stop)
         try:
             self._build()
-            deadline = time.monotonic() + self._start_timeout_seconds
             for member in self._members:
                 member.start()
-            for member in self._members:
-                member.wait_serving(deadline, linearizable=True)
+            self._wait_all()
         except BaseException:
             self.stop()
             raise
+
+    def _wait_all(self) -> None:
+        """Waits until every member answers. Raises StartFailed: the cause may be another member."""
+        deadline = time.monotonic() + self._start_timeout_seconds
+        for member in self._members:
+            try:
+                member.wait_serving(deadline, linearizable=True)
+            except StartFailed as failure:
+                others = [one for one in self._members if one is not member]
+                raise StartFailed(f"{failure}{_logs(others)}") from None
 
     def stop(self) -> None:
         """Ends everything. A second call does nothing.
@@ -288,7 +297,7 @@ class Cluster:
             if leader is not None and self._proves(leader, min(ASK_SECONDS, max(left, 0.05))):
                 return leader
             if left <= 0:
-                raise NoLeader(f"no leader within {timeout_seconds:g} s{self._logs()}")
+                raise NoLeader(f"no leader within {timeout_seconds:g} s{_logs(self._members)}")
             time.sleep(POLL_SECONDS)
 
     def _proves(self, leader: int, timeout_seconds: float) -> bool:
@@ -297,9 +306,6 @@ class Cluster:
         except probe.CallFailed:
             return False
         return self.leader == leader
-
-    def _logs(self) -> str:
-        return "".join(f"\n{one.name}:\n{one.log_end(10)}" for one in self._members)
 
     def check(self) -> None:
         """Raises MemberDied if a member ended that nobody had stopped."""
@@ -367,9 +373,7 @@ class Cluster:
                 member.resume()
             elif not member.running:
                 self.restart(index, wait=False)
-        deadline = time.monotonic() + self._start_timeout_seconds
-        for member in self._members:
-            member.wait_serving(deadline, linearizable=True)
+        self._wait_all()
 
     def clear(self) -> None:
         """Revokes every lease and deletes every key. Revisions stay, and grow by it."""
@@ -388,3 +392,7 @@ class Cluster:
         for index in chosen:
             self._at(index)
         return chosen
+
+
+def _logs(members: Iterable[Member]) -> str:
+    return "".join(f"\n{one.name}:\n{one.log_end(OTHERS_LINES)}" for one in members)

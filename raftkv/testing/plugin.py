@@ -56,7 +56,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """The marker."""
+    """The marker; wrong ini options end pytest before any test."""
+    _scope("", config)
+    _settings(config)
     config.addinivalue_line(
         "markers",
         f"{MARKER}(nodes=3, processes=False, flags={{}}): what the test's raftkv_cluster is like",
