@@ -2,12 +2,14 @@
 
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 from random import Random
 
 import pytest
+from click.testing import CliRunner
 
 from raftkv.sim import floors, watch_mutants
-from raftkv.sim.__main__ import Totals
+from raftkv.sim.__main__ import Pinned, Totals, main, read_seeds
 from raftkv.sim.faults import KINDS, Nemesis, done
 from raftkv.sim.hunting import hunt, profile_of
 from raftkv.sim.mutants import MUTANTS, Mutant
@@ -118,6 +120,27 @@ def test_too_few_events_fail_a_whole_run() -> None:
     totals.add(Summary(1, checked=Counter({"reliable": 99})))
     assert totals.missing("mixed", 20, 99) == []
     assert "99 of at least 100" in totals.missing("mixed", 20, 100)[0]
+
+
+def test_command_fails_if_too_little_was_checked_and_says_what_was() -> None:
+    words = ["--seeds", "1", "--seconds", "1", "--processes", "1"]
+    enough = CliRunner().invoke(main, words)
+    assert enough.exit_code == 0, enough.output
+    for line in ("faults that struck: ", "checked: ", "leases: "):
+        assert f"\n{line}" in enough.output
+    too_little = CliRunner().invoke(main, [*words, "--least-events", "1000000"])
+    assert too_little.exit_code == 1
+    assert "too little: checked events of watches: " in too_little.output
+
+
+def test_pinned_seed_may_be_of_the_load_for_watches(tmp_path: Path) -> None:
+    file = tmp_path / "seeds.txt"
+    file.write_text("7 5 -usurp +watch  # what it found\n8 6\n")
+    assert read_seeds(file) == [
+        Pinned(7, 5.0, ("usurp",), "watch"),
+        Pinned(8, 6.0, (), "mixed"),
+    ]
+    assert "--load watch" in read_seeds(file)[0].command("mixed")
 
 
 # --- faults in turn ----------------------------------------------------------------------
