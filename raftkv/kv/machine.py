@@ -33,6 +33,7 @@ from raftkv.kv.answers import HashResult as HashResult
 from raftkv.kv.answers import Result as Result
 from raftkv.kv.answers import Status as Status
 from raftkv.kv.backend import Backend, Row, View
+from raftkv.kv.commands import SESSION
 from raftkv.kv.compaction import Compaction
 from raftkv.kv.encoding import APPLIED, APPLIED_ROW
 from raftkv.kv.leases import LeaseCommands, Leases, load_leases
@@ -206,8 +207,9 @@ class StateMachine(SlicedReads):
         if kind == NORMAL:
             payload = entry.payload
             at = commands.request_at(payload)
-            asked = commands.session(payload, at) if payload[0] & commands.SESSION else None
-            if asked is not None:
+            asked = None
+            if payload[0] & SESSION:
+                asked = commands.session(payload, at)
                 outcome = self.sessions.repeat(asked)
             if outcome is None:
                 handler = self._handlers.get(payload[1])
