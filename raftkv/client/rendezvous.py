@@ -6,7 +6,8 @@
 A round begins with the first waiter after the last round's end and is complete when `count` waiters
 are there; its `ready` key is then younger than all of them. So whoever is older than `ready` has
 entered, and whoever is younger belongs to the next round, even while the last one is still leaving.
-The layout and the rules of leaving are those of etcd's Go recipes.
+The layout and the rules of leaving are those of etcd's Go recipes; a `ready` that a round of
+crashed processes has left behind does no harm, and the next round's end takes it away.
 """
 
 from dataclasses import dataclass
@@ -27,8 +28,7 @@ class Step(Enum):
     ENTERED = "entered"  # the round is complete
     COMPLETE = "complete"  # enough are there: write `ready`
     LEFT = "left"  # all of the round have left
-    LAST = "last"  # nobody else is left: take away `ready` and the own key
-    GO = "go"  # an older one is there: take away the own key, then wait for the others
+    GO = "go"  # take away the own key, then wait until the others have left
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +56,24 @@ class Rendezvous:
         """Puts the own key unless it is there: to be sent as often as necessary."""
         return Txn().when(key(own).missing()).then(Put(own, value, lease=lease))
 
-    def completing(self, own: bytes) -> Txn:
-        """Writes `ready` as long as the own key stands: to be sent as often as necessary."""
-        return Txn().when(key(own).exists()).then(Put(self.ready))
+    def completing(self, own: bytes, seen: int) -> Txn:
+        """Writes `ready` once per round, however many see that it is complete.
 
-    def closing(self, own: bytes) -> Txn:
-        """The last one's leaving: sent twice, it takes away no `ready` of a later round."""
-        return Txn().when(key(own).exists()).then(Delete(self.ready), Delete(own))
+        seen: the revision of the `ready` that was there, 0: none.
+        """
+        return (
+            Txn()
+            .when(key(own).exists(), key(self.ready).mod_revision == seen)
+            .then(Put(self.ready))
+        )
+
+    def clearing(self, opened: int) -> Txn:
+        """Takes away the `ready` of a round that is over, and no later one."""
+        return Txn().when(key(self.ready).mod_revision == opened).then(Delete(self.ready))
+
+    def opened(self, kvs: tuple[KeyValue, ...]) -> int:
+        """The revision of `ready`, which tells the round; 0: it is not there."""
+        return self._read(kvs)[0]
 
     def _read(self, kvs: tuple[KeyValue, ...]) -> tuple[int, list[KeyValue]]:
         """The revision of `ready` (0: not there) and the waiters in the order of their coming."""
@@ -92,20 +103,15 @@ class Rendezvous:
             raise TooMany(f"{self.count} others stand at the double barrier {self.name!r}")
         return Step.COMPLETE if len(round_) >= self.count else None
 
-    def leaving(self, kvs: tuple[KeyValue, ...], own: bytes, entered: int) -> Step | None:
+    def leaving(self, kvs: tuple[KeyValue, ...], own: bytes, opened: int) -> Step | None:
         """What who leaves does next; None: wait.
 
-        entered: the create revision of the own key, which tells the round.
+        opened: the revision of `ready` by which this one had entered. The oldest of the round stays
+        until the others are gone, so that the round can be seen to last.
         """
-        ready, waiters = self._read(kvs)
-        if not ready or ready < entered:  # the last one has taken it away
-            round_ = [kv for kv in waiters if kv.create_revision <= entered]
-        else:
-            round_ = [kv for kv in waiters if kv.create_revision < ready]
+        round_ = [kv for kv in self._read(kvs)[1] if kv.create_revision < opened]
         if not round_:
             return Step.LEFT
         if all(kv.key != own for kv in round_):
             return None
-        if len(round_) == 1:
-            return Step.LAST
-        return None if round_[0].key == own else Step.GO
+        return Step.GO if len(round_) == 1 or round_[0].key != own else None

@@ -12,6 +12,8 @@ When things go wrong:
   transaction), so it is found out from the history whether it was carried out, and it is neither
   lost nor counted twice. Only when that history was compacted meanwhile, or the servers stay
   away for the whole timeout, the outcome stays OutcomeUnknown.
+* The key is deleted while an addition is under way: the counter begins again at 0, with that
+  addition or without it.
 * Somebody writes what is no number: NotANumber, and the value is left alone.
 
 The keys are `<name>`, with the number as decimal text that any client can read, and `<name>/by`,
@@ -23,11 +25,11 @@ import secrets
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
+from raftkv.client.counting import NotANumber, number
 from raftkv.client.errors import (
     Compacted,
     NotAcquired,
     OutcomeUnknown,
-    RecipeError,
     TimedOut,
     Unavailable,
 )
@@ -40,16 +42,14 @@ from raftkv.client.txn import Get, Put, Txn, key
 if TYPE_CHECKING:
     from raftkv.client.sync.client import Client
 
+__all__ = ["Counter", "NotANumber"]
+
 MARK_BYTES: Final = 16
 FIRST_PAUSE_SECONDS: Final = 0.002
 LAST_PAUSE_SECONDS: Final = 0.25
 RETRY_SECONDS: Final = 0.1  # after a read that no server could serve
 
 Change = Callable[[int], int]
-
-
-class NotANumber(RecipeError):
-    """The counter's key holds something else than a decimal number."""
 
 
 class Counter:
@@ -66,7 +66,7 @@ class Counter:
     def get(self, timeout: float | None = None) -> int:
         """The number; 0 if nobody has added yet. Errors: NotANumber, other ClientErrors."""
         found = self._client.get(self.name, timeout=timeout)
-        return self._number(found.value)
+        return number(self.name, found.value)
 
     def add(self, delta: int = 1, timeout: float | None = None) -> int:
         """Adds, and returns the number with this addition in it.
@@ -74,18 +74,18 @@ class Counter:
         Errors: NotANumber; OutcomeUnknown (see above); NotAcquired (a TimeoutError) when others
         were always faster: nothing was added.
         """
-        return self._change(lambda number: number + delta, timeout)
+        return self._change(lambda present: present + delta, timeout)
 
-    def set(self, number: int, timeout: float | None = None) -> None:
+    def set(self, value: int, timeout: float | None = None) -> None:
         """Writes a number, whatever there was. Errors: as `add`."""
-        self._change(lambda _: number, timeout, replacing=True)
+        self._change(lambda _: value, timeout, replacing=True)
 
     def _change(self, change: Change, timeout: float | None, *, replacing: bool = False) -> int:
         patience = Patience(self._client.timeout if timeout is None else timeout)
         pause = FIRST_PAUSE_SECONDS
         while True:
             found = self._client.get(self.name, timeout=patience.call_timeout())
-            wanted = change(0 if replacing else self._number(found.value))
+            wanted = change(0 if replacing else number(self.name, found.value))
             mark = secrets.token_bytes(MARK_BYTES)
             txn = (
                 Txn()
@@ -139,11 +139,3 @@ class Counter:
             at = found.kvs[0].mod_revision - 1
             if at <= revision:
                 return False
-
-    def _number(self, value: bytes | None) -> int:
-        if value is None:
-            return 0
-        try:
-            return int(value)
-        except ValueError:
-            raise NotANumber(f"{self.name!r} holds {value[:40]!r}, which is no number") from None

@@ -25,7 +25,7 @@ from raftkv.client.errors import BadRequest, ClientError, Misused, NotHeld, Outc
 from raftkv.client.keys import Key, encoded
 from raftkv.client.patience import Patience
 from raftkv.client.rendezvous import Rendezvous, Step, TooMany
-from raftkv.client.results import KeyValue, TxnResult
+from raftkv.client.results import KeyValue, RangeResult, TxnResult
 from raftkv.client.sync import runtime
 from raftkv.client.sync.recipes.until import until
 from raftkv.client.txn import GetPrefix, Txn
@@ -66,12 +66,12 @@ class DoubleBarrier:
         self._ttl = ttl
         self._identity = encoded(identity)
         self._lease: Lease | None = None
-        self._entered = 0  # create revision of the own key; 0: not inside
+        self._opened = 0  # revision of the `ready` by which this one entered; 0: not inside
 
     @property
     def is_inside(self) -> bool:
         """Whether this process has entered and its place lives, by its own clock."""
-        return self._entered > 0 and self._lease is not None and self._lease.alive
+        return self._opened > 0 and self._lease is not None and self._lease.alive
 
     @property
     def lost(self) -> runtime.Event:
@@ -90,7 +90,7 @@ class DoubleBarrier:
         patience = Patience(timeout)
         self._lease = self._client.lease(self._ttl, timeout=patience.call_timeout())
         try:
-            self._entered = self._enter(self._lease, patience)
+            self._opened = self._enter(self._lease, patience)
         except BaseException:
             runtime.finish(self._give_up)
             raise
@@ -98,57 +98,56 @@ class DoubleBarrier:
     def _enter(self, lease: "Lease", patience: Patience) -> int:
         own = self._round.waiter(lease.id)
         self._repeated(self._round.joining(own, self._identity, lease.id), patience)
-        step = self._until(lambda kvs: self._round.entering(kvs, own), patience, "others")
+        step, ready = self._until(lambda kvs: self._round.entering(kvs, own), patience, "others")
         if step is Step.COMPLETE:
-            self._repeated(self._round.completing(own), patience)
-            self._until(
+            self._repeated(self._round.completing(own, ready), patience)
+            _, ready = self._until(
                 lambda kvs: _only(self._round.entering(kvs, own), Step.ENTERED), patience, "entry"
             )
-        mine = self._client.get(own, timeout=patience.call_timeout())
         lease.check()
-        return mine.kv.create_revision if mine.kv is not None else 0
+        return ready
 
     def leave(self, timeout: float | None = None) -> None:
         """Waits until all who entered leave too. timeout: seconds, None = for ever.
 
         Errors: NotHeld, NotAcquired (a TimeoutError); the place is given up in any case.
         """
-        if self._lease is None or not self._entered:
+        if self._lease is None or not self._opened:
             raise NotHeld(f"not inside the double barrier {self.name!r}")
-        lease, entered = self._lease, self._entered
+        lease, opened = self._lease, self._opened
         own = self._round.waiter(lease.id)
         patience = Patience(timeout)
         try:
-            while lease.alive:
-                step = self._until(
-                    lambda kvs: self._round.leaving(kvs, own, entered), patience, "the others' end"
-                )
-                if step is Step.LEFT:
-                    return
-                if step is Step.LAST:
-                    self._repeated(self._round.closing(own), patience)
-                    return
-                lease.revoke(timeout=patience.call_timeout())  # and the own key with it
-                break
-            self._until(
-                lambda kvs: _only(self._round.leaving(kvs, own, entered), Step.LEFT),
-                patience,
-                "the others' end",
+            step, _ = self._until(
+                lambda kvs: self._round.leaving(kvs, own, opened), patience, "the others' end"
             )
+            if step is Step.GO:
+                self._give_up()
+                self._until(
+                    lambda kvs: _only(self._round.leaving(kvs, own, opened), Step.LEFT),
+                    patience,
+                    "the others' end",
+                )
+            self._repeated(self._round.clearing(opened), patience)
         finally:
             runtime.finish(self._give_up)
 
-    def _until(self, judge: Judge, patience: Patience, what: str) -> Step:
+    def _until(self, judge: Judge, patience: Patience, what: str) -> tuple[Step, int]:
+        """What `judge` says at last, and the revision of `ready` when it did."""
         lease = self._lease
 
         def check() -> None:
-            if lease is not None and not self._entered:
+            if lease is not None and not self._opened:  # who is inside leaves without a place, too
                 lease.check()
+
+        def look(found: RangeResult) -> tuple[Step, int] | None:
+            step = judge(found.kvs)
+            return None if step is None else (step, self._round.opened(found.kvs))
 
         return until(
             self._client,
             GetPrefix(self.name + b"/"),
-            lambda found: judge(found.kvs),
+            look,
             patience=patience,
             what=f"{what} at the double barrier {self.name!r}",
             check=check,
@@ -162,7 +161,7 @@ class DoubleBarrier:
             return self._client.txn(txn, timeout=patience.call_timeout())
 
     def _give_up(self) -> None:
-        lease, self._lease, self._entered = self._lease, None, 0
+        lease, self._lease, self._opened = self._lease, None, 0
         if lease is None:
             return
         try:
