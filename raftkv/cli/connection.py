@@ -94,7 +94,7 @@ class Connection:
     def read(self, method: str, request: "Message", reply: type[Reply]) -> Reply:
         """Call a method that changes nothing; it may be asked of several endpoints.
 
-        method: "KV/Range" for /etcdserverpb.KV/Range. Errors: CallFailed.
+        method: "KV/Range" for /etcdserverpb.KV/Range, or a whole path. Errors: CallFailed.
         """
         return self._call(method, request, reply, repeatable=True)
 
@@ -199,7 +199,7 @@ class Connection:
         if leading:
             metadata.append(("hasleader", "true"))
         stub = self._channel(endpoint).unary_unary(
-            f"/etcdserverpb.{method}",
+            method if method.startswith("/") else f"/etcdserverpb.{method}",
             request_serializer=type(request).SerializeToString,
             response_deserializer=reply.FromString,
         )

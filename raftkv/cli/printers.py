@@ -18,7 +18,7 @@ from raftkv.cli.exits import BAD_FEATURE, CtlError
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
-    from raftkv.pb import kv_pb2, rpc_pb2
+    from raftkv.pb import kv_pb2, rpc_pb2, v1_pb2
 
 
 def emit(*parts: str | bytes) -> None:
@@ -76,6 +76,10 @@ class Printer:
 
     def put(self, reply: "rpc_pb2.PutResponse") -> None:
         """Answer of `put`."""
+        self.message(reply)
+
+    def put_with_ttl(self, reply: "v1_pb2.PutWithTTLResponse") -> None:
+        """Answer of `put --ttl`."""
         self.message(reply)
 
     def get(self, reply: "rpc_pb2.RangeResponse") -> None:
@@ -166,6 +170,12 @@ class SimplePrinter(Printer):
     def put(self, reply: "rpc_pb2.PutResponse") -> None:
         """OK, then the previous pair if asked for."""
         emit("OK")
+        if reply.HasField("prev_kv"):
+            self.pair(reply.prev_kv)
+
+    def put_with_ttl(self, reply: "v1_pb2.PutWithTTLResponse") -> None:
+        """OK and the lease, then the previous pair if asked for."""
+        emit("OK", f"lease {reply.lease:016x}")
         if reply.HasField("prev_kv"):
             self.pair(reply.prev_kv)
 
@@ -323,6 +333,13 @@ class FieldsPrinter(Printer):
     def put(self, reply: "rpc_pb2.PutResponse") -> None:
         """Header and the previous pair if asked for."""
         self.header(reply.header)
+        if reply.HasField("prev_kv"):
+            self.pair("Prev", reply.prev_kv)
+
+    def put_with_ttl(self, reply: "v1_pb2.PutWithTTLResponse") -> None:
+        """Header, Lease and the previous pair if asked for."""
+        self.header(reply.header)
+        emit(f'"Lease" : {reply.lease}')
         if reply.HasField("prev_kv"):
             self.pair("Prev", reply.prev_kv)
 

@@ -7,7 +7,8 @@ from typing import Any
 import click
 
 from raftkv.cli import gotext
-from raftkv.cli.ctl import CtlCommand, GoInt, Session
+from raftkv.cli.connection import CallFailed
+from raftkv.cli.ctl import CtlCommand, GoDuration, GoInt, Session
 from raftkv.cli.exits import BAD_ARGUMENTS, BAD_FEATURE, CtlError
 from raftkv.cli.printers import SimplePrinter
 from raftkv.pb import rpc_pb2
@@ -15,6 +16,12 @@ from raftkv.pb import rpc_pb2
 BOTH_RANGES = "`--prefix` and `--from-key` cannot be set at the same time, choose one"
 TOO_MANY = "too many arguments, only accept one argument when `--prefix` or `--from-key` is set"
 PUT_ARGUMENTS = "put command needs 1 argument and input from stdin or 2 arguments"
+TTL_IN_TXN = "a put in a transaction cannot have `--ttl`; give it a lease with `--lease`"
+TTL_ALONE = "`--ttl` makes a new lease and value; leave out `--lease` and the `--ignore` flags"
+NO_TTL = (
+    "this server has no puts with a TTL of their own, as etcd has none; "
+    "use `lease grant` and `put --lease`"
+)
 EVERYTHING = b"\0"  # as a range's end: no end
 
 
@@ -76,15 +83,49 @@ def put_request(
 @click.option("--prev-kv", is_flag=True, help="Print the pair as it was before.")
 @click.option("--ignore-value", is_flag=True, help="Keep the key's value.")
 @click.option("--ignore-lease", is_flag=True, help="Keep the key's lease.")
+@click.option(
+    "--ttl",
+    type=GoDuration(),
+    help="Delete the key after this time, as 30s or 1m30s, unless its lease is renewed; the "
+    "lease is made with the key and printed. For raftkv servers.",
+)
 @click.pass_obj
-def put(session: Session, /, **params: Any) -> None:
+def put(session: Session, /, ttl: float | None, **params: Any) -> None:
     """Put VALUE, or standard input, under KEY.
 
     Write -- in front of a KEY or VALUE that begins with a dash.
     """
+    if ttl is not None:
+        _put_with_ttl(session, ttl, params)
+        return
     request = put_request(**params)
     reply = session.call(lambda to: to.write("KV/Put", request, rpc_pb2.PutResponse))
     session.printer.put(reply)
+
+
+def _put_with_ttl(session: Session, ttl_seconds: float, params: dict[str, Any]) -> None:
+    from raftkv.pb import v1_pb2
+
+    if params["lease"] != "0" or params["ignore_value"] or params["ignore_lease"]:
+        raise CtlError(TTL_ALONE, BAD_ARGUMENTS)
+    put = put_request(**params)
+    ttl_ms = round(ttl_seconds * 1000)
+    if ttl_ms < 1:
+        raise CtlError("`--ttl` must be a millisecond at least, as 30s or 1m30s", BAD_ARGUMENTS)
+    if ttl_ms >= 1 << 63:
+        raise CtlError("`--ttl` is too long", BAD_ARGUMENTS)
+    request = v1_pb2.PutWithTTLRequest(
+        key=put.key, value=put.value, ttl_ms=ttl_ms, prev_kv=put.prev_kv
+    )
+    try:
+        reply = session.call(
+            lambda to: to.write("/raftkv.v1.KV/PutWithTTL", request, v1_pb2.PutWithTTLResponse)
+        )
+    except CallFailed as error:
+        if error.text.startswith("rpc error: code = Unimplemented"):
+            raise CtlError(NO_TTL, BAD_FEATURE) from None
+        raise
+    session.printer.put_with_ttl(reply)
 
 
 # --- get ------------------------------------------------------------------------

@@ -134,6 +134,8 @@ def parse_operation(line: str) -> rpc_pb2.RequestOp:
     except (click.UsageError, click.exceptions.Exit):
         raise _invalid(f"invalid txn request: {line}") from None
     params.pop("print_value_only", None)
+    if params.pop("ttl", None) is not None:
+        raise CtlError(kv.TTL_IN_TXN, BAD_ARGUMENTS)
     if name == "put" and len(params["args"]) < 2 and not params["ignore_value"]:
         # A put alone would take its value from standard input: here that is the transaction.
         raise CtlError(kv.PUT_ARGUMENTS, BAD_ARGUMENTS)
