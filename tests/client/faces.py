@@ -31,7 +31,7 @@ class Loop:
 
     def close(self) -> None:
         """Ends it; tasks that are left are a fault of the test or the library."""
-        left = self.call(lambda: [one for one in asyncio.all_tasks() if not _is_call(one)])
+        left = self.call(_tasks_left)
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join(CALL_SECONDS)
         self.loop.close()
@@ -41,6 +41,17 @@ class Loop:
 async def _awaited(function: Callable[[], Any]) -> Any:
     result = function()
     return await result if inspect.isawaitable(result) else result
+
+
+async def _tasks_left() -> "list[asyncio.Task[Any]]":
+    """Those that do not end by themselves, as grpcio's do soon after their channel."""
+    left: list[asyncio.Task[Any]] = []
+    for _ in range(200):
+        left = [one for one in asyncio.all_tasks() if not _is_call(one)]
+        if not left:
+            break
+        await asyncio.sleep(0.01)
+    return left
 
 
 def _is_call(task: "asyncio.Task[Any]") -> bool:

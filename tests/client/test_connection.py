@@ -128,15 +128,15 @@ def test_a_probe_closes_a_silent_connection(server: Served, face: Face, prefix: 
 
     async def scenario(client: Any) -> None:
         await client.put(prefix + "a", "1")
-        gate.silence()
+        hole.silence()
         watch = Stopwatch()
         with pytest.raises(OutcomeUnknown):
             await client.put(prefix + "a", "2", timeout=30.0)
         assert watch.seconds < 4.0
 
-    with Gate(server.endpoints) as gate:
+    with Gate(server.endpoints) as hole:
         options = {"keepalive_time": 1.0, "keepalive_timeout": 1.0}
-        face.run(scenario, gate.endpoint, **options)
+        face.run(scenario, hole.endpoint, **options)
 
 
 def test_a_broken_connection_makes_a_write_unknown_and_a_read_go_on(

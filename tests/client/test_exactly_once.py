@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from raftkv.client import sync
 from raftkv.client.errors import (
     AlreadyApplied,
+    ClientError,
     ExactlyOnceUnsupported,
     KeyNotFound,
     LeaseNotFound,
@@ -151,11 +152,12 @@ def test_an_error_is_an_answer_too(gate: Gate, face: Face, prefix: str) -> None:
     """A repetition is told what the write came to, even where it would come out otherwise now."""
 
     async def scenario(client: Any) -> None:
-        for kind, call in (
+        calls: list[tuple[type[ClientError], Callable[[], Any]]] = [
             (LeaseNotFound, lambda: client.revoke(4242)),
             (LeaseNotFound, lambda: client.put(prefix + "a", "1", lease=4242)),
             (KeyNotFound, lambda: client.put(prefix + "none", "", ignore_value=True)),
-        ):
+        ]
+        for kind, call in calls:
             gate.mute()
             timer = _soon(lambda: _cut_and_open(gate))
             with pytest.raises(kind) as caught:

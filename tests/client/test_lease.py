@@ -100,6 +100,7 @@ def stays_so(true: Callable[[], bool], seconds: float) -> None:
         threading.Event().wait(0.02)
 
 
+@pytest.mark.slow
 def test_a_lease_lives_while_it_is_held_and_its_keys_go_at_the_end(
     pair: tuple[Served, Faces], prefix: str
 ) -> None:
@@ -117,6 +118,7 @@ def test_a_lease_lives_while_it_is_held_and_its_keys_go_at_the_end(
     assert not client.time_to_live(lease.id).exists
 
 
+@pytest.mark.slow
 def test_a_lease_that_is_not_kept_runs_out_and_tells_so_before(
     pair: tuple[Served, Faces], prefix: str
 ) -> None:
@@ -137,6 +139,7 @@ def test_a_lease_that_is_not_kept_runs_out_and_tells_so_before(
         lease.refresh()
 
 
+@pytest.mark.slow
 def test_a_detached_lease_is_left_to_run_out(pair: tuple[Served, Faces], prefix: str) -> None:
     server, connect = pair
     client = connect(server.endpoints)
@@ -268,13 +271,14 @@ def test_a_grant_that_cannot_be_looked_up_is_unknown(
 
 
 # --- whatever hangs -----------------------------------------------------------------------
+@pytest.mark.slow
 def test_a_blocked_event_loop_costs_no_lease(server: Served, prefix: str) -> None:
     """C05: the loop is blocked for longer than the TTL, three times over its renewal."""
 
     async def scenario() -> None:
         async with aio.Client(server.endpoints) as client, client.lease(2) as lease:
             await client.put(prefix + "k", "v", lease=lease.id)
-            time.sleep(3)
+            time.sleep(2.3)
             assert lease.alive
             assert lease.remaining > 0.5
             assert not lease.lost.is_set()
@@ -283,6 +287,7 @@ def test_a_blocked_event_loop_costs_no_lease(server: Served, prefix: str) -> Non
     asyncio.run(scenario())
 
 
+@pytest.mark.slow
 def test_a_blocked_event_loop_hears_of_a_loss_before_the_lease_is_over(
     server: Served, veiled: Callable[[str], Veil], prefix: str
 ) -> None:
@@ -312,6 +317,7 @@ def test_a_blocked_event_loop_hears_of_a_loss_before_the_lease_is_over(
     asyncio.run(scenario())
 
 
+@pytest.mark.slow
 def test_a_dead_network_is_told_while_the_server_still_has_the_key(
     pair: tuple[Served, Faces], veiled: Callable[[str], Veil], prefix: str
 ) -> None:
@@ -409,6 +415,7 @@ def test_a_cancelled_task_leaves_its_context_and_no_lease(server: Served, prefix
     asyncio.run(scenario())
 
 
+@pytest.mark.slow
 def test_waiting_for_the_loss_in_a_loop_wakes(server: Served) -> None:
     """The event is set by the keeper's thread; the loop that waits for it is woken."""
 
