@@ -233,30 +233,39 @@ def acquiring(coroutine: Coroutine[Any, Any, H]) -> Acquiring[H]:
 class Stream(Generic[Reply]):
     """A bidirectional call. `read` is for one reader.
 
-    A read under way is a task of its own: giving up waiting for it must not cancel the call.
+    Reads and writes under way are tasks of their own: a cancelled caller must not cancel the call,
+    and nobody waits for a connection to come about but who reads.
     """
 
     def __init__(self, call: Any) -> None:
         self._call = call
         self._reading: asyncio.Task[Any] | None = None
+        self._writing: asyncio.Task[None] | None = None
+        self._requests: deque[Message | None] = deque()
         self._closed = False
 
     async def write(self, request: Message) -> None:
-        """Sends a request; after the server has ended the call well nothing happens.
-
-        Errors: grpc.RpcError when the call has failed.
-        """
-        try:
-            await self._call.write(request)
-        except asyncio.InvalidStateError:  # it has ended
-            await self._raise_failure()
+        """Sends a request, behind earlier ones. Whether that works is heard by `read`."""
+        self._send(request)
 
     async def done_writing(self) -> None:
-        """Tells the server that no request follows. Errors: grpc.RpcError."""
-        try:
-            await self._call.done_writing()
-        except asyncio.InvalidStateError:
-            await self._raise_failure()
+        """Tells the server that no request follows."""
+        self._send(None)
+
+    def _send(self, request: Message | None) -> None:
+        self._requests.append(request)
+        if self._writing is None or self._writing.done():
+            self._writing = asyncio.ensure_future(self._send_all())
+
+    async def _send_all(self) -> None:
+        # The errors of a call that has ended are for who reads.
+        with suppress(grpc.RpcError, asyncio.InvalidStateError):
+            while self._requests:
+                request = self._requests.popleft()
+                if request is None:
+                    await self._call.done_writing()
+                else:
+                    await self._call.write(request)
 
     async def read(self, timeout: float | None = None) -> Reply | None:
         """The next answer, or None when the server has ended the call well, or `close` has.
@@ -281,21 +290,12 @@ class Stream(Generic[Reply]):
         """Cancels the call."""
         self._closed = True
         self._call.cancel()
-        reading = self._reading
-        if reading is not None:
-            await asyncio.wait([reading])
-            if not reading.cancelled():
-                reading.exception()  # seen
-
-    async def _raise_failure(self) -> None:
-        code = await self._call.code()
-        if code is not grpc.StatusCode.OK and not self._closed:
-            raise grpc.aio.AioRpcError(
-                code,
-                await self._call.initial_metadata(),
-                await self._call.trailing_metadata(),
-                await self._call.details(),
-            )
+        for task in (self._reading, self._writing):
+            if task is not None:
+                task.cancel()  # of a call that never had a connection, nobody else ends them
+                await asyncio.wait([task])
+                if not task.cancelled():
+                    task.exception()  # seen
 
 
 class Channel:

@@ -145,24 +145,16 @@ class Stream(Generic[Reply]):
         self._requests: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
         self._replies: queue.Queue[Reply | BaseException | None] = queue.Queue(READ_AHEAD)
         self._closed = threading.Event()
-        self._failure: BaseException | None = None
         self._call = method(iter(self._requests.get, None), metadata=metadata)
         self._thread = threading.Thread(target=self._receive, name="raftkv stream", daemon=True)
         self._thread.start()
 
     def write(self, request: Message) -> None:
-        """Sends a request; after the server has ended the call well nothing happens.
-
-        Errors: grpc.RpcError when the call has failed.
-        """
-        if self._failure is not None and not self._closed.is_set():
-            raise self._failure
+        """Sends a request, behind earlier ones. Whether that works is heard by `read`."""
         self._requests.put(request)
 
     def done_writing(self) -> None:
-        """Tells the server that no request follows. Errors: grpc.RpcError."""
-        if self._failure is not None and not self._closed.is_set():
-            raise self._failure
+        """Tells the server that no request follows."""
         self._requests.put(None)
 
     def read(self, timeout: float | None = None) -> Reply | None:
@@ -207,7 +199,7 @@ class Stream(Generic[Reply]):
                 if self._closed.is_set():
                     break
         except grpc.RpcError as error:
-            last = self._failure = error
+            last = error
         self._requests.put(None)
         if not self._closed.is_set():
             self._replies.put(last)
