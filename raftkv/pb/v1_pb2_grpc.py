@@ -130,6 +130,8 @@ class SessionsServicer:
         lowest sequence that the client has no answer to. A repetition has the same sequence and the
         same request, may go to any member, and is answered as the write was. Writes are etcd's Put,
         DeleteRange, Txn, LeaseGrant and LeaseRevoke, and PutWithTTL; no other call can be in a session.
+        A Txn that only reads is treated there like one that writes: it becomes an entry of the log, and
+        must not read too much.
 
         Several writes may be under way, the highest sequence less than 64 above the lowest unanswered
         one. What lies below the lowest unanswered one is never carried out again. An answer of more
