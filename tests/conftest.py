@@ -2,10 +2,16 @@
 
 import os
 from collections.abc import Iterator
+from importlib.metadata import entry_points
 
 import hypothesis
 import psutil
 import pytest
+
+# raftkv's own fixtures, as pytest finds them by itself where raftkv is installed.
+_FIXTURES = "raftkv.testing.plugin"
+_INSTALLED = {point.value for point in entry_points(group="pytest11")}
+pytest_plugins = [] if _FIXTURES in _INSTALLED else [_FIXTURES]
 
 # The same examples on every run. To look for new ones: RAFTKV_HYPOTHESIS=explore make test
 hypothesis.settings.register_profile("repeat", derandomize=True, deadline=None)

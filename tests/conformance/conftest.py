@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from raftkv import testing
 from raftkv.pb import rpc_pb2
+from raftkv.testing import Cluster
 from tests import processes
 from tests.conformance.store import Store
 from tests.conformance.streams import WatchStream, skip_unless_offered
@@ -31,7 +33,7 @@ class Subjects:
         self._directory = directory
         self._stack = stack
         self._targets: dict[str, Target] = {}
-        self._failures: dict[str, StartFailed] = {}
+        self._failures: dict[str, Exception] = {}
 
     def target(self, name: str) -> Target:
         if name in self._failures:
@@ -39,7 +41,7 @@ class Subjects:
         if name not in self._targets:
             try:
                 self._targets[name] = self.start(name, self._directory / name, self._stack)
-            except StartFailed as failure:
+            except (StartFailed, testing.StartFailed) as failure:
                 self._failures[name] = failure
                 raise
         return self._targets[name]
@@ -47,12 +49,12 @@ class Subjects:
     @staticmethod
     def start(name: str, directory: Path, stack: ExitStack) -> Target:
         if name == "etcd":
-            cluster = stack.enter_context(processes.etcd(directory))
+            etcd = stack.enter_context(processes.etcd(directory))
+            endpoints = [server.endpoint for server in etcd.servers]
         else:
-            cluster = stack.enter_context(
-                processes.raftkv(directory, 3 if "follower" in name else 1)
-            )
-        targets = [stack.enter_context(Target(server.endpoint)) for server in cluster.servers]
+            nodes = 3 if "follower" in name else 1
+            endpoints = stack.enter_context(Cluster(nodes, processes=True)).endpoints
+        targets = [stack.enter_context(Target(endpoint)) for endpoint in endpoints]
         return targets[0] if len(targets) == 1 else next(t for t in targets if not _leads(t))
 
 

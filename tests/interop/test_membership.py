@@ -9,10 +9,13 @@ from typing import Any
 
 import pytest
 
+from raftkv import testing
 from tests import processes
-from tests.processes import Cluster, Server
+from tests.processes import Cluster
 
 pytestmark = pytest.mark.slow
+
+OF_PROCESSES = pytest.mark.raftkv(processes=True)
 
 PATIENCE_SECONDS = 30.0
 
@@ -58,8 +61,8 @@ def _named_member(endpoints: str, name: str) -> Any:
     return members[name]
 
 
-def _status(server: Server) -> dict[str, Any]:
-    (entry,) = json.loads(_etcdctl(server.endpoint, "endpoint", "status", "-w", "json"))
+def _status(endpoint: str) -> dict[str, Any]:
+    (entry,) = json.loads(_etcdctl(endpoint, "endpoint", "status", "-w", "json"))
     status: dict[str, Any] = entry["Status"]
     return status
 
@@ -92,13 +95,13 @@ def test_a_learner_joins_catches_up_is_promoted_and_leaves(
         newcomer.kill()
 
 
-def test_leadership_moves_where_it_is_told_to(own_cluster: Cluster) -> None:
-    leads = {server: _status(server) for server in own_cluster.servers}
-    follower = next(s for s, status in leads.items() if status["leader"] != _id(status))
-    target = f"{_id(leads[follower]):x}"
-    moved = _etcdctl(own_cluster.endpoints, "move-leader", target)
+@OF_PROCESSES
+def test_leadership_moves_where_it_is_told_to(raftkv_cluster: testing.Cluster) -> None:
+    target = (raftkv_cluster.wait_leader() + 1) % 3
+    follower = _status(raftkv_cluster.endpoints[target])
+    moved = _etcdctl(raftkv_cluster.endpoint, "move-leader", f"{_id(follower):x}")
     assert "Leadership transferred" in moved
-    status = _status(follower)
+    status = _status(raftkv_cluster.endpoints[target])
     assert status["leader"] == _id(status)
 
 
@@ -107,28 +110,29 @@ def _id(status: dict[str, Any]) -> int:
     return number
 
 
-def test_the_leader_is_killed_and_comes_back(own_cluster: Cluster) -> None:
+@OF_PROCESSES
+def test_the_leader_is_killed_and_comes_back(raftkv_cluster: testing.Cluster) -> None:
     """Nothing that was acknowledged is lost, and the node that comes back has it all."""
-    statuses = {server: _status(server) for server in own_cluster.servers}
-    leader = next(s for s, status in statuses.items() if status["leader"] == _id(status))
-    rest = ",".join(s.endpoint for s in own_cluster.servers if s is not leader)
     for number in range(20):
-        _etcdctl(own_cluster.endpoints, "put", f"kept/{number:02}", str(number))
-    leader.kill()
-    assert _eventually(rest, "put", "kept/while-it-was-away", "1") == "OK\n"
-    leader.start()
-    leader.wait_ready()
-    kept = _etcdctl(leader.endpoint, "get", "--prefix", "kept/", "--print-value-only")
+        _etcdctl(raftkv_cluster.endpoint, "put", f"kept/{number:02}", str(number))
+    leader = raftkv_cluster.kill_leader()
+    rest = [end for end in raftkv_cluster.endpoints if end != raftkv_cluster.endpoints[leader]]
+    assert _eventually(",".join(rest), "put", "kept/while-it-was-away", "1") == "OK\n"
+    raftkv_cluster.restart(leader)
+    back = raftkv_cluster.endpoints[leader]
+    kept = _eventually(back, "get", "--prefix", "kept/", "--print-value-only")
     assert kept.split() == [*map(str, range(20)), "1"]
 
 
-def test_a_minority_refuses_to_write_and_still_reads_what_it_has(own_cluster: Cluster) -> None:
-    alone, *others = own_cluster.servers
-    _etcdctl(own_cluster.endpoints, "put", "known", "1")
-    assert _etcdctl(alone.endpoint, "get", "known", "--print-value-only") == "1\n"
-    for server in others:
-        server.kill()
+@OF_PROCESSES
+def test_a_minority_refuses_to_write_and_still_reads_what_it_has(
+    raftkv_cluster: testing.Cluster,
+) -> None:
+    alone = raftkv_cluster.endpoints[0]
+    _etcdctl(raftkv_cluster.endpoint, "put", "known", "1")
+    assert _etcdctl(alone, "get", "known", "--print-value-only") == "1\n"
+    raftkv_cluster.isolate(0)
     with pytest.raises(subprocess.CalledProcessError):
-        _etcdctl(alone.endpoint, "--command-timeout=3s", "put", "known", "2")
-    local = _etcdctl(alone.endpoint, "get", "known", "--consistency=s", "--print-value-only")
+        _etcdctl(alone, "--command-timeout=3s", "put", "known", "2")
+    local = _etcdctl(alone, "get", "known", "--consistency=s", "--print-value-only")
     assert local == "1\n"

@@ -201,6 +201,7 @@ def test_nothing_of_the_server_is_imported_before_a_fixture_is_used() -> None:
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.slow
 def test_workers_of_xdist_have_servers_of_their_own(run: Run) -> None:
     run.pytester.makepyfile(
         helpers=PUT_AND_COUNT,
