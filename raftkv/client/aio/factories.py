@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from raftkv.client.aio.recipes.election import Election
     from raftkv.client.aio.recipes.leader_runner import LeaderRunner, Shift
     from raftkv.client.aio.recipes.lock import Lock
+    from raftkv.client.aio.recipes.priority_queue import PriorityQueue
+    from raftkv.client.aio.recipes.queue import Queue
     from raftkv.client.aio.recipes.rwlock import RWLock
     from raftkv.client.aio.recipes.semaphore import Semaphore
     from raftkv.client.aio.recipes.stm import Transaction as StmTransaction
@@ -110,6 +112,18 @@ class RecipeFactories:
         from raftkv.client.aio.recipes.counter import Counter
 
         return Counter(self._client, name)
+
+    def queue(self, name: Key) -> "Queue":
+        """A queue: first come, first served."""
+        from raftkv.client.aio.recipes.queue import Queue
+
+        return Queue(self._client, name)
+
+    def priority_queue(self, name: Key) -> "PriorityQueue":
+        """A queue whose most urgent items go first."""
+        from raftkv.client.aio.recipes.priority_queue import PriorityQueue
+
+        return PriorityQueue(self._client, name)
 
     def leader_runner(
         self,

@@ -1,7 +1,47 @@
 # Made by scripts/generate_sync.py from raftkv/client/aio: edit that.
-"""The asynchronous face of the client library. `raftkv.client.sync` lists what it offers."""
+"""One face of the client library; `raftkv.client.shared` is what both have in common."""
 
+from typing import TYPE_CHECKING
+
+from raftkv.client import lazily, shared
+from raftkv.client.shared import *  # noqa: F403
 from raftkv.client.sync.client import Client
 from raftkv.client.sync.kv import Transaction
+from raftkv.client.sync.lease import Lease
+from raftkv.client.sync.watch import Watch
 
-__all__ = ["Client", "Transaction"]
+__all__ = [
+    "Barrier",
+    "Client",
+    "Counter",
+    "DoubleBarrier",
+    "Election",
+    "Holding",
+    "LeaderRunner",
+    "Lease",
+    "Lock",
+    "RWLock",
+    "Semaphore",
+    "Shift",
+    "Term",
+    "Transaction",
+    "Watch",
+    "stm",
+]
+__all__ += shared.__all__
+
+if TYPE_CHECKING:
+    from raftkv.client.sync.recipes.barrier import Barrier
+    from raftkv.client.sync.recipes.counter import Counter
+    from raftkv.client.sync.recipes.double_barrier import DoubleBarrier
+    from raftkv.client.sync.recipes.election import Election, Term
+    from raftkv.client.sync.recipes.leader_runner import LeaderRunner, Shift
+    from raftkv.client.sync.recipes.lock import Lock
+    from raftkv.client.sync.recipes.queued import Holding
+    from raftkv.client.sync.recipes.rwlock import RWLock
+    from raftkv.client.sync.recipes.semaphore import Semaphore
+    from raftkv.client.sync.recipes.stm import stm
+else:
+
+    def __getattr__(name: str) -> object:
+        return lazily.imported("raftkv.client.sync", name)

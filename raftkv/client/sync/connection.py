@@ -26,6 +26,7 @@ from raftkv.client.errors import (
     ClusterChanged,
     ForkedClient,
     OutcomeUnknown,
+    PermissionDenied,
     SessionLost,
     TokenRefused,
 )
@@ -226,9 +227,11 @@ class Connection:
     def renew_token(self, error: ClientError) -> bool:
         """After a stream failed so: whether a new login may help, which then was made.
 
+        PermissionDenied is what etcd calls a stale token in a watch: try once.
         Errors: ClientError, of the login.
         """
-        if not self.settings.user or not _is_stale(error):
+        may_be_stale = _is_stale(error) or isinstance(error, PermissionDenied)
+        if not self.settings.user or not may_be_stale:
             return False
         self._log_in(self._token, self.settings.timeout)
         return True

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from raftkv.client.sync.recipes.election import Election
     from raftkv.client.sync.recipes.leader_runner import LeaderRunner, Shift
     from raftkv.client.sync.recipes.lock import Lock
+    from raftkv.client.sync.recipes.priority_queue import PriorityQueue
+    from raftkv.client.sync.recipes.queue import Queue
     from raftkv.client.sync.recipes.rwlock import RWLock
     from raftkv.client.sync.recipes.semaphore import Semaphore
     from raftkv.client.sync.recipes.stm import Transaction as StmTransaction
@@ -111,6 +113,18 @@ class RecipeFactories:
         from raftkv.client.sync.recipes.counter import Counter
 
         return Counter(self._client, name)
+
+    def queue(self, name: Key) -> "Queue":
+        """A queue: first come, first served."""
+        from raftkv.client.sync.recipes.queue import Queue
+
+        return Queue(self._client, name)
+
+    def priority_queue(self, name: Key) -> "PriorityQueue":
+        """A queue whose most urgent items go first."""
+        from raftkv.client.sync.recipes.priority_queue import PriorityQueue
+
+        return PriorityQueue(self._client, name)
 
     def leader_runner(
         self,

@@ -25,28 +25,23 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from raftkv.client.aio import runtime
+from raftkv.client.aio.recipes.marks import MARK_BYTES, carried_out
 from raftkv.client.counting import NotANumber, number
 from raftkv.client.errors import (
-    Compacted,
     NotAcquired,
     OutcomeUnknown,
-    TimedOut,
-    Unavailable,
 )
 from raftkv.client.keys import Key, encoded
 from raftkv.client.patience import Patience
-from raftkv.client.results import RangeResult
-from raftkv.client.txn import Get, Put, Txn, key
+from raftkv.client.txn import Put, Txn, key
 
 if TYPE_CHECKING:
     from raftkv.client.aio.client import Client
 
 __all__ = ["Counter", "NotANumber"]
 
-MARK_BYTES: Final = 16
 FIRST_PAUSE_SECONDS: Final = 0.002
 LAST_PAUSE_SECONDS: Final = 0.25
-RETRY_SECONDS: Final = 0.1  # after a read that no server could serve
 
 Change = Callable[[int], int]
 
@@ -96,47 +91,12 @@ class Counter:
             try:
                 done = (await self._client.txn(txn, timeout=patience.call_timeout())).succeeded
             except OutcomeUnknown as error:
-                done = await self._was_done(txn, mark, found.revision, patience, error)
+                done = await carried_out(
+                    self._client, txn, self._by, mark, found.revision, patience, error
+                )
             if done:
                 return wanted
             if patience.is_over:
                 raise NotAcquired(f"others always changed the counter {self.name!r} first")
             await runtime.sleep(min(random.uniform(0, pause), patience.left))
             pause = min(2 * pause, LAST_PAUSE_SECONDS)
-
-    async def _was_done(
-        self, txn: Txn, mark: bytes, revision: int, patience: Patience, error: OutcomeUnknown
-    ) -> bool:
-        """Whether an addition whose answer was lost was carried out. Errors: `error`.
-
-        revision: of the reading that it was based on.
-        """
-        while not patience.is_over:
-            try:
-                # Sent again it settles the matter: its condition holds once at most, so from here
-                # on the first one is either in the history or will never be.
-                if (await self._client.txn(txn, timeout=patience.call_timeout())).succeeded:
-                    return True
-                return await self._is_marked(mark, revision, patience)
-            except (Unavailable, TimedOut, OutcomeUnknown):
-                await runtime.sleep(min(RETRY_SECONDS, patience.left))
-            except Compacted:
-                break
-        raise error
-
-    async def _is_marked(self, mark: bytes, revision: int, patience: Patience) -> bool:
-        """Whether the mark is in the history behind `revision`, from the newest backwards.
-
-        Errors: Compacted when the history does not reach back that far.
-        """
-        at = 0
-        while True:
-            wanted = Get(self._by, revision=at)
-            found: RangeResult = await self._client.read(wanted, timeout=patience.call_timeout())
-            if not found.kvs or found.kvs[0].mod_revision <= revision:
-                return False
-            if found.kvs[0].value == mark:
-                return True
-            at = found.kvs[0].mod_revision - 1
-            if at <= revision:
-                return False

@@ -5,11 +5,13 @@ is judged is always the whole, so it does not matter how many changes came betwe
 and compacted history are waited out.
 """
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from raftkv.client.aio import runtime
 from raftkv.client.errors import Compacted, NoLeader, TimedOut, Unavailable
+from raftkv.client.lifetime import now
 from raftkv.client.patience import Patience
 from raftkv.client.results import RangeResult
 from raftkv.client.txn import Get
@@ -55,28 +57,35 @@ async def until(
         answer = judge(found)
         if answer is not None:
             return answer
-        await _changed(client, wanted, found.revision + 1, patience, what, check)
+        await changed(client, wanted, found.revision + 1, patience, what=what, check=check)
 
 
-async def _changed(
+async def changed(
     client: "Client",
     wanted: Get,
     revision: int,
     patience: Patience,
+    *,
     what: str,
-    check: Callable[[], None],
+    check: Callable[[], None] = _nothing,
+    moment: float = math.inf,
 ) -> None:
-    """Returns at the first change from `revision` on, or when that cannot be told any more."""
+    """Returns at the first change of the keys of `wanted` from `revision` on.
+
+    Also when that cannot be told any more, and after `moment` seconds. Otherwise as `until`.
+    """
     watch = client.watch(
         wanted.key, end=wanted.end or None, prefix=wanted.prefix, start_revision=revision
     )
+    until_then = now() + moment
     try:
-        while True:
+        while now() < until_then:
             check()
             if patience.is_over:
                 raise patience.over(what)
             try:
-                batch = await watch.next(timeout=min(SLICE_SECONDS, patience.left))
+                wait = min(SLICE_SECONDS, patience.left, until_then - now())
+                batch = await watch.next(timeout=max(wait, 0.0))
             except Compacted:
                 return
             except TimeoutError:

@@ -1,0 +1,63 @@
+"""Whether a write whose answer was lost was carried out, by a mark that it leaves in the history.
+
+The write puts a mark of its own to a key that every such write puts, and its condition can hold
+only once. So it may be sent again, and if that is refused, the history of the key tells.
+"""
+
+from typing import TYPE_CHECKING, Final
+
+from raftkv.client.aio import runtime
+from raftkv.client.errors import Compacted, OutcomeUnknown, TimedOut, Unavailable
+from raftkv.client.patience import Patience
+from raftkv.client.txn import Get, Txn
+
+if TYPE_CHECKING:
+    from raftkv.client.aio.client import Client
+
+MARK_BYTES: Final = 16
+RETRY_SECONDS: Final = 0.1  # after a request that no server could serve
+
+
+async def carried_out(
+    client: "Client",
+    txn: Txn,
+    key: bytes,
+    mark: bytes,
+    revision: int,
+    patience: Patience,
+    error: OutcomeUnknown,
+) -> bool:
+    """Whether `txn` was carried out, now or before.
+
+    key, mark: what it puts. revision: of the reading that its condition is based on: it holds no
+    more after any write of `key` behind that. Errors: `error`, when it cannot be found out.
+    """
+    while not patience.is_over:
+        try:
+            if (await client.txn(txn, timeout=patience.call_timeout())).succeeded:
+                return True
+            return await _is_marked(client, key, mark, revision, patience)
+        except (Unavailable, TimedOut, OutcomeUnknown):
+            await runtime.sleep(min(RETRY_SECONDS, patience.left))
+        except Compacted:
+            break
+    raise error
+
+
+async def _is_marked(
+    client: "Client", key: bytes, mark: bytes, revision: int, patience: Patience
+) -> bool:
+    """Whether the mark is in the key's history behind `revision`, from the newest backwards.
+
+    Errors: Compacted when the history does not reach back that far.
+    """
+    at = 0
+    while True:
+        found = await client.read(Get(key, revision=at), timeout=patience.call_timeout())
+        if not found.kvs or found.kvs[0].mod_revision <= revision:
+            return False
+        if found.kvs[0].value == mark:
+            return True
+        at = found.kvs[0].mod_revision - 1
+        if at <= revision:
+            return False
