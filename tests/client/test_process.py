@@ -18,7 +18,7 @@ IMPORT_CPU_SECONDS: Final = 0.45  # 0.15 is promised; the rest is for a busy, sl
 def _run(program: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     settings = {name: value for name, value in os.environ.items() if not name.startswith("GRPC_")}
     return subprocess.run(
-        [sys.executable, "-X", "dev", "-c", program, *arguments],
+        [sys.executable, "-W", "always", "-c", program, *arguments],
         capture_output=True,
         text=True,
         timeout=60,

@@ -1,0 +1,31 @@
+"""Names that a package offers and that are imported when they are first used.
+
+Recipes are many and most programs need one or two: `import raftkv.client` stays quick.
+"""
+
+from importlib import import_module
+from typing import Final
+
+# By name: the module below the face's package.
+RECIPES: Final = {
+    "Barrier": "recipes.barrier",
+    "Counter": "recipes.counter",
+    "DoubleBarrier": "recipes.double_barrier",
+    "Election": "recipes.election",
+    "Holding": "recipes.queued",
+    "LeaderRunner": "recipes.leader_runner",
+    "Lock": "recipes.lock",
+    "RWLock": "recipes.rwlock",
+    "Semaphore": "recipes.semaphore",
+    "Shift": "recipes.leader_runner",
+    "Term": "recipes.election",
+    "stm": "recipes.stm",
+}
+
+
+def imported(face: str, name: str) -> object:
+    """A recipe's class or function. face: the package's name. Errors: AttributeError."""
+    module = RECIPES.get(name)
+    if module is None:
+        raise AttributeError(f"module {face!r} has no attribute {name!r}")
+    return getattr(import_module(f"{face}.{module}"), name)
