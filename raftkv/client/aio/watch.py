@@ -77,6 +77,7 @@ class Watch:
         self._confirmed = False
         self._trouble: ClientError | None = None  # why the last stream ended
         self._warned = False
+        self._login_tried = False
         self._ended: ClientError | None = None
         self._closing = Signal()
 
@@ -224,6 +225,7 @@ class Watch:
         batch = self._state.feed(response)
         if response.created:
             self._confirmed = True
+            self._login_tried = False
             self._connection.healthy(self._place)
         elif self._warned or self._trouble is not None:
             self._well()
@@ -271,12 +273,11 @@ class Watch:
         await self._hang_up()
         if self._closing.is_set():
             raise ClientClosed("the watch is closed")
-        if not goes_on(error):
-            if not await self._connection.renew_token(error):
-                self._ended = error
-                raise error
-        else:
+        if goes_on(error):
             self._connection.broken(self._place)
+        elif not await self._logged_in(error):
+            self._ended = error
+            raise error
         self._trouble = error
         if now() - self._opened_at > STEADY_SECONDS and self._state.created:
             self._pacing.well()
@@ -289,6 +290,20 @@ class Watch:
                 self._state.next_revision,
                 error,
             )
+
+    async def _logged_in(self, error: ClientError) -> bool:
+        """Whether a new login may help, once until the watch stands again."""
+        if self._login_tried:
+            return False
+        self._login_tried = True
+        try:
+            return await self._connection.renew_token(error)
+        except ClientError as failure:
+            if not goes_on(failure):
+                self._ended = failure
+                raise
+            self._login_tried = False  # nobody could be asked
+            return True
 
     async def _hang_up(self) -> None:
         stream, self._stream = self._stream, None
