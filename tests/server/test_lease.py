@@ -7,6 +7,7 @@ from typing import Any
 import grpc
 import pytest
 
+from raftkv import limits
 from raftkv.pb import rpc_pb2
 from raftkv.replica.replica import Replica
 from raftkv.server.services import lease as service
@@ -99,6 +100,51 @@ def test_a_long_list_comes_whole_and_in_the_order_of_ends(
             for number, ttl in ttls.items():
                 await client.grant(ttl, number)
             assert await client.listed() == sorted(ttls, key=lambda one: ttls[one])
+
+    asyncio.run(scenario())
+
+
+def test_where_no_clock_runs_leases_are_listed_in_the_order_of_their_grants(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same on every such member, however long the list is and whatever was renewed."""
+
+    async def scenario() -> None:
+        async with running(configs(3, tmp_path)) as nodes:
+            ids = [number * 37 % 101 for number in range(1, 31)]
+            async with lease_client(leader(nodes)) as client:
+                for place, number in enumerate(ids):
+                    await client.grant(100 + place * 7 % 11, number)
+                await client.stream().renew(ids[3])
+            for most in (1000, 30, 7):
+                monkeypatch.setattr(service, "SLICE_LEASES", most)
+                for node in followers(nodes):
+                    async with lease_client(node) as reader:
+                        assert await reader.listed() == ids
+            async with lease_client(leader(nodes)) as client:
+                assert sorted(await client.listed()) == sorted(ids)
+
+    asyncio.run(scenario())
+
+
+def test_more_long_lists_than_may_wait_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They have the bounds of other long reads."""
+    monkeypatch.setattr(service, "SLICE_LEASES", 3)
+
+    async def scenario() -> None:
+        async with running(configs(1, tmp_path)) as (node,), lease_client(node) as client:
+            for number in range(1, 6):
+                await client.grant(60, number)
+            monkeypatch.setattr(limits, "MAX_LONG_READS", 0)
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await client.listed()
+            assert refused.value.details() == "etcdserver: too many requests"
+            await client.revoke(5)
+            await client.revoke(4)
+            await client.revoke(3)
+            assert await client.listed() == [1, 2]  # short ones need no turns
 
     asyncio.run(scenario())
 

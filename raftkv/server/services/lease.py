@@ -5,13 +5,15 @@ Grants and revokes are writes like any other. What is left of a lease only the l
 
 Two answers are fresher than etcd's: the keys of a lease and the list of leases come behind a read
 index, so that whoever has seen a lease or a put acknowledged anywhere finds it here. The list is
-ordered by the ends of leases where the clock is, on the leader; elsewhere, where etcd has no order
-at all, by their grants. A lease that a put with a TTL made (`extras`) is one like any other in all
+ordered by the ends of leases where the clock is, on the leader. Elsewhere, where etcd has no order
+at all, it is by their grants, so alike on all other members; a long one is made in slices, like
+other long reads. A lease that a put with a TTL made (`extras`) is one like any other in all
 of these: its keys name it, so it can be looked at, renewed and revoked.
 """
 
 import random
 from collections.abc import Generator, Iterator
+from functools import partial
 from heapq import merge
 from typing import Any, Final
 
@@ -30,6 +32,7 @@ from raftkv.server.routes import Routes
 from raftkv.server.services.context import CANNOT_DECODE, Context
 from raftkv.server.services.keepalive import KeepAlives
 from raftkv.server.services.once import propose_once
+from raftkv.server.slices import LongRead
 from raftkv.wire.grpc import RequestHead
 
 SLICE_LEASES: Final = 1000  # of a list: about 2 ms
@@ -199,21 +202,25 @@ class LeaseService:
             client.fail(stream, error)
 
     def _list(self, ticket: Any, error: ApiError | None) -> None:
+        context = self._context
+        if error is None and len(context.replica.machine.leases) >= SLICE_LEASES:
+            done = partial(self._listed, ticket)
+            read = LongRead(ticket[1], ticket[2], self._list_steps, done)
+            error = context.driver.slices.add(read)
+            if error is None:
+                return
         if error is not None:
             self._answer(ticket, error)
-        else:
-            self._step(ticket, self._list_steps())
-
-    def _step(self, ticket: Any, steps: Generator[None, None, bytes]) -> None:
-        """One slice of the list; the rest after everything else had its turn."""
-        if not ticket[1].connection.is_open(ticket[2]):
             return
         try:
-            next(steps)
-        except StopIteration as end:
-            self._answer(ticket, Result(self._context.replica.machine.revision, end.value))
-        else:
-            self._context.driver.loop.call_soon(self._step, ticket, steps)
+            next(self._list_steps())
+        except StopIteration as end:  # so short a list takes one step
+            self._listed(ticket, end.value)
+
+    def _listed(self, ticket: Any, body: bytes | ApiError) -> None:
+        """A list, or why there is none."""
+        revision = self._context.replica.machine.revision
+        self._answer(ticket, Result(revision, body) if isinstance(body, bytes) else body)
 
     def _list_steps(self) -> Generator[None, None, bytes]:
         """The body of a list of what there is now; leases that end meanwhile are left out."""
