@@ -322,11 +322,12 @@ class Core:
     def ready(self) -> Ready:
         """Drain everything that follows from the facts so far."""
         ready = Ready()
-        self.dirty = False
         if isinstance(self.state, Leader):
-            self.state.gather()
-        elif self.reads.waiting:
-            self._request_reads()
+            self.dirty = self.state.gather()  # what it sends goes with this Ready
+        else:
+            if self.reads.waiting:
+                self._request_reads()
+            self.dirty = False
         self._gather_batch(ready)
         if self._handed < self.commit:
             self._gather_committed(ready)

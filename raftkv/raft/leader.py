@@ -253,11 +253,11 @@ class Leader:
 
     # --- output -------------------------------------------------------------------
 
-    def gather(self) -> None:
-        """Send every follower what it may get now; once per Ready."""
+    def gather(self) -> bool:
+        """Send every follower what it may get now; once per Ready. True: there is more to send."""
         started = self._start_round()
         beat, self._beat = self._beat, False
-        self.replication.gather(self.others, beat, started)
+        return self.replication.gather(self.others, beat, started)
 
     # --- configurations -------------------------------------------------------------
 

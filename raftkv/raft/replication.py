@@ -22,15 +22,17 @@ class Replication:
     def __init__(self, core: "Core", rounds: Rounds) -> None:
         self._core = core
         self._rounds = rounds
+        self._more = False
         self._cut: dict[int, tuple[list[Entry], int]] = {}  # slices of this Ready by first index
 
-    def gather(self, followers: list[Progress], beat: bool, round_started: bool) -> None:
-        """Send what is due.
+    def gather(self, followers: list[Progress], beat: bool, round_started: bool) -> bool:
+        """Send what is due. Returns True if more could be sent in the next Ready.
 
         beat: a heartbeat interval began. round_started: a ReadIndex round began, so every
         voter must get something that carries its number.
         """
         core = self._core
+        self._more = False
         last_index = core.log.last_index
         for known in followers:
             idle = known.next > last_index and known.state == REPLICATE and not known.verify
@@ -43,6 +45,7 @@ class Replication:
                 core.send(Heartbeat(known.member, core.member, core.term, commit, number))
         self._cut.clear()
         core.news_due = False
+        return self._more
 
     def owes_news(self, known: Progress) -> bool:
         """Is mere news of the commit index due now? If not, the next append will carry it."""
@@ -91,7 +94,7 @@ class Replication:
             if from_disk:
                 break  # one read of the disk per follower and turn
         if known.next <= log.last_index and known.state == REPLICATE:
-            core.dirty = True
+            self._more = True
         return sent
 
     def _slice(self, first: int) -> tuple[list[Entry], int]:

@@ -391,7 +391,7 @@ STORMED = [
     Mutant(read_before_own_commit, _READS),
     Mutant(read_numbers_repeat, _RESTARTS, 17),
     Mutant(joint_counts_new_only, _CHANGES, 5),
-    Mutant(change_in_one_step, _SPLITS, 22),
+    Mutant(change_in_one_step, _SPLITS, 18),
     Mutant(configuration_survives_truncation, _SPLITS, 28),
     Mutant(quorum_is_half, _PAIRS),
     Mutant(hand_out_before_durable, _SLOW_DISK, 4),

@@ -106,6 +106,27 @@ def test_a_put_alone_takes_two_turns(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
+def test_no_turn_on_the_leader_of_a_cluster_finds_nothing_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What appends a put and sends it leaves nothing for a turn before the answers."""
+
+    async def scenario() -> None:
+        slow = {"heartbeat_interval_ms": 100, "election_timeout_ms": 1000}
+        async with running(configs(3, tmp_path, **slow)) as nodes:
+            leader = next(node for node in nodes if replica_of(node).is_leader)
+            client = await Client.connect(leader)
+            await client.put(b"warm", b"up")
+            counts = Counts(leader, monkeypatch)
+            for one in range(PUTS):
+                await client.put(b"k", b"%d" % one)
+            assert counts.turns >= 2 * PUTS
+            assert counts.empty_turns <= PUTS // 5 + counts.ticks
+            client.close()
+
+    asyncio.run(scenario())
+
+
 def count_writes(connection: Any, writes: list[int]) -> None:
     """Counts the writes of a connection's transport."""
     transport = connection._transport
@@ -147,7 +168,7 @@ class Counts:
 
     def __init__(self, node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
         assert node.driver is not None
-        self.turns = self.full_turns = self.ticks = 0
+        self.turns = self.full_turns = self.empty_turns = self.ticks = 0
         self.client_writes, self.peer_writes = [0], [0]
         replica = replica_of(node)
         turn, tick = replica.turn, replica.tick
@@ -156,6 +177,8 @@ class Counts:
             effects: Effects = turn(now)
             self.turns += 1
             self.full_turns += not effects.brief
+            told = effects.messages or effects.after or effects.replies
+            self.empty_turns += not (told or effects.batch or effects.applied or effects.news)
             return effects
 
         def count_tick() -> None:
