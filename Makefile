@@ -58,14 +58,16 @@ check: $(VENV)/.dev ## Lint, types, generated code, architecture; writes nothing
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python scripts/generate_sync.py --check
 	$(BIN)/pytest tests/test_architecture.py
 
 fix: $(VENV)/.dev ## Mend what the linter and the formatter can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-proto: $(VENV)/.dev ## Generate raftkv/pb from protos
+proto: $(VENV)/.dev ## Generate raftkv/pb from protos, and the synchronous client
 	scripts/generate-protos.sh $(BIN)/python .
+	$(BIN)/python scripts/generate_sync.py
 
 bench: $(VENV)/.bench ## Measure against etcd on this machine
 	$(BIN)/python -m bench

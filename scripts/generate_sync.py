@@ -12,10 +12,12 @@ its twin, is what gives the rest threads instead of tasks.
 makes, is missing, or has no source.
 """
 
+import ast
 import io
 import re
 import subprocess
 import sys
+import tempfile
 import tokenize
 from pathlib import Path
 from typing import Final
@@ -90,32 +92,36 @@ def _replaced(token: tokenize.TokenInfo) -> str:
     return token.string
 
 
-def formatted(text: str, path: Path) -> str:
-    """The text with sorted imports and in the project's format. Errors: CalledProcessError."""
-    for command in (["check", "--select", "I", "--fix", "--quiet"], ["format", "--quiet"]):
-        text = subprocess.run(
-            [sys.executable, "-m", "ruff", *command, "--stdin-filename", str(path), "-"],
-            input=text,
-            capture_output=True,
-            text=True,
-            check=True,
-            cwd=ROOT,
-        ).stdout
-    return text
-
-
-def made(target: Path) -> tuple[dict[Path, str], list[str]]:
-    """The synchronous face: text by path below `target`; and a line for each that failed."""
+def made() -> tuple[dict[Path, str], list[str]]:
+    """The synchronous face: text by path below its directory; a line for each that failed."""
     files, wrong = {}, []
     for path in sorted(SOURCE.rglob("*.py")):
         relative = path.relative_to(SOURCE)
         if relative in BY_HAND:
             continue
         try:
-            files[relative] = formatted(synchronous(path.read_text()), target / relative)
-        except (tokenize.TokenError, subprocess.CalledProcessError) as error:
-            wrong.append(f"{path}: {getattr(error, 'stderr', '') or error}")
-    return files, wrong
+            files[relative] = synchronous(path.read_text())
+            ast.parse(files[relative])
+        except (tokenize.TokenError, SyntaxError) as error:
+            wrong.append(f"{path}: {error}")
+            files.pop(relative, None)
+    return formatted(files), wrong
+
+
+def formatted(files: dict[Path, str]) -> dict[Path, str]:
+    """The texts with sorted imports and in the project's format. Errors: CalledProcessError."""
+    with tempfile.TemporaryDirectory() as name:
+        # The same place below the root as in the tree, for ruff's settings go by paths.
+        top = Path(name) / TARGET.relative_to(ROOT)
+        for relative, text in files.items():
+            (top / relative).parent.mkdir(parents=True, exist_ok=True)
+            (top / relative).write_text(text)
+        settings = ["--quiet", "--no-cache", "--config", str(ROOT / "pyproject.toml")]
+        for command in (["check", "--select", "I", "--fix"], ["format"]):
+            subprocess.run(
+                [sys.executable, "-m", "ruff", *command, *settings, name], check=True, cwd=name
+            )
+        return {relative: (top / relative).read_text() for relative in files}
 
 
 def differences(files: dict[Path, str], target: Path) -> list[str]:
@@ -141,7 +147,7 @@ def main(arguments: list[str]) -> int:
     check = "--check" in arguments
     places = [Path(argument) for argument in arguments if not argument.startswith("-")]
     target = places[0] if places else TARGET
-    files, failed = made(target)
+    files, failed = made()
     if not check:
         for relative, text in files.items():
             path = target / relative

@@ -108,9 +108,8 @@ class Task:
 
 def spawn(function: Callable[P, None], *args: P.args, **kw: P.kwargs) -> Task:
     """Runs a function beside the caller. It must keep its errors to itself."""
-    thread = threading.Thread(
-        target=function, args=args, kwargs=kw, name=f"raftkv {function.__name__}", daemon=True
-    )
+    name = f"raftkv {getattr(function, '__name__', 'task')}"
+    thread = threading.Thread(target=function, args=args, kwargs=kw, name=name, daemon=True)
     thread.start()
     return Task(thread)
 
