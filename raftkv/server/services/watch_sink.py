@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from raftkv.server.services.watch import WatchService
 
 _FEW: Final = len(SMALL_VARINTS)
+# Below every limit of what may be queued.
+_LITTLE_BYTES: Final = 16 * limits.KIB
 
 
 class Share:
@@ -84,12 +86,14 @@ class StreamSink:
     # --- for the hub (kv.audience.Sink) ---------------------------------------------------
     def full(self) -> bool:
         """Whether as much is queued as may be."""
+        share = self.share
+        if self._load < _LITTLE_BYTES and share.load < _LITTLE_BYTES:
+            return False  # as nearly always
         room = (
             limits.WATCH_STREAM_BYTES
             if self._service.watching.publishing
             else limits.WATCH_HISTORY_BYTES
         )
-        share = self.share
         if self._load < room and share.load < limits.WATCH_CONNECTION_BYTES:
             return False
         self._send()
