@@ -13,7 +13,13 @@ from typing import Final
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from raftkv.client import queueing
 from raftkv.client.errors import LeaseLost, LeaseNotFound
@@ -64,6 +70,8 @@ class Contender:
 class Queues(RuleBasedStateMachine):
     """All contenders of one name."""
 
+    kinds: tuple[Callable[[], Queue], ...] = ()
+
     def __init__(self) -> None:
         super().__init__()
         self.store = Store()
@@ -71,16 +79,6 @@ class Queues(RuleBasedStateMachine):
         self.late: list[Txn] = []
         self.leases = 0
         self.last_token = 0
-        self.kinds: tuple[Callable[[], Queue], ...] = ()
-
-    @initialize(kind=st.sampled_from(("lock", "rwlock", "semaphore")))
-    def choose(self, kind: str) -> None:
-        """Which recipe this is about."""
-        self.kinds = {
-            "lock": (lambda: lock_queue(b"n"),),
-            "rwlock": (lambda: read_queue(b"n"), lambda: write_queue(b"n")),
-            "semaphore": (lambda: semaphore_queue(b"n", 2), lambda: semaphore_queue(b"n", 3)),
-        }[kind]
 
     # --- what happens ------------------------------------------------------------------------
     @precondition(lambda self: sum(c.waits or c.holds for c in self.contenders) < 6)
@@ -94,11 +92,13 @@ class Queues(RuleBasedStateMachine):
         self.contenders.append(Contender(queue, self.leases, way, next(way)))
 
     @precondition(lambda self: any(c.waits for c in self.contenders))
-    @rule(data=st.data(), fate=st.sampled_from(FATES))
-    def go_on(self, data: st.DataObject, fate: str) -> None:
-        """A contender's request has its fate, or its wait is looked at."""
+    @rule(data=st.data(), fates=st.lists(st.sampled_from(FATES), min_size=1, max_size=4))
+    def go_on(self, data: st.DataObject, fates: list[str]) -> None:
+        """A contender's requests have their fates, or its wait is looked at."""
         one = data.draw(st.sampled_from([c for c in self.contenders if c.waits]))
-        self._go_on(one, fate)
+        for fate in fates:
+            if one.waits:
+                self._go_on(one, fate)
 
     def _go_on(self, one: Contender, fate: str) -> None:
         if isinstance(one.step, Await):
@@ -241,14 +241,37 @@ class Queues(RuleBasedStateMachine):
             self.last_token = place.create_revision
 
 
-Queues.TestCase.settings = settings(
-    max_examples=150,
-    stateful_step_count=60,
+class Locks(Queues):
+    """Of a lock or an election."""
+
+    kinds = (lambda: lock_queue(b"n"),)
+
+
+class ReadWriteLocks(Queues):
+    """Readers and writers."""
+
+    kinds = (lambda: read_queue(b"n"), lambda: write_queue(b"n"))
+
+
+class Semaphores(Queues):
+    """Those who mean one limit, and those who mean another."""
+
+    kinds = (lambda: semaphore_queue(b"n", 1), lambda: semaphore_queue(b"n", 2))
+
+
+_SETTINGS: Final = settings(
+    max_examples=100,
+    stateful_step_count=40,
     deadline=None,
     derandomize=True,
     suppress_health_check=list(HealthCheck),
 )
-TestQueues = Queues.TestCase
+
+
+@pytest.mark.parametrize("machine", [Locks, ReadWriteLocks, Semaphores])
+def test_never_more_hold_than_may_and_everybody_comes_to_hold(machine: type[Queues]) -> None:
+    """C02, C03, C04, C09 over all orders of steps that are tried."""
+    run_state_machine_as_test(machine, settings=_SETTINGS)
 
 
 # --- single decisions -----------------------------------------------------------------------
