@@ -216,6 +216,13 @@ def test_wrong_use_is_told(cluster: Cluster) -> None:
         cluster.resume(1)
 
 
+@pytest.mark.parametrize("nodes", [1, 3])
+def test_the_first_election_waits_for_no_election_timeout(nodes: int) -> None:
+    patient = {"election-timeout": "50000", "heartbeat-interval": "200"}
+    with Cluster(nodes, flags=patient, start_timeout_seconds=25.0) as cluster:
+        put(cluster, 0, b"k", b"v")
+
+
 def test_a_cluster_of_one_has_no_network() -> None:
     with Cluster(1) as cluster:
         put(cluster, 0, b"k", b"v")

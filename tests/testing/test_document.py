@@ -16,6 +16,7 @@ __all__ = ["pytest_plugins"]
 TEXT = (ROOT / "docs" / "testing.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_the_blocks_run_as_printed(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,5 +1,6 @@
 """A member on a thread ends as a process does: `kill` leaves on disk what a crash leaves."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from raftkv.kv.machine import StateMachine
 from raftkv.storage.recovery import DataDirectory
 from raftkv.testing import Cluster
+from raftkv.testing.scratch import Scratch
 from tests.testing.calls import get, put
 
 WRITES = 50
@@ -24,11 +26,18 @@ def on_disk(path: Path) -> tuple[int, int]:
         directory.close(checkpoint=False)
 
 
+@pytest.fixture
+def place() -> Iterator[Path]:
+    scratch = Scratch()
+    yield scratch.path
+    scratch.close()
+
+
 @pytest.mark.parametrize("processes", [False, True], ids=["threads", "processes"])
 def test_a_kill_takes_no_checkpoint_and_an_ordered_end_takes_one(
-    tmp_path: Path, processes: bool
+    place: Path, processes: bool
 ) -> None:
-    with Cluster(1, processes=processes, directory=tmp_path) as cluster:
+    with Cluster(1, processes=processes, directory=place / "kept") as cluster:
         for number in range(WRITES):
             put(cluster, 0, b"%d" % number, b"v")
         cluster.kill(0)

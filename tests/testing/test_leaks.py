@@ -23,6 +23,7 @@ from raftkv.testing import Cluster, MemberDied, StartFailed, scratch
 from raftkv.testing.member import Member
 from raftkv.testing.ports import HOST, Ports
 from raftkv.testing.process_member import ProcessMember
+from raftkv.testing.scratch import Scratch
 from raftkv.testing.thread_member import ThreadMember
 from tests.architecture import ROOT
 from tests.testing.calls import put
@@ -49,18 +50,30 @@ def wait_until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
         time.sleep(0.01)
 
 
-@pytest.fixture
-def nothing_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Where directories are made; at the end there is none, and nothing else that was not there.
-
-    The first cluster of a process may load what stays (a library's thread), so there is one before.
-    """
+@pytest.fixture(scope="module")
+def warm() -> None:
+    """The first cluster of a process may load what stays (a library's thread): one before all."""
     with Cluster(1):
         pass
-    monkeypatch.setattr(scratch, "root", lambda: tmp_path)
+
+
+@pytest.fixture
+def memory() -> Iterator[Path]:
+    """A directory where a sync costs nothing, if there is any."""
+    place = Scratch()
+    yield place.path
+    place.close()
+
+
+@pytest.fixture
+def nothing_left(warm: None, memory: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where directories are made; at the end there is none, and nothing else that was not there."""
+    here = memory / "here"
+    here.mkdir()
+    monkeypatch.setattr(scratch, "root", lambda: here)
     before = Footprint()
-    yield tmp_path
-    assert list(tmp_path.iterdir()) == []
+    yield here
+    assert list(here.iterdir()) == []
     wait_until(lambda: len(os.listdir("/proc/self/fd")) <= before.descriptors)
     after = Footprint()
     assert after.threads <= before.threads
@@ -100,9 +113,9 @@ def test_nothing_is_left_after_a_ctrl_c_while_it_starts(
 
 @KINDS
 def test_a_member_that_does_not_come_up_says_why_with_its_log(
-    nothing_left: Path, tmp_path_factory: pytest.TempPathFactory, processes: bool
+    nothing_left: Path, memory: Path, processes: bool
 ) -> None:
-    with Cluster(1, processes=processes, directory=tmp_path_factory.mktemp("kept")) as cluster:
+    with Cluster(1, processes=processes, directory=memory / "kept") as cluster:
         cluster.kill(0)
         (cluster.members[0].data_dir / "identity").write_bytes(b"garbage")
         with pytest.raises(StartFailed, match=r"(?s)node0 ended.*identity has 7 bytes"):
@@ -125,9 +138,9 @@ def test_a_start_that_takes_too_long_is_given_up(
 
 @KINDS
 def test_a_given_directory_keeps_data_and_logs(
-    nothing_left: Path, tmp_path_factory: pytest.TempPathFactory, processes: bool
+    nothing_left: Path, memory: Path, processes: bool
 ) -> None:
-    directory = tmp_path_factory.mktemp("kept")
+    directory = memory / "kept"
     with Cluster(1, processes=processes, directory=directory) as cluster:
         put(cluster, 0, b"k", b"v")
     identity = DataDirectory.peek(str(directory / "node0"))
@@ -190,6 +203,7 @@ def program(directory: Path, kind: str, end: str) -> "subprocess.Popen[str]":
     )
 
 
+@pytest.mark.slow
 def test_a_killed_test_run_takes_its_members_along_and_its_files_go_next_time(
     nothing_left: Path,
 ) -> None:
@@ -204,6 +218,7 @@ def test_a_killed_test_run_takes_its_members_along_and_its_files_go_next_time(
         assert len(list(nothing_left.iterdir())) == 1, "only its own is there"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["threads", "processes"])
 def test_a_cluster_that_nobody_stopped_ends_with_the_interpreter(
     nothing_left: Path, kind: str
