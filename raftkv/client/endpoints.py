@@ -9,7 +9,10 @@ Places may be used by several threads: each change is one assignment, and what t
 decide at the same time is at worst an attempt too many.
 """
 
+from collections.abc import Iterable, Sequence
 from typing import Final
+
+from raftkv.client.settings import Endpoint
 
 FIRST_SICK_SECONDS: Final = 0.5
 LONGEST_SICK_SECONDS: Final = 10.0
@@ -47,8 +50,24 @@ class Places:
         if place == self.current and self.count > 1:
             self.current = self.order(now)[0]
 
+    def prefer(self, place: int) -> None:
+        """Ask it first from now on."""
+        self.current = place
+
     def answered(self, place: int) -> None:
         """It gave an answer after others had failed: stay with it."""
         self._failures[place] = 0
         self._sick_until[place] = 0.0
         self.current = place
+
+
+def place_of(endpoints: Sequence[Endpoint], client_urls: Iterable[str]) -> int | None:
+    """Which of the endpoints a member listens on, going by the URLs that it tells.
+
+    None if it is none of them, or they are written differently (another name of the host).
+    """
+    addresses = {url.partition("://")[2].rstrip("/") for url in client_urls}
+    for place, endpoint in enumerate(endpoints):
+        if endpoint.address in addresses:
+            return place
+    return None

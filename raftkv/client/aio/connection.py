@@ -17,6 +17,7 @@ import grpc
 from google.protobuf.message import Message
 
 from raftkv.client import channels, once, retrying
+from raftkv.client.aio.leadership import Leadership
 from raftkv.client.aio.runtime import CHANNEL_CLOSED, Channel, Metadata, Mutex, Stream, sleep
 from raftkv.client.aio.sessions import Sessions
 from raftkv.client.endpoints import Places
@@ -27,6 +28,7 @@ from raftkv.client.errors import (
     ClusterChanged,
     ForkedClient,
     OutcomeUnknown,
+    PermissionDenied,
     SessionLost,
     TokenRefused,
 )
@@ -87,6 +89,7 @@ class Connection:
         self._metadata: tuple[Metadata, Metadata] = ((), ())
         self._note_token(self._token)
         self._sessions = Sessions(self) if settings.exactly_once else None
+        self._leadership = Leadership(self) if settings.prefer_leader and self._several else None
         self.keeper = Keeper(
             OwnChannels(settings, self.places, partial(self.metadata, leading=True))
         )
@@ -114,6 +117,8 @@ class Connection:
         """
         self.check()
         seconds = self.settings.timeout if timeout is None else timeout
+        if self._leadership is not None and self._leadership.stale:
+            await self._leadership.seek()
         question = Question(path, request, reply, write, leading, time.monotonic(), seconds, place)
         floor = self.revision
         if self._token is None:
@@ -128,6 +133,8 @@ class Connection:
             answer = await self._answer(question)
         header: rpc_pb2.ResponseHeader | None = getattr(answer, "header", None)
         if header is not None:
+            if self._leadership is not None:
+                self._leadership.note(header.raft_term)
             self._note(header, floor, linearizable, write)
         return answer
 
@@ -164,6 +171,8 @@ class Connection:
             else:
                 if trial is not None:
                     trial.answered()
+                    if self._leadership is not None:
+                        self._leadership.stale = True
                 return answer
             if within is not None and _leaves_open(failure):
                 within.may_be_done = True
@@ -225,9 +234,11 @@ class Connection:
     async def renew_token(self, error: ClientError) -> bool:
         """After a stream failed so: whether a new login may help, which then was made.
 
+        PermissionDenied is what etcd calls a stale token in a watch: try once.
         Errors: ClientError, of the login.
         """
-        if not self.settings.user or not _is_stale(error):
+        may_be_stale = _is_stale(error) or isinstance(error, PermissionDenied)
+        if not self.settings.user or not may_be_stale:
             return False
         await self._log_in(self._token, self.settings.timeout)
         return True

@@ -2,9 +2,10 @@
 """The verbs of the cluster: members, status, alarms, leadership."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Final
 
-from raftkv.client.errors import BadSettings
+from raftkv.client.errors import BadSettings, TimedOut, Unavailable
 from raftkv.client.results import Alarm, AlarmType, Header, Member, Members, Status
 from raftkv.client.sync.connection import Connection
 from raftkv.pb import rpc_pb2
@@ -143,19 +144,7 @@ class ClusterVerbs:
         The leader itself is asked, so it must be among the endpoints.
         Errors: NotLeader if it is not, NotReady if the target cannot lead.
         """
-        endpoints = self._connection.settings.endpoints
-        for place in self._connection.places.order(0.0):
-            status = self._connection.call(
-                MAINTENANCE + "Status",
-                rpc_pb2.StatusRequest(),
-                rpc_pb2.StatusResponse,
-                write=False,
-                leading=False,
-                timeout=timeout,
-                place=place,
-            )
-            if status.leader == status.header.member_id or place == len(endpoints):
-                break
+        place = self._leading_place(timeout)
         answer = self._connection.call(
             MAINTENANCE + "MoveLeader",
             rpc_pb2.MoveLeaderRequest(targetID=member_id),
@@ -165,6 +154,24 @@ class ClusterVerbs:
             place=place,
         )
         return Header.read(answer.header)
+
+    def _leading_place(self, timeout: float | None) -> int:
+        """Where the leader is asked; the endpoint that is asked first if that is not known."""
+        order = self._connection.places.order(0.0)
+        for place in order:
+            with suppress(Unavailable, TimedOut):
+                status = self._connection.call(
+                    MAINTENANCE + "Status",
+                    rpc_pb2.StatusRequest(),
+                    rpc_pb2.StatusResponse,
+                    write=False,
+                    leading=False,
+                    timeout=timeout,
+                    place=place,
+                )
+                if status.leader == status.header.member_id:
+                    return place
+        return order[0]
 
     def _place(self, endpoint: str) -> int:
         for place, each in enumerate(self._connection.settings.endpoints):

@@ -34,6 +34,7 @@ from raftkv.client.keeper import CLOSE_SECONDS, Keeper
 from raftkv.client.route import OwnChannels
 from raftkv.client.settings import Settings
 from raftkv.client.statuses import mapped
+from raftkv.client.sync.leadership import Leadership
 from raftkv.client.sync.runtime import CHANNEL_CLOSED, Channel, Metadata, Mutex, Stream, sleep
 from raftkv.client.sync.sessions import Sessions
 from raftkv.errors import Code, Outcome
@@ -89,6 +90,7 @@ class Connection:
         self._metadata: tuple[Metadata, Metadata] = ((), ())
         self._note_token(self._token)
         self._sessions = Sessions(self) if settings.exactly_once else None
+        self._leadership = Leadership(self) if settings.prefer_leader and self._several else None
         self.keeper = Keeper(
             OwnChannels(settings, self.places, partial(self.metadata, leading=True))
         )
@@ -116,6 +118,8 @@ class Connection:
         """
         self.check()
         seconds = self.settings.timeout if timeout is None else timeout
+        if self._leadership is not None and self._leadership.stale:
+            self._leadership.seek()
         question = Question(path, request, reply, write, leading, time.monotonic(), seconds, place)
         floor = self.revision
         if self._token is None:
@@ -130,6 +134,8 @@ class Connection:
             answer = self._answer(question)
         header: rpc_pb2.ResponseHeader | None = getattr(answer, "header", None)
         if header is not None:
+            if self._leadership is not None:
+                self._leadership.note(header.raft_term)
             self._note(header, floor, linearizable, write)
         return answer
 
@@ -166,6 +172,8 @@ class Connection:
             else:
                 if trial is not None:
                     trial.answered()
+                    if self._leadership is not None:
+                        self._leadership.stale = True
                 return answer
             if within is not None and _leaves_open(failure):
                 within.may_be_done = True
