@@ -124,7 +124,7 @@ def draw_profile(
     rounds = max(1, round(seconds / random.uniform(4, 9)))
     watchers = 0 if WATCHES in without else Random(f"{seed}/watchers").randint(2, 8)
     holders = 0 if LEASES in without else Random(f"{seed}/holders").randint(1, 6)
-    sessions = Random(f"{seed}/sessions").randint(0, 3)
+    sessions = Random(f"{seed}/sessions").randint(0, 2)
     if SESSIONS in without or not holders:
         sessions = 0
     fault_us = int(seconds * SECOND / rounds)

@@ -49,7 +49,7 @@ ASKER: Final = 4_000_000  # client numbers of those with sessions
 KEYS: Final = 3
 TTLS_MS: Final = (1000, 2000, 3000)
 WINDOW: Final = 3  # writes of one client under way
-THINK_US: Final = 120 * MILLISECOND
+THINK_US: Final = 180 * MILLISECOND
 PATIENCE_MS: Final = (20, 100, 300, 800)  # one is drawn: until a write is asked again
 
 

@@ -82,7 +82,7 @@ def test_sessions_of_a_run_are_repeated_answered_again_lost_and_closed() -> None
         counts += summary.sessions
     wanted = {"answered", "answered again", "asked again", "repeated", "closed", "late duplicates"}
     assert wanted <= counts.keys(), counts
-    assert counts["carried out"] >= counts["answered"] > 100
+    assert counts["carried out"] >= counts["answered"] > 50
 
 
 def test_a_write_whose_leader_died_with_it_is_carried_out_by_the_repetition() -> None:
