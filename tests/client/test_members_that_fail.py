@@ -42,7 +42,7 @@ def _followers(cluster: Cluster) -> list[int]:
 def test_a_member_cut_off_in_a_minority_is_left(cluster: Cluster, face: Face, prefix: str) -> None:
     """C11: linearizable calls move elsewhere; stale reads are marked."""
     cut_off = _followers(cluster)[0]
-    with sync.Client(cluster.endpoint) as client:
+    with sync.Client(cluster.endpoints[cluster.wait_leader()]) as client:
         client.put(prefix + "a", "old")
         with sync.Client(cluster.endpoints[cut_off]) as there:
             assert there.get(prefix + "a").text == "old", "it has it before it is cut off"

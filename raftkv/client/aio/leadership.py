@@ -55,7 +55,7 @@ class Leadership:
             )
             leader = status.leader
             for member in listed.members:
-                if member.ID == leader:
+                if leader == member.ID:
                     place = place_of(self._connection.settings.endpoints, member.clientURLs)
                     if place is not None:
                         self._connection.places.prefer(place)
