@@ -1,6 +1,8 @@
 """The verbs of keys and values, in both faces, against raftkv and etcd."""
 
 import asyncio
+import threading
+import time
 from typing import Any
 
 import pytest
@@ -21,6 +23,7 @@ from raftkv.client.txn import (
     key,
 )
 from tests.client.conftest import Face, Served
+from tests.client.gate import Gate
 
 
 def test_what_was_put_is_read_back(server: Served, face: Face, prefix: str) -> None:
@@ -362,3 +365,69 @@ def test_deleting_everything_in_a_namespace_spares_what_lies_outside(
     face.run(outside, server.endpoints)
     face.run(inside, server.endpoints, namespace=prefix + "n")
     face.run(left, server.endpoints)
+
+
+def test_a_large_range_comes_as_a_stream_where_that_is_offered(
+    server: Served, face: Face, prefix: str
+) -> None:
+    async def scenario(client: Any) -> None:
+        for start in range(0, 1000, 100):
+            puts = [
+                Put(f"{prefix}{number:04}", b"x" * 1000) for number in range(start, start + 100)
+            ]
+            await client.txn(Txn().then(*puts))
+        for _ in range(2):
+            seen = []
+            async for kv in client.iterate(prefix, page_size=10):
+                seen.append(kv.key_text)
+                if len(seen) == 15:
+                    await client.put(prefix + "9999", "too new")
+                    await client.delete(prefix + "0500")
+            assert seen[:100] == [f"{prefix}{number:04}" for number in range(100)]
+            assert len(seen) == len(set(seen))
+            assert client._pages.offered != server.is_etcd
+            await client.delete(prefix + "9999")
+            await client.put(prefix + "0500", "")
+        assert len(seen) == 1000
+
+    face.run(scenario, server.endpoints)
+
+
+def test_a_stream_of_a_range_that_breaks_is_gone_on_with(
+    raftkv_served: Served, face: Face, prefix: str
+) -> None:
+    """Nothing is lost, repeated, or of another revision."""
+    with Gate(raftkv_served.endpoints) as gate:
+
+        async def scenario(client: Any) -> None:
+            for start in range(0, 3000, 100):
+                puts = [
+                    Put(f"{prefix}{number:04}", b"x" * 3000) for number in range(start, start + 100)
+                ]
+                await client.txn(Txn().then(*puts))
+            seen = []
+            async for kv in client.iterate(prefix, page_size=10):
+                seen.append(kv.key_text)
+                if len(seen) in (20, 500, 2000):
+                    gate.cut()
+            assert seen == [f"{prefix}{number:04}" for number in range(3000)]
+            assert client._pages.offered
+
+        face.run(scenario, gate.endpoint)
+
+
+def test_a_reader_of_a_range_may_stop_early(raftkv_served: Served, prefix: str) -> None:
+    before = threading.active_count()
+    with sync.Client(raftkv_served.endpoints) as client:
+        for number in range(50):
+            client.put(f"{prefix}{number:02}", "x")
+        for _ in client.iterate(prefix, page_size=5):
+            if client.count(prefix) == 50:
+                break
+        reading = client.iterate(prefix, page_size=5)
+        assert [next(reading).key_text[-2:] for _ in range(12)][-1] == "11"
+        reading.close()  # type: ignore[attr-defined]
+    deadline = time.monotonic() + 5.0
+    while threading.active_count() > before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert threading.active_count() <= before

@@ -21,6 +21,7 @@ from raftkv.client.aio.factories import RecipeFactories
 from raftkv.client.aio.kv import KeyValueVerbs
 from raftkv.client.aio.lease import LeaseKeeping
 from raftkv.client.aio.leases import LeaseVerbs
+from raftkv.client.aio.pages import Pages
 from raftkv.client.aio.watch import WatchVerbs
 from raftkv.client.keys import Key, Namespace, encoded
 from raftkv.client.settings import TLS, ChannelOptions, Settings, parsed
@@ -84,6 +85,7 @@ class Client(KeyValueVerbs, WatchVerbs, LeaseKeeping, LeaseVerbs, ClusterVerbs, 
                 prefer_leader=prefer_leader,
             )
         )
+        self._pages = Pages(self._connection)
 
     @property
     def endpoints(self) -> tuple[str, ...]:

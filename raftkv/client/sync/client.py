@@ -24,6 +24,7 @@ from raftkv.client.sync.factories import RecipeFactories
 from raftkv.client.sync.kv import KeyValueVerbs
 from raftkv.client.sync.lease import LeaseKeeping
 from raftkv.client.sync.leases import LeaseVerbs
+from raftkv.client.sync.pages import Pages
 from raftkv.client.sync.watch import WatchVerbs
 
 Reply = TypeVar("Reply", bound=Message)
@@ -85,6 +86,7 @@ class Client(KeyValueVerbs, WatchVerbs, LeaseKeeping, LeaseVerbs, ClusterVerbs, 
                 prefer_leader=prefer_leader,
             )
         )
+        self._pages = Pages(self._connection)
 
     @property
     def endpoints(self) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ from raftkv.client.results import (
     TxnResult,
 )
 from raftkv.client.sync.connection import Connection
+from raftkv.client.sync.pages import RANGE, Pages
 from raftkv.client.txn import (
     Compare,
     Delete,
@@ -34,7 +35,6 @@ from raftkv.client.txn import (
 )
 from raftkv.pb import rpc_pb2, v1_pb2
 
-RANGE: Final = "/etcdserverpb.KV/Range"
 PUT: Final = "/etcdserverpb.KV/Put"
 DELETE: Final = "/etcdserverpb.KV/DeleteRange"
 TXN: Final = "/etcdserverpb.KV/Txn"
@@ -51,6 +51,7 @@ class KeyValueVerbs:
 
     _connection: Connection
     _namespace: Namespace
+    _pages: Pages
 
     # --- reads ----------------------------------------------------------------------------
     def get(
@@ -176,25 +177,19 @@ class KeyValueVerbs:
     ) -> Iterator[KeyValue]:
         """All keys that begin with `prefix`, or those of [prefix, end), however many.
 
-        They come in order, page by page, all as of one revision: the first page's, or the
-        given one. timeout: of each page. Errors: as `get`; Compacted if history overtakes a
-        slow reader.
+        They come in order, in pages or as a stream, all as of one revision: the first page's, or
+        the given one. timeout: seconds for each piece. Errors: as `get`; Compacted if history
+        overtakes a slow reader.
         """
         if end is None:
             key, last = self._namespace.prefixed(prefix)
         else:
             key, last = self._namespace.range(prefix, end)
-        while True:
-            request = rpc_pb2.RangeRequest(
-                key=key, range_end=last, limit=page_size, revision=revision, keys_only=keys_only
-            )
-            answer, _ = self._range(request, 0, timeout)
-            revision = revision or answer.header.revision
-            for kv in answer.kvs:
-                yield KeyValue.read(kv, self._namespace)
-            if not answer.more:
-                return
-            key = answer.kvs[-1].key + b"\0"
+        request = rpc_pb2.RangeRequest(
+            key=key, range_end=last, limit=page_size, revision=revision, keys_only=keys_only
+        )
+        for kv in self._pages.read(request, timeout):
+            yield KeyValue.read(kv, self._namespace)
 
     def _range(
         self, request: rpc_pb2.RangeRequest, min_revision: int, timeout: float | None
