@@ -12,7 +12,7 @@ from raftkv.client.keys import Namespace
 Pem = bytes | str | os.PathLike[str]
 ChannelOptions = Sequence[tuple[str, int | str]]
 
-_UNIX: Final = ("unix:", "unix-abstract:")
+_AS_WRITTEN: Final = ("unix:", "unix-abstract:", "dns:", "ipv4:", "ipv6:")  # grpcio's own schemes
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +90,8 @@ class Settings:
 def parsed(endpoints: str | Sequence[str], tls: TLS | None) -> tuple[Endpoint, ...]:
     """Endpoints from "host:port,host:port" or a sequence of such. Errors: BadSettings.
 
-    Each is host:port, http://host:port, https://host:port or unix:path. Without a scheme TLS
-    is used iff `tls` is given.
+    Each is host:port, http://host:port, https://host:port, unix:path or another of grpcio's
+    names (dns://server/host:port). Without http or https TLS is used iff `tls` is given.
     """
     listed = endpoints.split(",") if isinstance(endpoints, str) else list(endpoints)
     found = tuple(_endpoint(text.strip(), tls) for text in listed if text.strip())
@@ -101,7 +101,7 @@ def parsed(endpoints: str | Sequence[str], tls: TLS | None) -> tuple[Endpoint, .
 
 
 def _endpoint(text: str, tls: TLS | None) -> Endpoint:
-    if text.startswith(_UNIX):
+    if text.startswith(_AS_WRITTEN):
         return Endpoint(text, text, tls is not None)
     scheme, separator, address = text.partition("://")
     if not separator:

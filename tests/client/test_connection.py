@@ -1,9 +1,12 @@
 """Endpoints that fail: they are left within a bounded time, and no write is made twice."""
 
 import asyncio
+import shutil
+import socket
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -19,6 +22,8 @@ from raftkv.client.errors import (
     WrongLoop,
 )
 from raftkv.errors import Outcome
+from raftkv.pb import rpc_pb2
+from tests import processes
 from tests.client.conftest import Face, Served
 from tests.client.gate import Gate
 from tests.processes import free_ports
@@ -378,3 +383,113 @@ def test_nobody_there_is_one_clear_error_in_time(face: Face) -> None:
         assert watch.seconds < 0.8
 
     face.run(scenario, f"{first},{second}", dial_timeout=1.0)
+
+
+# --- restored clusters --------------------------------------------------------------------
+def test_a_store_restored_to_an_older_state_is_told(
+    tmp_path: Path, face: Face, prefix: str
+) -> None:
+    """C15: the same cluster id, a lower revision: a copy of the data from before."""
+    first = processes.etcd(tmp_path / "first")
+    with first, sync.Client(first.endpoints) as client:
+        for _ in range(5):
+            client.put(prefix + "a", "old")
+        server = first.servers[0]
+        server.stop()
+        shutil.copytree(tmp_path / "first" / "etcd1", tmp_path / "copy")
+        server.start()
+        server.wait_ready()
+
+        async def scenario(client: Any) -> None:
+            for _ in range(20):
+                last = await client.put(prefix + "a", "new")
+            server.stop()
+            shutil.rmtree(tmp_path / "first" / "etcd1")
+            shutil.copytree(tmp_path / "copy", tmp_path / "first" / "etcd1")
+            server.start()
+            with pytest.raises(ClusterChanged) as caught:
+                await client.get(prefix + "a", timeout=20.0)
+            assert str(last.revision) in caught.value.text
+            got = await client.get(prefix + "a")
+            assert got.text == "old", "told once; from now on it is this state"
+            assert got.revision < last.revision
+
+        face.run(scenario, first.endpoints, dial_timeout=20.0)
+
+
+def test_a_lagging_member_is_no_older_cluster(raftkv_served: Served) -> None:
+    """Only linearizable answers are compared, with what was known when they were asked for."""
+    with sync.Client(raftkv_served.endpoints) as client:
+        connection = client._connection
+        client.get("a")
+        known = connection.cluster_id
+        header = rpc_pb2.ResponseHeader(cluster_id=known, revision=5)
+        connection.revision = 9
+        connection.note(header, 9, linearizable=False)
+        connection.note(header, 4, linearizable=True)
+        assert connection.revision == 9
+        with pytest.raises(ClusterChanged):
+            connection.note(header, 9, linearizable=True)
+        assert connection.revision == 5
+        connection.note(header, 5, linearizable=True)
+
+
+# --- names ----------------------------------------------------------------------------------
+class NameServer:
+    """Answers every question for an IPv4 address with `address`, and any other with nothing."""
+
+    def __init__(self) -> None:
+        self.address = "127.0.0.1"
+        self.asked = 0
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._socket.bind(("127.0.0.1", 0))
+        self.endpoint = f"127.0.0.1:{self._socket.getsockname()[1]}"
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        while True:
+            question, client = self._socket.recvfrom(2048)
+            if question == b"end":
+                return
+            end = question.index(b"\0", 12) + 5
+            is_address = question[end - 4 : end - 2] == b"\0\1"
+            self.asked += is_address
+            counts = b"\0\1" + (b"\0\1" if is_address else b"\0\0") + b"\0\0\0\0"
+            answer = question[:2] + b"\x81\x80" + counts + question[12:end]
+            if is_address:
+                answer += b"\xc0\x0c\0\1\0\1\0\0\0\0\0\4" + socket.inet_aton(self.address)
+            self._socket.sendto(answer, client)
+
+    def close(self) -> None:
+        """Ends it."""
+        self._socket.sendto(b"end", self._socket.getsockname())
+        self._thread.join(5.0)
+        self._socket.close()
+
+
+def test_names_are_looked_up_again_at_each_attempt(
+    raftkv_served: Served, face: Face, prefix: str
+) -> None:
+    """A server that moved to another address is found without a new client."""
+    names = NameServer()
+    first = Gate(raftkv_served.endpoints, "127.0.0.2")
+    port = int(first.endpoint.rpartition(":")[2])
+    names.address = "127.0.0.2"
+
+    async def scenario(client: Any) -> None:
+        await client.put(prefix + "a", "1")
+        first.close()
+        names.address = "127.0.0.3"
+        with Gate(raftkv_served.endpoints, "127.0.0.3", port) as second:
+            started = time.monotonic()
+            assert (await client.get(prefix + "a")).text == "1"
+            assert time.monotonic() - started < FAILOVER_SECONDS
+            assert second.connections == 1
+
+    try:
+        face.run(scenario, f"dns://{names.endpoint}/kv.test:{port}")
+    finally:
+        first.close()
+        names.close()
+    assert names.asked >= 2
