@@ -6,6 +6,7 @@ So a thousand watchers of one key cost a thousand calls of `deliver`, and nothin
 """
 
 from collections.abc import Callable, Iterable
+from itertools import islice
 from typing import Protocol
 
 from raftkv.kv.events import frame_event
@@ -165,6 +166,11 @@ class Audience:
     def watchers(self) -> list[Watcher]:
         """All of them."""
         return [watcher for group in self._groups.values() for watcher in group.members]
+
+    def some(self, count: int) -> list[Watcher]:
+        """Up to `count` of them."""
+        every = (watcher for group in self._groups.values() for watcher in group.members)
+        return list(islice(every, count))
 
     def gather(
         self,

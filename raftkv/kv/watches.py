@@ -15,6 +15,9 @@ A watcher near the published revision is scanned at once; the others share a few
 whose next revision is below the compacted one is cancelled with that revision: there is never a
 silent gap. So is one that starts there: revisions from the compacted one on can be watched.
 
+A publication to many watchers takes several slices (`go_on`): between two of them each watcher has
+got all of it or nothing, and what turns change meanwhile waits and is published together.
+
 `seen` tells the revision of an exact bookmark. A watcher that begins in the future has seen
 nothing, neither event nor bookmark, until its start.
 
@@ -35,6 +38,7 @@ from raftkv.kv.audience import (
     WAITING,
     Audience,
     Batch,
+    Group,
     Sink,
     Watcher,
 )
@@ -53,20 +57,29 @@ LONG_SCANS: Final = 4  # at once
 POLLED: Final = 64  # stalled watchers looked at in one slice
 MOVED: Final = 250  # watchers taken into a scan, or out of one, at once
 MOVE_UNITS: Final = 4
+PUBLISHED: Final = 1500  # in one slice: a few milliseconds, with what the sinks send
 
 
 class Watches:
     """See the module's docstring. Never called again from within `publish` or `catch_up`, but a
     sink may add and remove watchers there.
+
+    published: changes that are looked at, and deliveries, in one slice of a publication.
     """
 
-    def __init__(self, machine: StateMachine) -> None:
+    def __init__(self, machine: StateMachine, published: int = PUBLISHED) -> None:
         self.machine = machine
+        self._published = published
         self.revision = machine.revision  # published
         self.count = 0  # watchers
         self.delivered_events = 0
         self.stalls = 0  # how often a watcher met a full sink
         self._synced = Audience(self.revision + 1)
+        self._leaving: deque[Audience] = deque()  # were synced or scanned, to be placed anew
+        self._gathering: list[Change] = []  # of the publication under way, and then ...
+        self._delivering: deque[_Delivery] = deque()
+        self._deferred: list[Change] = []  # to be published then, up to a revision
+        self._deferred_revision = 0
         self._waiting: dict[Watcher, None] = {}
         self._far: dict[Watcher, None] = {}  # waiting for a long scan
         self._stalled: dict[Watcher, None] = {}
@@ -101,6 +114,7 @@ class Watches:
         watcher.state = GONE
         self.count -= 1
         if not self.count:
+            self._drop_publication()
             self.machine.collect_changes(False)
 
     def _begin(self) -> None:
@@ -136,8 +150,8 @@ class Watches:
         return seen if seen >= watcher.start_revision else 0
 
     def is_synced(self, watcher: Watcher) -> bool:
-        """Has it seen everything published?"""
-        return watcher.state == SYNCED
+        """Does it get what is published? Not all of it yet while that is `unfinished`."""
+        return watcher.group is not None and watcher.group.audience is self._synced
 
     @property
     def behind(self) -> int:
@@ -148,6 +162,7 @@ class Watches:
     def backlog(self) -> int:
         """Revisions that the watcher furthest behind has still to get. Walks over those behind."""
         floors = [scan.audience.next_revision for scan in (*self._near, *self._long)]
+        floors += [audience.next_revision for audience in self._leaving if audience.size]
         floors += [
             watcher.next_revision
             for some in (self._waiting, self._far, self._stalled)
@@ -157,19 +172,65 @@ class Watches:
 
     # --- synced watchers -------------------------------------------------------------
     def publish(self, changes: list[Change], revision: int) -> None:
-        """What a turn changed, in order, up to the store's revision after it."""
+        """What a turn changed, in order, up to the store's revision after it. Afterwards there may
+        be more to do: `unfinished`.
+        """
+        if self.unfinished:
+            self._deferred += changes
+            self._deferred_revision = max(revision, self._deferred_revision)
+        elif self._begin_publication(changes, revision):
+            self.go_on()
+
+    def _begin_publication(self, changes: list[Change], revision: int) -> bool:
+        """True if there is one: somebody may want some of `changes`."""
         first = self.revision + 1
         if revision < first:
-            return
+            return False
         self.revision = revision
-        if self.count:
-            if changes[0].row_id >> SUB_BITS < first:  # of before the first watcher came
-                changes = [one for one in changes if one.row_id >> SUB_BITS >= first]
-            assert changes[0].row_id >> SUB_BITS == first, "changes are missing"
-            assert changes[-1].row_id >> SUB_BITS == revision, "changes are missing"
-            self._gather(changes)
-            self._deliver(self._synced, revision)
-        self._synced.next_revision = revision + 1
+        if not self.count:
+            self._synced.next_revision = revision + 1
+            return False
+        if changes[0].row_id >> SUB_BITS < first:  # of before the first watcher came
+            changes = [one for one in changes if one.row_id >> SUB_BITS >= first]
+        assert changes[0].row_id >> SUB_BITS == first, "changes are missing"
+        assert changes[-1].row_id >> SUB_BITS == revision, "changes are missing"
+        self._gathering = changes
+        return True
+
+    @property
+    def unfinished(self) -> bool:
+        """True: not everybody has got what was published; call `go_on`."""
+        return bool(self._delivering or self._gathering or self._deferred)
+
+    def go_on(self) -> None:
+        """A slice of a publication."""
+        if not (self._delivering or self._gathering):
+            changes, self._deferred = self._deferred, []
+            if not self._begin_publication(changes, self._deferred_revision):
+                return
+        budget = self._published
+        if self._gathering:
+            some = self._gathering[:budget]
+            self._gathering = self._gathering[budget:]
+            self._gather(some)
+            if self._gathering:
+                return
+            budget -= len(some)
+            self._delivering += _take(self._synced)
+        delivering = self._delivering
+        while delivering and budget > 0:
+            delivery = delivering[0]
+            budget -= self._hand_over(delivery, self.revision, budget)
+            if delivery.at == len(delivery.members) and delivering:  # a sink may have ended it all
+                delivering.popleft()
+        if not delivering:
+            self._synced.next_revision = self.revision + 1
+
+    def _drop_publication(self) -> None:
+        """Who has not got it gets it from the rows, or has gone."""
+        self._delivering.clear()
+        self._gathering, self._deferred = [], []
+        self._synced.gathered.clear()
 
     def _gather(self, changes: list[Change]) -> None:
         find, gather = self._synced.index.find, self._synced.gather
@@ -196,31 +257,35 @@ class Watches:
         return stored_previous(store.backend, change.row_id, change.previous_id, store.compacted)
 
     def _deliver(self, audience: Audience, last: int) -> int:
-        """Hand over what was gathered, up to revision `last`; how many deliveries that were."""
-        gathered, audience.gathered = audience.gathered, []
-        deliveries = 0
-        for group in gathered:
-            events, revisions = group.events, group.revisions
-            group.events, group.revisions = None, []
-            assert events is not None
-            first = revisions[0]
-            for watcher in tuple(group.members):
-                if watcher.group is not group:
-                    continue  # a sink has removed it just now
-                at = 0
-                if watcher.next_revision > first:
-                    at = bisect_left(revisions, watcher.next_revision)
-                    if at == len(revisions):
-                        continue
-                sink = watcher.sink
-                if sink.full():
-                    self._stall(watcher)
+        """Hand over what was gathered, up to revision `last`; how many watchers that took."""
+        return sum(
+            self._hand_over(delivery, last, len(delivery.members)) for delivery in _take(audience)
+        )
+
+    def _hand_over(self, delivery: "_Delivery", last: int, most: int) -> int:
+        """Deliver to up to `most` further watchers of a group; how many were looked at."""
+        group, events, revisions = delivery.group, delivery.events, delivery.revisions
+        first = revisions[0]
+        begin = delivery.at
+        some = delivery.members[begin : begin + most]
+        delivery.at = begin + len(some)
+        for watcher in some:
+            if watcher.group is not group:
+                continue  # it was removed
+            at = 0
+            if watcher.next_revision > first:
+                at = bisect_left(revisions, watcher.next_revision)
+                if at == len(revisions):
                     continue
-                part = Batch(events[at:]) if at else events
-                deliveries += 1
-                self.delivered_events += len(part)
-                sink.deliver(watcher, revisions[at], last, part)
-        return deliveries
+            sink = watcher.sink
+            if sink.full():
+                self._stall(watcher)
+                continue
+            part = Batch(events[at:]) if at else events
+            self.delivered_events += len(part)
+            watcher.next_revision = last + 1
+            sink.deliver(watcher, revisions[at], last, part)
+        return len(some)
 
     def _stall(self, watcher: Watcher) -> None:
         assert watcher.group is not None
@@ -240,12 +305,13 @@ class Watches:
             return False
         self._check_compacted()
         woken = self._poll()
+        units -= self._move_leaving()
         units -= self._sort_waiting()
         # However many are near all the time, the long scans get half a slice.
         left = self._advance_all(self._near, max(units, 1))
         self._advance_all(self._long, max(left, units // 2, 1))
         # Where some were no longer full, others may be so, too.
-        under_way = self._waiting or self._far or self._near or self._long
+        under_way = self._waiting or self._far or self._near or self._long or self._leaving
         return bool(under_way or (woken and self._stalled))
 
     def _poll(self) -> bool:
@@ -287,6 +353,19 @@ class Watches:
         if watcher.state != GONE:
             self.remove(watcher)
             watcher.sink.cancelled(watcher, self.machine.store.compacted)
+
+    def _move_leaving(self) -> int:
+        """Some of those that are no longer synced wait like others. Units used."""
+        moved = 0
+        while self._leaving and moved < MOVED:
+            audience = self._leaving[0]
+            for watcher in audience.some(MOVED - moved):
+                audience.remove(watcher)
+                self._place(watcher)
+                moved += 1
+            if not audience.size:
+                self._leaving.popleft()
+        return moved * MOVE_UNITS
 
     def _sort_waiting(self) -> int:
         """Who is near gets a scan at once, the others wait until fewer long ones are under way.
@@ -359,29 +438,42 @@ class Watches:
 
     # --- another state -----------------------------------------------------------------
     def replaced(self, machine: StateMachine) -> None:
-        """The state was replaced by one received from another member, further on in the log."""
+        """The state was replaced by one received from another member, further on in the log.
+
+        Everybody is behind then; those that were synced or scanned are moved in slices.
+        """
         self.machine.collect_changes(False)
         self.machine = machine
         assert machine.revision >= self.revision, "a state went back"
-        watchers = self._synced.watchers()
-        for scan in (*self._near, *self._long):
-            watchers += scan.audience.watchers()
-        watchers += [*self._waiting, *self._far, *self._stalled]
+        self._drop_publication()
+        self.revision = machine.revision
+        self._leaving.append(self._synced)
+        self._leaving += [scan.audience for scan in (*self._near, *self._long)]
+        self._synced = Audience(self.revision + 1)
         self._near.clear()
         self._long.clear()
-        for some in (self._waiting, self._far, self._stalled):
-            some.clear()
-        self.revision = machine.revision
-        for watcher in watchers:
-            if watcher.group is not None:
-                floor = watcher.group.audience.next_revision
-                watcher.next_revision = max(watcher.next_revision, floor)
-                watcher.group = None
-        self._synced = Audience(self.revision + 1)
-        for watcher in watchers:
-            self._place(watcher)
         if self.count:
             machine.collect_changes(True)
+
+
+class _Delivery:
+    """What the members of a group are to be given, and how many of them have been looked at."""
+
+    __slots__ = ("at", "events", "group", "members", "revisions")
+
+    def __init__(self, group: Group) -> None:
+        assert group.events is not None, "nothing was gathered for the group"
+        self.group = group
+        self.members = tuple(group.members)
+        self.events, self.revisions = group.events, group.revisions
+        self.at = 0
+        group.events, group.revisions = None, []
+
+
+def _take(audience: Audience) -> list[_Delivery]:
+    """What was gathered for an audience."""
+    gathered, audience.gathered = audience.gathered, []
+    return [_Delivery(group) for group in gathered]
 
 
 def _scan(watchers: list[Watcher]) -> Scan:

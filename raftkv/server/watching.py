@@ -4,7 +4,8 @@
 the turn changed. The watchers hear of it behind everything that the turn has answered: when its
 output is with the kernel, and if the disk thread was given a batch, when that is durable and
 acknowledged (the thread cannot begin while the event loop is at work), but at most `SYNC_SECONDS`
-later; in any case before the next turn changes more.
+later; in any case before the next turn changes more. What is told to very many takes several
+slices, with all waiting input between two of them; what changes meanwhile is told then, together.
 
 Watchers that are behind are served between turns, in slices of a few
 milliseconds. While turns have work, a slice is followed by as much rest as it took, so that
@@ -62,6 +63,7 @@ class Watching:
         self._driver = driver
         self._changes: list[Change] | None = None  # not published yet
         self._publication: asyncio.Handle | None = None  # when that is due
+        self._rest: asyncio.Handle | None = None  # the next slice of one that is under way
         self._touched: list[Outlet] = []
         self._inside = False  # a turn or slice that ends with `_settle`
         self._unsettled: dict[Asker, None] = {}
@@ -156,10 +158,26 @@ class Watching:
         watches = self.watches
         self._inside = self.publishing = True
         watches.publish(changes, watches.machine.revision)
+        self._told()
+
+    def _told(self) -> None:
+        """The end of a publication's slice."""
         self.publishing = False
         self._settle()
-        if watches.behind:
+        if self.watches.unfinished and self._rest is None:
+            self._rest = self._driver.loop.call_soon(self._go_on)
+        if self.watches.behind:
             self._poll()
+
+    def _go_on(self) -> None:
+        self._rest = None
+        self._driver.between_turns(self._tell_more)
+
+    def _tell_more(self) -> None:
+        if self.watches.unfinished:
+            self._inside = self.publishing = True
+            self.watches.go_on()
+            self._told()
 
     def replaced(self, machine: StateMachine) -> None:
         """The state was replaced: everybody is behind now, and is served from the new rows."""
@@ -170,8 +188,11 @@ class Watching:
     def stop(self) -> None:
         """No more slices."""
         self.publish_now()
-        if self._next is not None:
-            self._next.cancel()
+        while self.watches.unfinished:
+            self._tell_more()
+        for handle in (self._next, self._rest):
+            if handle is not None:
+                handle.cancel()
 
     # --- slices -----------------------------------------------------------------------------
     def _settle(self) -> None:

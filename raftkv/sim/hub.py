@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from raftkv.sim.node import Node
 
 SLICE_US: Final = 300  # from one slice to the next
+PUBLISHED: Final = (2, 5, 1500)  # in one slice
 POLL_US: Final = 30 * MILLISECOND  # how often full sinks are looked at
 
 
@@ -50,7 +51,7 @@ class Hub:
 
     def begin(self) -> None:
         """A process has started."""
-        self.watches = Watches(self._node.replica.machine)
+        self.watches = Watches(self._node.replica.machine, self._random.choice(PUBLISHED))
 
     def end(self) -> None:
         """The process has ended."""
@@ -96,14 +97,18 @@ class Hub:
         self._serve()
 
     def _serve(self) -> None:
-        if self.watches is not None and self.watches.behind and not self._slicing:
+        watches = self.watches
+        if watches is not None and (watches.behind or watches.unfinished) and not self._slicing:
             self._slicing = True
             self._node.later(SLICE_US, self._slice)
 
     def _slice(self) -> None:
         watches = self.watches
         assert watches is not None
+        if watches.unfinished:
+            watches.go_on()
         more = watches.catch_up(self._random.choice(self._node.cluster.timing.slice_units))
+        more = more or watches.unfinished
         self._slicing = more or watches.behind > 0
         if self._slicing:
             self._node.later(SLICE_US if more else POLL_US, self._slice)

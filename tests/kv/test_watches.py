@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 from random import Random
+from time import thread_time
 
 import pytest
 
@@ -491,6 +492,130 @@ def test_ten_thousand_watchers_of_one_key_cost_one_encoding() -> None:
     town.turn(put(b"a"), put(b"a"))
     assert len({id(batch) for batch in town.sink.batches}) == 1
     assert all(len(town.sink.deliveries[one]) == 1 for one in watchers)
+
+
+def test_a_publication_to_many_takes_slices_and_each_watcher_gets_all_of_it_or_nothing() -> None:
+    """W14, W03: what turns change meanwhile is published together, behind it."""
+    town = Town(published=10)
+    watchers = [town.watch(b"a") for _ in range(25)]
+    town.apply([put(b"a"), txn(put(b"a\0"), put(b"a")), put(b"a")])
+    town.begin_to_publish()
+    assert town.hub.revision == 4
+    assert [len(town.sink.events(one)) for one in watchers] == [3] * 6 + [0] * 19
+    assert [town.hub.seen(one) for one in watchers] == [4] * 6 + [1] * 19
+    for _ in range(2):
+        town.apply([put(b"a")])
+        town.begin_to_publish()  # waits
+    late = town.watch(b"a")
+    early = town.watch(b"a", start=6)
+    gone = watchers[20]
+    town.hub.remove(gone)
+    slices = 0
+    while town.hub.unfinished:
+        town.hub.go_on()
+        slices += 1
+        for one in watchers:
+            got = [revision for _, revision, _ in town.sink.short(one)]
+            assert got in ([], [2, 3, 4], [2, 3, 4, 5, 6])
+            if one is not gone:
+                assert town.hub.seen(one) == (got[-1] if got else 1)
+    assert slices == 2 + 3
+    assert [len(town.sink.events(one)) for one in watchers] == [5] * 20 + [0] + [5] * 4
+    assert len(town.sink.deliveries[watchers[0]]) == 2
+    assert town.sink.short(early) == [(b"a", 6, False)]
+    assert town.sink.events(late) == []
+    assert town.hub.seen(late) == town.hub.seen(watchers[0]) == 6
+    assert town.hub.behind == 0
+
+
+def test_many_changes_are_looked_at_in_slices_and_a_revision_stays_whole() -> None:
+    town = Town(published=10)
+    watcher, other = town.watch(b"k", b"l"), town.watch(b"x")
+    town.turn(*[put(b"k%02d" % number) for number in range(45)])
+    assert len(town.sink.events(watcher)) == 45
+    town.apply([delete(b"k", b"l")])
+    town.begin_to_publish()
+    slices = 0
+    while town.hub.unfinished:
+        assert len(town.sink.events(watcher)) == 45
+        town.hub.go_on()
+        slices += 1
+    assert slices == 4
+    assert town.sink.deliveries[watcher][-1].first == town.revision
+    assert len(town.sink.deliveries[watcher][-1].events) == 45
+    assert other not in town.sink.deliveries
+    assert town.hub.seen(watcher) == town.hub.seen(other) == town.revision
+
+
+@pytest.mark.parametrize("stopped", [1, 3])
+def test_a_state_that_comes_amid_a_publication_loses_nothing(stopped: int) -> None:
+    """W18"""
+    town = Town(published=10)
+    ahead = Driver()
+    watchers = [town.watch(b"a") for _ in range(15)] + [town.watch(b"b") for _ in range(15)]
+    sent = [put(b"a"), put(b"b"), put(b"a")]
+    for request in [*sent, put(b"b"), put(b"a"), put(b"b")]:
+        ahead.submit(request)
+    town.apply(sent)
+    town.begin_to_publish()
+    for _ in range(stopped):
+        town.apply([put(b"b")] if _ == 0 else [])
+        town.begin_to_publish()
+    for _ in range(stopped - 1):
+        town.hub.go_on()
+    town.driver = ahead
+    town.hub.replaced(ahead.machine)
+    assert not town.hub.unfinished
+    assert town.hub.behind == 30
+    town.settle()
+    assert town.hub.behind == 0
+    for watcher in watchers:
+        revisions = [2, 4, 6] if watcher.key == b"a" else [3, 5, 7]
+        assert [one[1] for one in town.sink.short(watcher)] == revisions
+
+
+def test_a_publication_ends_with_its_last_watcher() -> None:
+    town = Town(published=3)
+    watchers = [town.watch(b"a") for _ in range(9)]
+    town.apply([put(b"a")])
+    town.begin_to_publish()
+    town.apply([put(b"a")])
+    town.begin_to_publish()
+    for watcher in watchers:
+        town.hub.remove(watcher)
+    assert not town.hub.unfinished
+    again = town.watch(b"a")
+    town.turn(put(b"a"))
+    assert [one[1] for one in town.sink.short(again)] == [4]
+
+
+def test_an_installed_state_moves_its_watchers_in_slices() -> None:
+    """W14, W18: however many there are, the turn that installs it does not wait for them."""
+    town = Town()
+    ahead = Driver()
+    watchers = [town.watch(b"k%d" % (number % 3)) for number in range(5000)]
+    for request in [put(b"k0"), put(b"k1"), put(b"k2"), put(b"k0")]:
+        ahead.submit(request)
+    town.driver = ahead
+    began = thread_time()
+    town.hub.replaced(ahead.machine)
+    assert thread_time() - began < 0.01
+    assert town.hub.behind == 5000
+    assert town.hub.backlog == 4
+    assert not any(town.hub.is_synced(one) for one in watchers)
+    gone = watchers[77]
+    town.hub.remove(gone)
+    moved = town.hub.behind
+    town.turn(put(b"k0"))  # those that are still to be moved hear of it as well
+    while town.hub.catch_up(1000):
+        assert moved - town.hub.behind <= 1500
+        moved = town.hub.behind
+    assert town.hub.behind == 0
+    expected = {b"k0": [2, 5, 6], b"k1": [3], b"k2": [4]}
+    for watcher in watchers:
+        wanted = [] if watcher is gone else expected[watcher.key]
+        assert [one[1] for one in town.sink.short(watcher)] == wanted
+        assert watcher is gone or town.hub.seen(watcher) == 6
 
 
 def test_changes_are_kept_only_while_somebody_watches() -> None:

@@ -68,7 +68,8 @@ class World:
 
     def __init__(self, seed: int) -> None:
         self.random = Random(seed)
-        self.town = Town(machine(cache_bytes=self.random.choice([400, 10**6])))
+        published = self.random.choice([1, 2, 5, 1500])  # in a slice
+        self.town = Town(machine(cache_bytes=self.random.choice([400, 10**6])), published)
         self.past = Past()
         self.sinks = [Recorder() for _ in range(3)]
         self.firsts: dict[Watcher, int] = {}  # first revision that each must get
@@ -107,7 +108,10 @@ class World:
         self.past.note(self.twin.driver.machine.take_changes())
         if self.random.randrange(5) == 0:
             self.add()  # between the turn and its publish
-        self.town.publish()
+        if self.random.randrange(4):
+            self.town.begin_to_publish()
+        else:
+            self.town.publish()
 
     def add(self) -> None:
         random, town = self.random, self.town
@@ -175,6 +179,8 @@ class World:
             town.driver.machine.compact_slice(rows=random.randrange(1, 20))
         elif not random.randrange(4):
             self.install()
+        if town.hub.unfinished and random.randrange(2):
+            town.hub.go_on()
         self.check_progress()
 
     def check_progress(self) -> None:
@@ -186,7 +192,7 @@ class World:
             if watcher in self.removed or watcher in sink.cancels:
                 continue
             seen = hub.seen(watcher)
-            assert seen <= hub.revision
+            assert seen <= max(hub.revision, self.town.revision)
             got = [(one.kv.key, one.kv.mod_revision) for one in sink.events(watcher)]
             wanted = self.past.wanted(watcher, first)
             told = [(one.kv.key, one.kv.mod_revision) for one in wanted]
@@ -198,6 +204,8 @@ class World:
     def check_end(self) -> None:
         for sink in self.sinks:
             sink.closed = False
+        while self.town.hub.unfinished:
+            self.town.hub.go_on()
         self.town.settle()
         compacted = self.town.driver.machine.store.compacted
         for watcher, first in self.firsts.items():

@@ -68,9 +68,9 @@ class Recorder:
 class Town:
     """A machine and its hub."""
 
-    def __init__(self, subject: StateMachine | None = None) -> None:
+    def __init__(self, subject: StateMachine | None = None, published: int = 1500) -> None:
         self.driver = Driver(subject or machine())
-        self.hub = Watches(self.driver.machine)
+        self.hub = Watches(self.driver.machine, published)
         self.sink = Recorder()
 
     @property
@@ -84,6 +84,13 @@ class Town:
             assert not isinstance(outcome, ApiError), outcome
 
     def publish(self) -> None:
+        """With all slices that it takes."""
+        self.begin_to_publish()
+        while self.hub.unfinished:
+            self.hub.go_on()
+
+    def begin_to_publish(self) -> None:
+        """Its first slice, or none if there is another publication under way."""
         self.hub.publish(self.driver.machine.take_changes(), self.revision)
 
     def turn(self, *requests: Message) -> None:

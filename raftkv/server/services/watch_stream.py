@@ -15,7 +15,6 @@ from google.protobuf.message import DecodeError
 
 from raftkv import limits
 from raftkv.errors import ApiError
-from raftkv.kv.audience import SYNCED
 from raftkv.kv.watches import Watcher, normal_range
 from raftkv.pb import rpc_pb2
 from raftkv.server.clients import ClientProtocol
@@ -167,12 +166,14 @@ class WatchStream:
 
     def settled(self) -> bool:
         """Answers a progress request, if it can be answered now."""
-        unsynced = self._unsynced
-        if unsynced is not None and unsynced.state != SYNCED and self._is_member(unsynced):
-            return False
         watches = self._service.watching.watches
+        if watches.unfinished:
+            return False
+        unsynced, is_synced = self._unsynced, watches.is_synced
+        if unsynced is not None and not is_synced(unsynced) and self._is_member(unsynced):
+            return False
         for watcher in self._watchers.values():
-            if watcher is not None and watcher.state != SYNCED:
+            if watcher is not None and not is_synced(watcher):
                 self._unsynced = watcher
                 return False
         self._unsynced = None
@@ -198,10 +199,10 @@ class WatchStream:
         if not self._notified:
             return
         self._timer = self._client.driver.loop.call_later(seconds, self._notify, seconds)
-        loud, sink, seen = self._sink.loud, self._sink, self._service.watching.watches.seen
+        loud, sink, watches = self._sink.loud, self._sink, self._service.watching.watches
         for watch_id, watcher in self._notified.items():
-            if watcher.state == SYNCED and watcher not in loud:
-                revision = seen(watcher)
+            if watcher not in loud and watches.is_synced(watcher):
+                revision = watches.seen(watcher)
                 if revision and not sink.full():
                     sink.tell(self._service.context.header(revision) + id_field(watch_id))
         loud.clear()
