@@ -16,7 +16,7 @@ from tests.architecture import ROOT
 from tests.conformance.calls import Rpc, every_rpc, status_of_empty_call
 
 README: Final = (ROOT / "README.md").read_text(encoding="utf-8")
-DOCUMENTS: Final = ("README.md", "raftkv/README.md", "CHANGELOG.md", "docs/locks.md")
+DOCUMENTS: Final = ("README.md", "raftkv/README.md", "CHANGELOG.md", "docs/locks.md", "docs/testing.md")
 NOT_YET: Final = "not yet"
 STATUSES: Final = {"works", "in part", NOT_YET}
 
