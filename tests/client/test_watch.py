@@ -1,5 +1,6 @@
 """Watches of both faces on both servers: what they bring, and how they end."""
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -9,9 +10,11 @@ import pytest
 
 from raftkv.client import (
     BadRequest,
+    Client,
     ClientClosed,
     Compacted,
     EventType,
+    ForkedClient,
     NotConnected,
     TimedOut,
     WatchBatch,
@@ -319,5 +322,28 @@ def test_an_idle_watch_stays_where_it_is(server: Served, connect: Faces, prefix:
         assert getattr(watch._stream, "_wrapped", watch._stream) is getattr(
             stream, "_wrapped", stream
         )
+        client.put(prefix + "k", "1")
+        assert take(watch, 1)[0].text == "1"
+
+
+def test_a_forked_child_gets_a_clear_error(server: Served, prefix: str) -> None:
+    """Its parent's watch goes on."""
+    with Client(server.endpoints) as client, client.watch(prefix + "k") as watch:
+        reading, writing = os.pipe()
+        child = os.fork()
+        if not child:
+            said = b"nothing"
+            try:
+                watch.next(5)
+            except ForkedClient:
+                said = b"forked"
+                watch.close()
+            finally:
+                os.write(writing, said)
+                os._exit(0)
+        os.close(writing)
+        os.waitpid(child, 0)
+        assert os.read(reading, 100) == b"forked"
+        os.close(reading)
         client.put(prefix + "k", "1")
         assert take(watch, 1)[0].text == "1"

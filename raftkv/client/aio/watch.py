@@ -35,6 +35,7 @@ from raftkv.client.errors import (
     BadRequest,
     ClientClosed,
     ClientError,
+    ForkedClient,
     NotConnected,
     TimedOut,
     Unavailable,
@@ -162,6 +163,7 @@ class Watch:
         if self._ended is not None:
             raise self._ended
         try:
+            self._connection.check()
             if self._stream is None:
                 await self._connect(give_up)
             elif self._state.doubt:
@@ -307,8 +309,15 @@ class Watch:
 
     async def _hang_up(self) -> None:
         stream, self._stream = self._stream, None
-        if stream is not None:
-            await stream.close()
+        if stream is None:
+            return
+        try:
+            self._connection.check()
+        except ForkedClient:
+            return  # it is the parent's
+        except ClientClosed:
+            pass
+        await stream.close()
 
     def _batch(self, response: rpc_pb2.WatchResponse) -> WatchBatch:
         events = tuple([Event.read(event, self._namespace) for event in response.events])

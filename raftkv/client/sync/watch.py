@@ -33,6 +33,7 @@ from raftkv.client.errors import (
     BadRequest,
     ClientClosed,
     ClientError,
+    ForkedClient,
     NotConnected,
     TimedOut,
     Unavailable,
@@ -163,6 +164,7 @@ class Watch:
         if self._ended is not None:
             raise self._ended
         try:
+            self._connection.check()
             if self._stream is None:
                 self._connect(give_up)
             elif self._state.doubt:
@@ -308,8 +310,15 @@ class Watch:
 
     def _hang_up(self) -> None:
         stream, self._stream = self._stream, None
-        if stream is not None:
-            stream.close()
+        if stream is None:
+            return
+        try:
+            self._connection.check()
+        except ForkedClient:
+            return  # it is the parent's
+        except ClientClosed:
+            pass
+        stream.close()
 
     def _batch(self, response: rpc_pb2.WatchResponse) -> WatchBatch:
         events = tuple([Event.read(event, self._namespace) for event in response.events])
