@@ -378,7 +378,8 @@ class StateMachine(SlicedReads):
     def status(self) -> Status:
         """Sizes of the store."""
         in_use = self.store.written_bytes - self._compaction.removed_bytes
-        return Status(self.backend.size(), in_use, len(self.store.index))
+        size = max(self.backend.size(), in_use)  # rows are in memory until a table has them
+        return Status(size, in_use, len(self.store.index))
 
     # --- changes, for watchers -----------------------------------------------------
     def collect_changes(self, on: bool) -> None:

@@ -62,3 +62,17 @@ def test_a_machine_opens_where_leveldb_was_last_synced(tmp_path: Path) -> None:
         assert again.store.live == live
     finally:
         level.close()
+
+
+def test_a_store_is_never_smaller_than_what_it_uses(tmp_path: Path) -> None:
+    """Rows are in memory until a table has them: the files alone know nothing of them."""
+    level = LevelBackend(str(tmp_path / "state"), create=True, buffer_bytes=1 << 20)
+    try:
+        driver = Driver(machine(level))
+        for number in range(200):
+            driver.submit(pb.PutRequest(key=b"%d" % number, value=b"v" * 500))
+        driver.machine.flush()
+        status = driver.machine.status()
+        assert level.size() < 100_000 < status.db_size_in_use <= status.db_size
+    finally:
+        level.close()
