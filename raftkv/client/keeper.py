@@ -144,7 +144,7 @@ class Keeper:
         self._attempts = 0  # lines opened since the last answer
         self._not_before = 0.0
         self._trouble = ""
-        self._late: list[str] = []  # warnings; a handler of the log may block
+        self._late = ""  # a warning to be logged; a handler of the log may block
         self._thread: threading.Thread | None = None
         self._closed = False
         self._pid = os.getpid()
@@ -226,13 +226,13 @@ class Keeper:
                     if not self._dropped and not self._late:
                         self._wait(wake, moment)
                 dropped, self._dropped = self._dropped, []
-                late, self._late = self._late, []
+                late, self._late = self._late, ""
             for kept, reason in over:
                 kept.tell(reason, lost=True)
             for line in dropped:
                 line.hang_up()
-            for text in late:
-                in_own_thread(partial(log.warning, text))
+            if late:
+                in_own_thread(partial(log.warning, late))
             if closed:
                 self._finish()
                 return
@@ -331,16 +331,23 @@ class Keeper:
                 line.ask(kept.id)
 
     def _warn(self, renewing: list[Kept], moment: float) -> None:
-        for kept in renewing:
-            passed = moment - kept.answered
-            if not kept.warned and passed > kept.lifetime.ttl * LATE_SHARE:
-                kept.warned = True
-                shown = kept.id & 0xFFFF_FFFF_FFFF_FFFF
-                why = self._trouble or "this process was held up"
-                self._late.append(
-                    f"lease {shown:x}: no renewal for {passed:.1f} s "
-                    f"of its {kept.lifetime.ttl:g} s: {why}"
-                )
+        late = [
+            kept
+            for kept in renewing
+            if not kept.warned and moment - kept.answered > kept.lifetime.ttl * LATE_SHARE
+        ]
+        if not late:
+            return
+        for kept in late:
+            kept.warned = True
+        first = late[0]
+        held_up = "this process was held up" if first.asked is None else "no answer yet"
+        others = f" and {len(late) - 1} more" if len(late) > 1 else ""
+        self._late = (
+            f"lease {first.id & 0xFFFF_FFFF_FFFF_FFFF:x}{others}: no renewal for "
+            f"{moment - first.answered:.1f} s of its {first.lifetime.ttl:g} s: "
+            f"{self._trouble or held_up}"
+        )
 
     def _drop(self, lines: list[_Line]) -> None:
         for line in list(lines):
