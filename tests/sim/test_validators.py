@@ -64,10 +64,14 @@ def right() -> list[Received]:
 
 
 def findings(
-    received: list[Received], asked: Asked = ASKED, history: History = HISTORY, **options: bool
+    received: list[Received],
+    asked: Asked = ASKED,
+    history: History = HISTORY,
+    *,
+    complete: bool = False,
 ) -> set[str]:
-    record = WatchRecord("one", asked, received, options.pop("cancel_asked", False))
-    return {one.validator for one in validate([record], history, **options).findings}
+    record = WatchRecord("one", asked, received)
+    return {one.validator for one in validate([record], history, complete=complete).findings}
 
 
 def test_a_right_stream_passes_and_is_counted() -> None:
