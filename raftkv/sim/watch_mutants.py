@@ -75,6 +75,15 @@ def _replaced_as_synced(self: Watches, machine: StateMachine) -> None:
 _replaced = Watches.replaced
 
 
+def _forget_who_waits(self: Watches) -> None:
+    """Who is not reached by the first slice of a publication gets nothing of it."""
+    _go_on(self)
+    self._delivering.clear()
+
+
+_go_on = Watches.go_on
+
+
 def _scan_from_the_next(self: Scan, watchers: list[Watcher]) -> None:
     """A scan begins one revision late."""
     _scan_init(self, watchers)
@@ -173,5 +182,6 @@ PATCHES: Final[Patches] = (
         ),
     ),
     ("start to scan too late", ((Scan, "__init__", _scan_from_the_next),)),
+    ("forget who waits for a publication", ((Watches, "go_on", _forget_who_waits),)),
     ("go on behind a received state", ((Watches, "replaced", _replaced_as_synced),)),
 )
