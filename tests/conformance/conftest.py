@@ -22,6 +22,8 @@ from tests.processes import StartFailed
 
 Open = Callable[[], WatchStream]
 
+# The smallest TTL of a lease follows from the election timeout.
+LIKE_ETCD = {"heartbeat-interval": "100", "election-timeout": "1000"}
 SUBJECTS = ("etcd", "raftkv", "raftkv-follower")
 _numbers = count()
 
@@ -53,7 +55,8 @@ class Subjects:
             endpoints = [server.endpoint for server in etcd.servers]
         else:
             nodes = 3 if "follower" in name else 1
-            endpoints = stack.enter_context(Cluster(nodes, processes=True)).endpoints
+            cluster = Cluster(nodes, processes=True, flags=LIKE_ETCD)
+            endpoints = stack.enter_context(cluster).endpoints
         targets = [stack.enter_context(Target(endpoint)) for endpoint in endpoints]
         return targets[0] if len(targets) == 1 else next(t for t in targets if not _leads(t))
 
