@@ -44,7 +44,8 @@ class Disk:
         self._persisted = persisted
         self._failed = failed
         self._wakes: SimpleQueue[bool] = SimpleQueue()  # False: stop
-        self.durable_number = self._submitted = 0
+        self.durable_number = 0
+        self._announced: Callable[[], None] | None = None
         self.syncs = Latency()  # of one write and its sync
         self._thread = threading.Thread(target=self._run, name="disk", daemon=True)
 
@@ -54,14 +55,14 @@ class Disk:
 
     def submit(self, batch: LogBatch) -> None:
         """Takes a batch; batches become durable in the order they come."""
-        self._submitted = batch.number
         self._log.enqueue(batch)
         self._wakes.put(True)
 
-    @property
-    def busy(self) -> bool:
-        """Whether a batch is not durable yet."""
-        return self._submitted > self.durable_number
+    def announce(self, begins: Callable[[], None]) -> None:
+        """Calls `begins` on the loop when the thread begins with what was submitted; perhaps not
+        if it has begun. Until then the thread waits for the loop to let go of the interpreter.
+        """
+        self._announced = begins
 
     def stop(self) -> None:
         """Makes durable what was submitted, then ends the thread and joins it."""
@@ -80,6 +81,9 @@ class Disk:
                 continue
             while not wakes.empty():
                 going = wakes.get() and going
+            begins, self._announced = self._announced, None
+            if begins is not None:
+                self._loop.call_soon_threadsafe(begins)
             started = time.perf_counter()
             try:
                 number = log.flush()

@@ -190,7 +190,7 @@ class Driver:
             assert self.peers is not None
             self.peers.send(messages)
         if self._watching is not None:
-            self._watching.synced()
+            self._watching.disk_begins()  # if it was not announced
         if self._old_states:
             self._drop_old_states()
         if self.replica.core.has_ready():
@@ -252,7 +252,9 @@ class Driver:
         for ticket in effects.reads:
             ticket[0](ticket, None)  # type: ignore[index]
         if self._watching is not None and effects.applied:
-            self._watching.publish(effects.changes, syncing=self.disk.busy)
+            self._watching.publish(effects.changes, waiting=effects.batch is not None)
+            if effects.batch is not None and effects.changes:
+                self.disk.announce(self._watching.disk_begins)
         if effects.members_changed or effects.installed is not None:
             peers.members_changed()
         if effects.news and self._news is None:

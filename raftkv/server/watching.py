@@ -2,10 +2,11 @@
 
 `Watching` owns the pure hub (`raftkv.kv.watches`). The driver tells it at the end of a turn what
 the turn changed. The watchers hear of it behind everything that the turn has answered: when its
-output is with the kernel, and if the disk thread was given a batch, when that is durable and
-acknowledged (the thread cannot begin while the event loop is at work), but at most `SYNC_SECONDS`
-later; in any case before the next turn changes more. What is told to very many takes several
-slices, with all waiting input between two of them; what changes meanwhile is told then, together.
+output is with the kernel, and if the disk thread was given a batch, when it has begun with that
+(it cannot while the event loop is at work), but at most `WAIT_SECONDS` later; in any case before
+the next turn changes more. So an acknowledgement does not wait for watchers. What is told to very
+many takes several slices, with all waiting input between two of them; what changes meanwhile is
+told then, together.
 
 Watchers that are behind are served between turns, in slices of a few
 milliseconds. While turns have work, a slice is followed by as much rest as it took, so that
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from raftkv.server.driver import Driver
 
 POLL_SECONDS: Final = 0.1
-SYNC_SECONDS: Final = 0.002
+WAIT_SECONDS: Final = 0.002
 RETIRED: Final = 500  # watchers removed at a time
 
 
@@ -126,20 +127,20 @@ class Watching:
         self._unsettled.pop(asker, None)
 
     # --- what the driver says -------------------------------------------------------------
-    def publish(self, changes: list[Change], *, syncing: bool) -> None:
-        """What a turn changed, to be told soon. syncing: the disk is at work, see `synced`."""
+    def publish(self, changes: list[Change], *, waiting: bool) -> None:
+        """What a turn changed, to be told soon. waiting: for `disk_begins`."""
         assert self._changes is None, "publish_now comes before a turn"
         if self.watches.count:
             self._changes = changes
             loop = self._driver.loop
             self._publication = (
-                loop.call_later(SYNC_SECONDS, self._publish)
-                if syncing
+                loop.call_later(WAIT_SECONDS, self._publish)
+                if waiting
                 else loop.call_soon(self._publish)
             )
 
-    def synced(self) -> None:
-        """What the disk was at work on is durable, and acknowledged."""
+    def disk_begins(self) -> None:
+        """The disk thread is at work on what the turn gave it, or done."""
         if self._publication is not None:
             self._publication.cancel()
             self._publication = self._driver.loop.call_soon(self._publish)

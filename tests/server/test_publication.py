@@ -8,7 +8,6 @@ import pytest
 
 from raftkv.pb import rpc_pb2
 from raftkv.server import watching
-from raftkv.server.disk import Disk
 from raftkv.server.node import Node
 from tests.server.harness import Client, configs, replica_of, running, until
 from tests.server.watching import create
@@ -48,8 +47,7 @@ def test_watchers_hear_of_changes_although_the_disk_stays_at_work(
             assert node.driver is not None
             events = await Events.of(node, b"k", monkeypatch)
             writer = await Client.connect(node)
-            monkeypatch.setattr(Disk, "busy", True)
-            monkeypatch.setattr(node.driver.watches, "synced", lambda: None)
+            _wait_always(node.driver.watches, monkeypatch)
             monkeypatch.setattr(node.driver.replica, "tick", lambda: None)  # no other turns
             for one in range(5):
                 await writer.put(b"k", b"%d" % one)
@@ -67,13 +65,12 @@ def test_changes_that_wait_for_the_disk_are_told_before_the_next_turn_changes_mo
     """One publication per turn, whatever the disk does, and nothing is left out."""
 
     async def scenario() -> None:
-        monkeypatch.setattr(watching, "SYNC_SECONDS", 30.0)
+        monkeypatch.setattr(watching, "WAIT_SECONDS", 30.0)
         async with running(configs(1, tmp_path)) as (node,):
             assert node.driver is not None
             events = await Events.of(node, b"k", monkeypatch)
             writer = await Client.connect(node)
-            monkeypatch.setattr(Disk, "busy", True)
-            monkeypatch.setattr(node.driver.watches, "synced", lambda: None)
+            _wait_always(node.driver.watches, monkeypatch)
             for one in range(20):
                 await writer.put(b"k", b"%d" % one)
                 assert len(events.values) <= one
@@ -85,13 +82,13 @@ def test_changes_that_wait_for_the_disk_are_told_before_the_next_turn_changes_mo
     asyncio.run(scenario())
 
 
-def test_a_follower_acknowledges_entries_before_it_tells_its_watchers_of_earlier_ones(
+def test_a_followers_disk_begins_with_entries_before_its_watchers_hear_of_earlier_ones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its disk thread cannot begin while the event loop serves watchers."""
 
     async def scenario() -> None:
-        monkeypatch.setattr(watching, "SYNC_SECONDS", 30.0)
+        monkeypatch.setattr(watching, "WAIT_SECONDS", 30.0)
         slow = {"heartbeat_interval_ms": 100, "election_timeout_ms": 1000}
         async with running(configs(3, tmp_path, **slow)) as nodes:
             leader = next(node for node in nodes if replica_of(node).is_leader)
@@ -105,39 +102,46 @@ def test_a_follower_acknowledges_entries_before_it_tells_its_watchers_of_earlier
                 await writer.put(b"k", b"%d" % one)
             await until(lambda: len(events.values) == 40)
             assert events.values == [b"%d" % one for one in range(40)]
-            waited = [at for at, (what, _) in enumerate(order) if what == "changed while syncing"]
+            waited = [at for at, (what, _) in enumerate(order) if what == "changes wait"]
             assert waited
             for at in waited:  # a turn that comes first publishes, too
                 (_, turn), (then, later) = order[at : at + 2]
-                assert then == "acknowledged" or later > turn
+                assert then == "disk begins" or later > turn
             names = [what for what, _ in order]
-            assert any(names[at + 1 : at + 3] == ["acknowledged", "published"] for at in waited)
+            assert any(names[at + 1 : at + 3] == ["disk begins", "published"] for at in waited)
             writer.close()
             events.client.close()
 
     asyncio.run(scenario())
 
 
+def _wait_always(hub: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every turn gives the disk something, and the disk never begins with it."""
+    publish = hub.publish
+    monkeypatch.setattr(hub, "publish", lambda changes, **_: publish(changes, waiting=True))
+    monkeypatch.setattr(hub, "disk_begins", lambda: None)
+
+
 def _note_order(driver: Any, order: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch) -> None:
     """Notes what changes wait, what is durable and what is published, each with the turn."""
     hub = driver.watches
-    publish, synced, tell = hub.publish, hub.synced, hub.watches.publish
+    publish, begins, tell = hub.publish, hub.disk_begins, hub.watches.publish
 
     def note(what: str) -> None:
         order.append((what, driver.turns))
 
-    def note_changes(changes: Any, *, syncing: bool) -> None:
-        note("changed while syncing" if syncing and changes else "changed")
-        publish(changes, syncing=syncing)
+    def note_changes(changes: Any, *, waiting: bool) -> None:
+        note("changes wait" if waiting and changes else "changed")
+        publish(changes, waiting=waiting)
 
-    def note_synced() -> None:
-        note("acknowledged")  # `Driver._persisted` has just sent that
-        synced()
+    def note_begins() -> None:
+        note("disk begins")
+        begins()
 
     def note_told(changes: Any, revision: int) -> None:
         note("published")
         tell(changes, revision)
 
     monkeypatch.setattr(hub, "publish", note_changes)
-    monkeypatch.setattr(hub, "synced", note_synced)
+    monkeypatch.setattr(hub, "disk_begins", note_begins)
     monkeypatch.setattr(hub.watches, "publish", note_told)
