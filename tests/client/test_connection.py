@@ -273,6 +273,54 @@ def test_a_cancelled_call_leaves_the_client_usable(gate: Gate, prefix: str) -> N
     asyncio.run(scenario())
 
 
+def test_many_cancelled_calls_leave_nothing(raftkv_served: Served, prefix: str) -> None:
+    """C14: given up at every moment of a call."""
+
+    async def scenario() -> None:
+        async with aio.Client(raftkv_served.endpoints) as client:
+            await client.put(prefix + "a", "1")
+            before = len(asyncio.all_tasks())
+            for number in range(500):
+                task = asyncio.ensure_future(client.put(prefix + "a", "2"))
+                for _ in range(number % 20):
+                    await asyncio.sleep(0)
+                task.cancel()
+                await asyncio.wait([task])
+            await client.get(prefix + "a")
+            while len(asyncio.all_tasks()) > before:  # until the last ones have noticed
+                await asyncio.sleep(0)
+
+    asyncio.run(asyncio.wait_for(scenario(), 20.0))
+
+
+def test_threads_may_share_a_client_from_its_first_call_on(
+    raftkv_served: Served, prefix: str
+) -> None:
+    for _ in range(5):
+        with sync.Client(raftkv_served.endpoints) as client:
+            begun = threading.Barrier(16)
+            errors: list[Exception] = []
+
+            def use(
+                client: sync.Client = client,
+                begun: threading.Barrier = begun,
+                errors: list[Exception] = errors,
+            ) -> None:
+                begun.wait()
+                try:
+                    client.put(prefix + "a", "1")
+                except Exception as error:  # noqa: BLE001 - shown below
+                    errors.append(error)
+
+            threads = [threading.Thread(target=use) for _ in range(16)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            assert not errors
+            assert len(client._connection._channels) == 1
+
+
 def test_an_asynchronous_client_belongs_to_one_loop(raftkv_served: Served) -> None:
     client = aio.Client(raftkv_served.endpoints)
 
@@ -285,22 +333,21 @@ def test_an_asynchronous_client_belongs_to_one_loop(raftkv_served: Served) -> No
     asyncio.run(client.close())
 
 
-def _others() -> list[str]:
-    mine = threading.current_thread()
-    return [each.name for each in threading.enumerate() if each is not mine]
+def _new_threads(before: set[threading.Thread]) -> list[str]:
+    return [each.name for each in threading.enumerate() if each not in before]
 
 
 def test_clients_leave_no_thread_behind(raftkv_served: Served) -> None:
-    before = _others()
+    before = set(threading.enumerate())
     for _ in range(50):
         with sync.Client(f"{_nobody()},{raftkv_served.endpoints}") as client:
             client.get("a")
             with client.lease(5):
                 client.get("a")
     deadline = time.monotonic() + 5.0
-    while sorted(_others()) != sorted(before) and time.monotonic() < deadline:
+    while _new_threads(before) and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert sorted(_others()) == sorted(before)
+    assert not _new_threads(before)
 
 
 def test_asynchronous_clients_leave_no_task_behind(raftkv_served: Served) -> None:

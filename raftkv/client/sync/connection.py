@@ -81,7 +81,7 @@ class Connection:
         self.places = Places(len(settings.endpoints))
         self._options = channels.options(settings)
         self._credentials = [channels.credentials(settings, each) for each in settings.endpoints]
-        self._channels: list[Channel | None] = [None] * self.places.count
+        self._channels: dict[int, Channel] = {}
         self._pid = os.getpid()
         self._closed = False
         self._several = self.places.count > 1
@@ -335,14 +335,18 @@ class Connection:
             )
 
     def _channel(self, place: int) -> Channel:
-        channel = self._channels[place]
+        channel = self._channels.get(place)
         if channel is None:
             endpoint = self.settings.endpoints[place]
-            channel = self._channels[place] = Channel(
-                endpoint.address,
-                self._options,
-                self._credentials[place],
-                self.settings.interceptors,
+            # Of two threads that get here one wins; the other's channel has dialled nobody yet.
+            channel = self._channels.setdefault(
+                place,
+                Channel(
+                    endpoint.address,
+                    self._options,
+                    self._credentials[place],
+                    self.settings.interceptors,
+                ),
             )
         return channel
 
@@ -354,9 +358,8 @@ class Connection:
         if self._pid != os.getpid():
             return  # they belong to the parent
         self.keeper.stop()
-        for channel in self._channels:
-            if channel is not None:
-                channel.close()
+        for channel in list(self._channels.values()):
+            channel.close()
         give_up = time.monotonic() + CLOSE_SECONDS
         while not self.keeper.stopped and time.monotonic() < give_up:
             sleep(0.002)  # and not a join, which would block an event loop
