@@ -25,6 +25,7 @@ import secrets
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -65,6 +66,8 @@ _OURS: Final = frozenset(
     }
 )
 
+_TLS_ENDINGS: Final = ("cert-file", "key-file", "ca-file", "cert-auth")
+
 Indices = int | Iterable[int]
 
 
@@ -91,6 +94,9 @@ class Cluster:
         taken = _OURS & set(flags or ())
         if taken:
             raise ConfigError(f"--{min(taken)} is what the test cluster decides by itself")
+        secure = [name for name in flags or () if name.endswith(_TLS_ENDINGS)]
+        if secure:
+            raise ConfigError(f"--{secure[0]}: a test cluster speaks no TLS")
         self.nodes = nodes
         self.processes = processes
         self._flags = {**_DEFAULTS, **(flags or {})}
@@ -142,11 +148,12 @@ class Cluster:
     def _wait_all(self) -> None:
         """Waits until every member answers. Raises StartFailed: the cause may be another member."""
         deadline = time.monotonic() + self._start_timeout_seconds
-        for member in self._members:
+        members = self._members
+        for member in members:
             try:
                 member.wait_serving(deadline, linearizable=True)
             except StartFailed as failure:
-                others = [one for one in self._members if one is not member]
+                others = [one for one in members if one is not member]
                 raise StartFailed(f"{failure}{_logs(others)}") from None
 
     def stop(self) -> None:
@@ -170,17 +177,16 @@ class Cluster:
             self._release()
 
     def _release(self) -> None:
-        if self._network is not None:
-            self._network.close()
-            self._network = None
-        self._ports.close()
-        if self._nursery is not None:
-            self._nursery.close()
-            self._nursery = None
-        if self._scratch is not None:
-            self._scratch.close()
-            self._scratch = None
-        atexit.unregister(self.stop)
+        with ExitStack() as stack:  # in reverse, and all of it whatever one of them raises
+            stack.callback(atexit.unregister, self.stop)
+            if self._scratch is not None:
+                stack.callback(self._scratch.close)
+            if self._nursery is not None:
+                stack.callback(self._nursery.close)
+            stack.callback(self._ports.close)
+            if self._network is not None:
+                stack.callback(self._network.close)
+            self._network = self._nursery = self._scratch = None
 
     # --- building -----------------------------------------------------------------
 

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections import deque
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -37,6 +38,8 @@ class Nursery:
         self._unread = b""
         self._ready = self._over = False
         self._control, far = socket.socketpair()
+        self._poll = select.poll()  # not `select`: a test may have more than 1024 files open
+        self._poll.register(self._control, select.POLLIN)
         with far, self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "raftkv.testing.template", str(far.fileno())],
@@ -83,12 +86,13 @@ class Nursery:
 
     def close(self) -> None:
         """Kills all members and ends the template."""
+        with suppress(OSError):  # it has ended already
+            self._control.shutdown(socket.SHUT_RDWR)  # a fork of this process may hold it too
         self._control.close()
-        try:
+        with suppress(subprocess.TimeoutExpired):
             self._process.wait(END_SECONDS)
-        finally:
-            self._process.kill()  # its children go with it
-            self._process.wait()
+        self._process.kill()  # its children go with it
+        self._process.wait()
 
     def _say(self, message: dict[str, Any]) -> None:
         try:
@@ -98,7 +102,7 @@ class Nursery:
 
     def _hear(self, seconds: float) -> None:
         """Takes what the template has said, after waiting so long for it at most."""
-        while not self._over and select.select([self._control], [], [], seconds)[0]:
+        while not self._over and self._poll.poll(seconds * 1000):
             seconds = 0.0
             try:
                 chunk = self._control.recv(_READ_BYTES)

@@ -23,6 +23,7 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import Callable, Coroutine, Hashable, Iterable
+from contextlib import suppress
 from typing import Any, Final, Self, TypeVar, cast
 
 import uvloop
@@ -315,9 +316,11 @@ class Proxy:
             self._watch = self._loop.create_task(self._await_target())
 
     async def _await_target(self) -> None:
-        while not await self._target_listens():
+        while self._door is None:
             await asyncio.sleep(POLL_SECONDS)
-        await self.open()
+            if await self._target_listens():
+                with suppress(OSError):  # somebody else has the door's port for a moment
+                    await self.open()
         self._watch = None
 
     async def close(self) -> None:

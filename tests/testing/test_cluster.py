@@ -244,6 +244,8 @@ def test_flags_of_the_members_can_be_set_but_not_what_makes_the_cluster() -> Non
             )
     with pytest.raises(ConfigError, match="--name"):
         Cluster(1, flags={"name": "mine"})
+    with pytest.raises(ConfigError, match="--peer-cert-file: a test cluster speaks no TLS"):
+        Cluster(1, flags={"peer-cert-file": "c.pem"})
     with pytest.raises(ConfigError, match="--heartbeat-interval"):
         Cluster(1, flags={"heartbeat-interval": "often"}).start()
     with pytest.raises(ValueError, match="at least one"):
