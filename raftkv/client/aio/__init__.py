@@ -11,6 +11,8 @@ from raftkv.client.shared import *  # noqa: F403
 
 __all__ = [
     "Barrier",
+    "Cache",
+    "Claim",
     "Client",
     "Counter",
     "DoubleBarrier",
@@ -19,8 +21,17 @@ __all__ = [
     "LeaderRunner",
     "Lease",
     "Lock",
+    "Membership",
+    "Observation",
+    "Partitioner",
+    "Party",
+    "PriorityQueue",
+    "Queue",
     "RWLock",
+    "Registration",
     "Semaphore",
+    "ServiceRegistry",
+    "Share",
     "Shift",
     "Term",
     "Transaction",
@@ -31,12 +42,18 @@ __all__ += shared.__all__
 
 if TYPE_CHECKING:
     from raftkv.client.aio.recipes.barrier import Barrier
+    from raftkv.client.aio.recipes.cache import Cache
     from raftkv.client.aio.recipes.counter import Counter
     from raftkv.client.aio.recipes.double_barrier import DoubleBarrier
-    from raftkv.client.aio.recipes.election import Election, Term
+    from raftkv.client.aio.recipes.election import Election, Observation, Term
     from raftkv.client.aio.recipes.leader_runner import LeaderRunner, Shift
     from raftkv.client.aio.recipes.lock import Lock
+    from raftkv.client.aio.recipes.partitioner import Partitioner, Share
+    from raftkv.client.aio.recipes.party import Membership, Party
+    from raftkv.client.aio.recipes.priority_queue import PriorityQueue
+    from raftkv.client.aio.recipes.queue import Claim, Queue
     from raftkv.client.aio.recipes.queued import Holding
+    from raftkv.client.aio.recipes.registry import Registration, ServiceRegistry
     from raftkv.client.aio.recipes.rwlock import RWLock
     from raftkv.client.aio.recipes.semaphore import Semaphore
     from raftkv.client.aio.recipes.stm import stm

@@ -4,7 +4,7 @@ What a recipe does when things go wrong is the beginning of its own module's doc
 (`raftkv/client/aio/recipes/`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, TypeVar, cast
 
 from raftkv.client.aio.runtime import Eventually
@@ -14,13 +14,17 @@ if TYPE_CHECKING:
     from raftkv.client.aio.client import Client
     from raftkv.client.aio.lease import Lease
     from raftkv.client.aio.recipes.barrier import Barrier
+    from raftkv.client.aio.recipes.cache import Cache
     from raftkv.client.aio.recipes.counter import Counter
     from raftkv.client.aio.recipes.double_barrier import DoubleBarrier
     from raftkv.client.aio.recipes.election import Election
     from raftkv.client.aio.recipes.leader_runner import LeaderRunner, Shift
     from raftkv.client.aio.recipes.lock import Lock
+    from raftkv.client.aio.recipes.partitioner import Partitioner, Share
+    from raftkv.client.aio.recipes.party import Party
     from raftkv.client.aio.recipes.priority_queue import PriorityQueue
     from raftkv.client.aio.recipes.queue import Queue
+    from raftkv.client.aio.recipes.registry import ServiceRegistry
     from raftkv.client.aio.recipes.rwlock import RWLock
     from raftkv.client.aio.recipes.semaphore import Semaphore
     from raftkv.client.aio.recipes.stm import Transaction as StmTransaction
@@ -124,6 +128,48 @@ class RecipeFactories:
         from raftkv.client.aio.recipes.priority_queue import PriorityQueue
 
         return PriorityQueue(self._client, name)
+
+    def party(self, name: Key, *, ttl: float = 10.0) -> "Party":
+        """A party: who takes part, and for how long."""
+        from raftkv.client.aio.recipes.party import Party
+
+        return Party(self._client, name, ttl=ttl)
+
+    def partitioner(
+        self,
+        name: Key,
+        partitions: Iterable[Key],
+        function: "Callable[[Share], Eventually[None]]",
+        *,
+        identity: Key = b"",
+        ttl: float = 10.0,
+        grace: float | None = None,
+    ) -> "Partitioner":
+        """Divides partitions over all who take part; runs a function for each that is ours.
+
+        identity: what others see. grace: seconds before the end of the lease at which functions
+        are told to stop; None = a quarter of the TTL.
+        """
+        from raftkv.client.aio.recipes.partitioner import Partitioner
+
+        return Partitioner(
+            self._client, name, partitions, function, identity=identity, ttl=ttl, grace=grace
+        )
+
+    def registry(self, name: Key, *, ttl: float = 10.0) -> "ServiceRegistry":
+        """A service registry: register, discover, watch."""
+        from raftkv.client.aio.recipes.registry import ServiceRegistry
+
+        return ServiceRegistry(self._client, name, ttl=ttl)
+
+    def cache(self, prefix: Key, *, check_seconds: float = 5.0) -> "Cache":
+        """The keys below a prefix, kept in memory, always as of one revision.
+
+        check_seconds: how often the servers are asked whether it is current; 0 = never.
+        """
+        from raftkv.client.aio.recipes.cache import Cache
+
+        return Cache(self._client, prefix, check_seconds=check_seconds)
 
     def leader_runner(
         self,

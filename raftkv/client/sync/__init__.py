@@ -12,6 +12,8 @@ from raftkv.client.sync.watch import Watch
 
 __all__ = [
     "Barrier",
+    "Cache",
+    "Claim",
     "Client",
     "Counter",
     "DoubleBarrier",
@@ -20,8 +22,17 @@ __all__ = [
     "LeaderRunner",
     "Lease",
     "Lock",
+    "Membership",
+    "Observation",
+    "Partitioner",
+    "Party",
+    "PriorityQueue",
+    "Queue",
     "RWLock",
+    "Registration",
     "Semaphore",
+    "ServiceRegistry",
+    "Share",
     "Shift",
     "Term",
     "Transaction",
@@ -32,12 +43,18 @@ __all__ += shared.__all__
 
 if TYPE_CHECKING:
     from raftkv.client.sync.recipes.barrier import Barrier
+    from raftkv.client.sync.recipes.cache import Cache
     from raftkv.client.sync.recipes.counter import Counter
     from raftkv.client.sync.recipes.double_barrier import DoubleBarrier
-    from raftkv.client.sync.recipes.election import Election, Term
+    from raftkv.client.sync.recipes.election import Election, Observation, Term
     from raftkv.client.sync.recipes.leader_runner import LeaderRunner, Shift
     from raftkv.client.sync.recipes.lock import Lock
+    from raftkv.client.sync.recipes.partitioner import Partitioner, Share
+    from raftkv.client.sync.recipes.party import Membership, Party
+    from raftkv.client.sync.recipes.priority_queue import PriorityQueue
+    from raftkv.client.sync.recipes.queue import Claim, Queue
     from raftkv.client.sync.recipes.queued import Holding
+    from raftkv.client.sync.recipes.registry import Registration, ServiceRegistry
     from raftkv.client.sync.recipes.rwlock import RWLock
     from raftkv.client.sync.recipes.semaphore import Semaphore
     from raftkv.client.sync.recipes.stm import stm

@@ -24,6 +24,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
 from raftkv.client.aio import runtime
+from raftkv.client.aio.recipes.marks import again, repeated
 from raftkv.client.aio.recipes.until import until
 from raftkv.client.errors import (
     ClientError,
@@ -66,18 +67,21 @@ class Closed:
         return txn.when(key(self.key).create_revision == self.fencing_token)
 
     async def release(self) -> None:
-        """Opens it; the second time nothing happens. Errors: ClientError."""
+        """Opens it; the second time nothing happens.
+
+        Errors: ClientError. A barrier without a lease stays closed then: call this again.
+        """
         if self._is_released:
             return
         self._is_released = True
         if self.lease is not None:
             await self.lease.revoke()
-        else:
-            opening = self.guard(Txn()).then(Delete(self.key))
-            try:
-                await self._client.txn(opening)
-            except OutcomeUnknown:  # sent again, it takes away this barrier only, not the next one
-                await self._client.txn(opening)
+            return
+        try:  # sent again, it takes away this barrier only, not the next one
+            await repeated(self._client, self.guard(Txn()).then(Delete(self.key)), Patience(None))
+        except BaseException:
+            self._is_released = False
+            raise
 
     async def __aenter__(self) -> Self:
         return self
@@ -132,7 +136,8 @@ class Barrier:
         except OutcomeUnknown as error:
             lost = error
             # With a lease it can be sent again: whatever of it comes late ends with the lease.
-            result = await self._client.txn(closing if lease is not None else _look(self.name))
+            second = closing if lease is not None else _look(self.name)
+            result = await again(self._client, second, Patience(None), error)
         if result.succeeded:
             return Closed(self._client, self.name, result.revision, lease)
         found = result.results[0]

@@ -21,13 +21,14 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
 from raftkv.client.aio import runtime
+from raftkv.client.aio.recipes.marks import repeated
 from raftkv.client.aio.recipes.until import until
-from raftkv.client.errors import BadRequest, ClientError, Misused, NotHeld, OutcomeUnknown
+from raftkv.client.errors import BadRequest, ClientError, Misused, NotHeld
 from raftkv.client.keys import Key, encoded
 from raftkv.client.patience import Patience
 from raftkv.client.rendezvous import Rendezvous, Step, TooMany
-from raftkv.client.results import KeyValue, RangeResult, TxnResult
-from raftkv.client.txn import GetPrefix, Txn
+from raftkv.client.results import KeyValue, RangeResult
+from raftkv.client.txn import GetPrefix
 
 if TYPE_CHECKING:
     from raftkv.client.aio.client import Client
@@ -96,12 +97,12 @@ class DoubleBarrier:
 
     async def _enter(self, lease: "Lease", patience: Patience) -> int:
         own = self._round.waiter(lease.id)
-        await self._repeated(self._round.joining(own, self._identity, lease.id), patience)
+        await repeated(self._client, self._round.joining(own, self._identity, lease.id), patience)
         step, ready = await self._until(
             lambda kvs: self._round.entering(kvs, own), patience, "others"
         )
         if step is Step.COMPLETE:
-            await self._repeated(self._round.completing(own, ready), patience)
+            await repeated(self._client, self._round.completing(own, ready), patience)
             _, ready = await self._until(
                 lambda kvs: _only(self._round.entering(kvs, own), Step.ENTERED), patience, "entry"
             )
@@ -129,7 +130,7 @@ class DoubleBarrier:
                     patience,
                     "the others' end",
                 )
-            await self._repeated(self._round.clearing(opened), patience)
+            await repeated(self._client, self._round.clearing(opened), patience)
         finally:
             await runtime.finish(self._give_up)
 
@@ -153,13 +154,6 @@ class DoubleBarrier:
             what=f"{what} at the double barrier {self.name!r}",
             check=check,
         )
-
-    async def _repeated(self, txn: Txn, patience: Patience) -> TxnResult:
-        """The result of a transaction that does no more when it is sent twice."""
-        try:
-            return await self._client.txn(txn, timeout=patience.call_timeout())
-        except OutcomeUnknown:
-            return await self._client.txn(txn, timeout=patience.call_timeout())
 
     async def _give_up(self) -> None:
         lease, self._lease, self._opened = self._lease, None, 0

@@ -1,7 +1,10 @@
-"""Whether a write whose answer was lost was carried out, by a mark that it leaves in the history.
+"""Whether a write whose answer was lost was carried out.
 
-The write puts a mark of its own to a key that every such write puts, and its condition can hold
-only once. So it may be sent again, and if that is refused, the history of the key tells.
+`repeated`: it is sent again, which is for those that do no more when they are sent twice.
+
+`carried_out`: a mark that it leaves in the history tells. The write puts a mark of its own to a key
+that every such write puts, and its condition can hold only once. So it may be sent again, and if
+that is refused, the history of the key tells.
 """
 
 from typing import TYPE_CHECKING, Final
@@ -9,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from raftkv.client.aio import runtime
 from raftkv.client.errors import Compacted, OutcomeUnknown, TimedOut, Unavailable
 from raftkv.client.patience import Patience
+from raftkv.client.results import TxnResult
 from raftkv.client.txn import Get, Txn
 
 if TYPE_CHECKING:
@@ -16,6 +20,28 @@ if TYPE_CHECKING:
 
 MARK_BYTES: Final = 16
 RETRY_SECONDS: Final = 0.1  # after a request that no server could serve
+
+
+async def repeated(client: "Client", txn: Txn, patience: Patience) -> TxnResult:
+    """The result of a transaction, sent again, once, if its answer is lost.
+
+    Errors: OutcomeUnknown, other ClientErrors.
+    """
+    try:
+        return await client.txn(txn, timeout=patience.call_timeout())
+    except OutcomeUnknown as error:
+        return await again(client, txn, patience, error)
+
+
+async def again(client: "Client", txn: Txn, patience: Patience, error: OutcomeUnknown) -> TxnResult:
+    """The result of the second attempt, when the answer to the first was lost.
+
+    Errors: `error`, also when the second surely was not carried out: the first may have been.
+    """
+    try:
+        return await client.txn(txn, timeout=patience.call_timeout())
+    except (Unavailable, TimedOut, OutcomeUnknown):
+        raise error from None
 
 
 async def carried_out(

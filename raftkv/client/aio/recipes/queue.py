@@ -15,7 +15,8 @@ When things go wrong:
 * The answer to `put` is lost: if the item is there, all is well; if it is not, it may still come
   (or has come and gone), which is OutcomeUnknown.
 * The answer to `take` is lost: it is sent again, which tells in most cases. If the item is gone
-  by then, nobody can say whether this take or another one got it: OutcomeUnknown.
+  by then, nobody can say whether this take or another one got it; if it was claimed meanwhile, the
+  first attempt may still come when the claim is over: OutcomeUnknown.
 * The answer to `claim` or `done` is lost: both are found out by looking.
 
 `raftkv.client.items` has the layout, which is that of etcd's Go recipes.
@@ -28,6 +29,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 from raftkv.client import items
 from raftkv.client.aio import runtime
+from raftkv.client.aio.recipes.marks import again
 from raftkv.client.aio.recipes.until import changed
 from raftkv.client.errors import (
     ClientError,
@@ -65,6 +67,7 @@ class Claim:
         self._client = client
         self._shelf = shelf
         self._is_over = False
+        self._may_be_done = False  # the answer to an earlier `done` was lost
 
     @property
     def text(self) -> str:
@@ -98,17 +101,16 @@ class Claim:
         if self._is_over:
             raise NotHeld(f"the claim on {self.key!r} is over")
         finishing = self._shelf.finishing(self.key, self.fencing_token)
-        was_lost = False
         try:
             result = await self._client.txn(finishing)
-        except OutcomeUnknown:
+        except OutcomeUnknown as error:
             # Sent again, it can find nothing but its own traces: the claim is nobody else's.
-            was_lost = True
-            result = await self._client.txn(finishing)
+            self._may_be_done = True
+            result = await again(self._client, finishing, Patience(None), error)
         if not result.succeeded:
             left = result.results[0]
             assert isinstance(left, RangeResult)
-            if left.kvs or not was_lost:
+            if left.kvs or not self._may_be_done:
                 self._is_over = True
                 raise LeaseLost(f"the claim on {self.key!r} was lost before the work was done")
         self._is_over = True
@@ -158,26 +160,34 @@ class Queue:
         fresh = self._shelf.fresh()
         try:
             await self._client.put(fresh, value, timeout=timeout)
-        except OutcomeUnknown:
-            if not (await self._client.get(fresh, timeout=timeout)).exists:
+        except OutcomeUnknown as error:
+            if not await self._is_there(fresh, error, timeout):
                 raise
         return fresh
+
+    async def _is_there(self, item: bytes, error: OutcomeUnknown, timeout: float | None) -> bool:
+        """Whether an item is in the queue. Errors: `error`, when nobody can be asked."""
+        try:
+            return (await self._client.get(item, timeout=timeout)).exists
+        except (Unavailable, TimedOut):
+            raise error from None
 
     async def take(self, timeout: float | None = None) -> bytes:
         """Waits for the next item and takes it away. Errors: NotAcquired (a TimeoutError)."""
         patience = Patience(timeout)
         while True:
             item = await self._next(patience)
-            taking = self._shelf.taking(item)
-            try:
-                taken = (await self._client.txn(taking, timeout=patience.call_timeout())).succeeded
-            except OutcomeUnknown as error:
-                again = await self._client.txn(taking, timeout=patience.call_timeout())
-                if not again.succeeded and not (await self._client.get(item.key)).exists:
-                    raise error from None
-                taken = again.succeeded
-            if taken:
+            if await self._taken(self._shelf.taking(item), patience):
                 return item.value
+
+    async def _taken(self, taking: Txn, patience: Patience) -> bool:
+        """Whether this one has the item now. Errors: OutcomeUnknown, other ClientErrors."""
+        try:
+            return (await self._client.txn(taking, timeout=patience.call_timeout())).succeeded
+        except OutcomeUnknown as error:
+            if (await again(self._client, taking, patience, error)).succeeded:
+                return True
+            raise error from None
 
     def claim(self, timeout: float | None = None, *, ttl: float = 10.0) -> runtime.Acquiring[Claim]:
         """Waits for the next item and claims it.

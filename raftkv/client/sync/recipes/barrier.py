@@ -35,6 +35,7 @@ from raftkv.client.keys import Key, encoded
 from raftkv.client.patience import Patience
 from raftkv.client.results import RangeResult
 from raftkv.client.sync import runtime
+from raftkv.client.sync.recipes.marks import again, repeated
 from raftkv.client.sync.recipes.until import until
 from raftkv.client.txn import Delete, Get, Put, Txn, key
 
@@ -67,18 +68,21 @@ class Closed:
         return txn.when(key(self.key).create_revision == self.fencing_token)
 
     def release(self) -> None:
-        """Opens it; the second time nothing happens. Errors: ClientError."""
+        """Opens it; the second time nothing happens.
+
+        Errors: ClientError. A barrier without a lease stays closed then: call this again.
+        """
         if self._is_released:
             return
         self._is_released = True
         if self.lease is not None:
             self.lease.revoke()
-        else:
-            opening = self.guard(Txn()).then(Delete(self.key))
-            try:
-                self._client.txn(opening)
-            except OutcomeUnknown:  # sent again, it takes away this barrier only, not the next one
-                self._client.txn(opening)
+            return
+        try:  # sent again, it takes away this barrier only, not the next one
+            repeated(self._client, self.guard(Txn()).then(Delete(self.key)), Patience(None))
+        except BaseException:
+            self._is_released = False
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -133,7 +137,8 @@ class Barrier:
         except OutcomeUnknown as error:
             lost = error
             # With a lease it can be sent again: whatever of it comes late ends with the lease.
-            result = self._client.txn(closing if lease is not None else _look(self.name))
+            second = closing if lease is not None else _look(self.name)
+            result = again(self._client, second, Patience(None), error)
         if result.succeeded:
             return Closed(self._client, self.name, result.revision, lease)
         found = result.results[0]

@@ -21,14 +21,15 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
-from raftkv.client.errors import BadRequest, ClientError, Misused, NotHeld, OutcomeUnknown
+from raftkv.client.errors import BadRequest, ClientError, Misused, NotHeld
 from raftkv.client.keys import Key, encoded
 from raftkv.client.patience import Patience
 from raftkv.client.rendezvous import Rendezvous, Step, TooMany
-from raftkv.client.results import KeyValue, RangeResult, TxnResult
+from raftkv.client.results import KeyValue, RangeResult
 from raftkv.client.sync import runtime
+from raftkv.client.sync.recipes.marks import repeated
 from raftkv.client.sync.recipes.until import until
-from raftkv.client.txn import GetPrefix, Txn
+from raftkv.client.txn import GetPrefix
 
 if TYPE_CHECKING:
     from raftkv.client.sync.client import Client
@@ -97,10 +98,10 @@ class DoubleBarrier:
 
     def _enter(self, lease: "Lease", patience: Patience) -> int:
         own = self._round.waiter(lease.id)
-        self._repeated(self._round.joining(own, self._identity, lease.id), patience)
+        repeated(self._client, self._round.joining(own, self._identity, lease.id), patience)
         step, ready = self._until(lambda kvs: self._round.entering(kvs, own), patience, "others")
         if step is Step.COMPLETE:
-            self._repeated(self._round.completing(own, ready), patience)
+            repeated(self._client, self._round.completing(own, ready), patience)
             _, ready = self._until(
                 lambda kvs: _only(self._round.entering(kvs, own), Step.ENTERED), patience, "entry"
             )
@@ -128,7 +129,7 @@ class DoubleBarrier:
                     patience,
                     "the others' end",
                 )
-            self._repeated(self._round.clearing(opened), patience)
+            repeated(self._client, self._round.clearing(opened), patience)
         finally:
             runtime.finish(self._give_up)
 
@@ -152,13 +153,6 @@ class DoubleBarrier:
             what=f"{what} at the double barrier {self.name!r}",
             check=check,
         )
-
-    def _repeated(self, txn: Txn, patience: Patience) -> TxnResult:
-        """The result of a transaction that does no more when it is sent twice."""
-        try:
-            return self._client.txn(txn, timeout=patience.call_timeout())
-        except OutcomeUnknown:
-            return self._client.txn(txn, timeout=patience.call_timeout())
 
     def _give_up(self) -> None:
         lease, self._lease, self._opened = self._lease, None, 0

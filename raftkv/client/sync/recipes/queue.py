@@ -16,7 +16,8 @@ When things go wrong:
 * The answer to `put` is lost: if the item is there, all is well; if it is not, it may still come
   (or has come and gone), which is OutcomeUnknown.
 * The answer to `take` is lost: it is sent again, which tells in most cases. If the item is gone
-  by then, nobody can say whether this take or another one got it: OutcomeUnknown.
+  by then, nobody can say whether this take or another one got it; if it was claimed meanwhile, the
+  first attempt may still come when the claim is over: OutcomeUnknown.
 * The answer to `claim` or `done` is lost: both are found out by looking.
 
 `raftkv.client.items` has the layout, which is that of etcd's Go recipes.
@@ -41,6 +42,7 @@ from raftkv.client.keys import Key, encoded
 from raftkv.client.patience import Patience
 from raftkv.client.results import KeyValue, RangeResult
 from raftkv.client.sync import runtime
+from raftkv.client.sync.recipes.marks import again
 from raftkv.client.sync.recipes.until import changed
 from raftkv.client.txn import GetPrefix, Txn, key
 
@@ -66,6 +68,7 @@ class Claim:
         self._client = client
         self._shelf = shelf
         self._is_over = False
+        self._may_be_done = False  # the answer to an earlier `done` was lost
 
     @property
     def text(self) -> str:
@@ -99,17 +102,16 @@ class Claim:
         if self._is_over:
             raise NotHeld(f"the claim on {self.key!r} is over")
         finishing = self._shelf.finishing(self.key, self.fencing_token)
-        was_lost = False
         try:
             result = self._client.txn(finishing)
-        except OutcomeUnknown:
+        except OutcomeUnknown as error:
             # Sent again, it can find nothing but its own traces: the claim is nobody else's.
-            was_lost = True
-            result = self._client.txn(finishing)
+            self._may_be_done = True
+            result = again(self._client, finishing, Patience(None), error)
         if not result.succeeded:
             left = result.results[0]
             assert isinstance(left, RangeResult)
-            if left.kvs or not was_lost:
+            if left.kvs or not self._may_be_done:
                 self._is_over = True
                 raise LeaseLost(f"the claim on {self.key!r} was lost before the work was done")
         self._is_over = True
@@ -159,26 +161,34 @@ class Queue:
         fresh = self._shelf.fresh()
         try:
             self._client.put(fresh, value, timeout=timeout)
-        except OutcomeUnknown:
-            if not (self._client.get(fresh, timeout=timeout)).exists:
+        except OutcomeUnknown as error:
+            if not self._is_there(fresh, error, timeout):
                 raise
         return fresh
+
+    def _is_there(self, item: bytes, error: OutcomeUnknown, timeout: float | None) -> bool:
+        """Whether an item is in the queue. Errors: `error`, when nobody can be asked."""
+        try:
+            return (self._client.get(item, timeout=timeout)).exists
+        except (Unavailable, TimedOut):
+            raise error from None
 
     def take(self, timeout: float | None = None) -> bytes:
         """Waits for the next item and takes it away. Errors: NotAcquired (a TimeoutError)."""
         patience = Patience(timeout)
         while True:
             item = self._next(patience)
-            taking = self._shelf.taking(item)
-            try:
-                taken = (self._client.txn(taking, timeout=patience.call_timeout())).succeeded
-            except OutcomeUnknown as error:
-                again = self._client.txn(taking, timeout=patience.call_timeout())
-                if not again.succeeded and not (self._client.get(item.key)).exists:
-                    raise error from None
-                taken = again.succeeded
-            if taken:
+            if self._taken(self._shelf.taking(item), patience):
                 return item.value
+
+    def _taken(self, taking: Txn, patience: Patience) -> bool:
+        """Whether this one has the item now. Errors: OutcomeUnknown, other ClientErrors."""
+        try:
+            return (self._client.txn(taking, timeout=patience.call_timeout())).succeeded
+        except OutcomeUnknown as error:
+            if (again(self._client, taking, patience, error)).succeeded:
+                return True
+            raise error from None
 
     def claim(self, timeout: float | None = None, *, ttl: float = 10.0) -> runtime.Acquiring[Claim]:
         """Waits for the next item and claims it.
