@@ -202,9 +202,16 @@ class Watches:
         """True: not everybody has got what was published; call `go_on`."""
         return bool(self._delivering or self._gathering or self._deferred)
 
+    @property
+    def amid_publication(self) -> bool:
+        """True: some of the synced watchers may have got the last publication and others not. It is
+        False for a moment after each, however many wait to be published.
+        """
+        return bool(self._delivering or self._gathering)
+
     def go_on(self) -> None:
-        """A slice of a publication."""
-        if not (self._delivering or self._gathering):
+        """A slice of a publication; no other one begins in the slice in which one ends."""
+        if not self.amid_publication:
             changes, self._deferred = self._deferred, []
             if not self._begin_publication(changes, self._deferred_revision):
                 return

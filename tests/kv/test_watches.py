@@ -528,6 +528,22 @@ def test_a_publication_to_many_takes_slices_and_each_watcher_gets_all_of_it_or_n
     assert town.hub.behind == 0
 
 
+def test_however_much_is_published_there_is_a_moment_in_which_all_have_seen_the_same() -> None:
+    """W04, W05: who asks for progress must not wait until the changes end."""
+    town = Town(published=10)
+    watchers = [town.watch(b"a") for _ in range(25)] + [town.watch(b"b")]
+    together = []
+    for _ in range(40):
+        town.apply([put(b"a")])
+        town.begin_to_publish()
+        town.hub.go_on()
+        assert town.hub.unfinished
+        if not town.hub.amid_publication:
+            together.append({town.hub.seen(one) for one in watchers})
+            assert together[-1] == {town.hub.revision}
+    assert len(together) >= 10
+
+
 def test_many_changes_are_looked_at_in_slices_and_a_revision_stays_whole() -> None:
     town = Town(published=10)
     watcher, other = town.watch(b"k", b"l"), town.watch(b"x")

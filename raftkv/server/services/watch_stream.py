@@ -167,7 +167,7 @@ class WatchStream:
     def settled(self) -> bool:
         """Answers a progress request, if it can be answered now."""
         watches = self._service.watching.watches
-        if watches.unfinished:
+        if watches.amid_publication:
             return False
         unsynced, is_synced = self._unsynced, watches.is_synced
         if unsynced is not None and not is_synced(unsynced) and self._is_member(unsynced):
