@@ -23,6 +23,8 @@ T = TypeVar("T")
 Reply = TypeVar("Reply", bound=Message)
 Metadata = Sequence[tuple[str, str]]
 
+READ_AHEAD: Final = 16  # answers of a stream that are taken before they are asked for
+
 Eventually = Awaitable  # what a user's function returns: Callable[[...], Eventually[T]]
 Mutex = asyncio.Lock  # used by `async with`
 
@@ -233,16 +235,21 @@ def acquiring(coroutine: Coroutine[Any, Any, H]) -> Acquiring[H]:
 class Stream(Generic[Reply]):
     """A bidirectional call. `read` is for one reader.
 
-    Reads and writes under way are tasks of their own: a cancelled caller must not cancel the call,
-    and nobody waits for a connection to come about but who reads.
+    A task takes the answers off grpcio, a bounded number ahead, and another one sends: a cancelled
+    caller must not cancel the call, an answer that is there already costs its reader no switch, and
+    nobody waits for a connection to come about but who reads.
     """
 
     def __init__(self, call: Any) -> None:
         self._call = call
-        self._reading: asyncio.Task[Any] | None = None
-        self._writing: asyncio.Task[None] | None = None
+        self._replies: deque[Reply] = deque()
+        self._failure: BaseException | None = None
+        self._ended = self._closed = False
+        self._waiting: asyncio.Future[None] | None = None  # for an answer
+        self._full: asyncio.Future[None] | None = None  # for room
+        self._receiving: asyncio.Task[None] | None = None
         self._requests: deque[Message | None] = deque()
-        self._closed = False
+        self._sending: asyncio.Task[None] | None = None
 
     async def write(self, request: Message) -> None:
         """Sends a request, behind earlier ones. Whether that works is heard by `read`."""
@@ -254,8 +261,8 @@ class Stream(Generic[Reply]):
 
     def _send(self, request: Message | None) -> None:
         self._requests.append(request)
-        if self._writing is None or self._writing.done():
-            self._writing = asyncio.ensure_future(self._send_all())
+        if self._sending is None or self._sending.done():
+            self._sending = asyncio.ensure_future(self._send_all())
 
     async def _send_all(self) -> None:
         # The errors of a call that has ended are for who reads.
@@ -273,29 +280,66 @@ class Stream(Generic[Reply]):
         Errors: TimeoutError after so many seconds (the call goes on, nothing is lost);
         grpc.RpcError when the call has failed.
         """
+        if not self._replies and not self._ended and not self._closed:
+            await self._wait(timeout)
         if self._closed:
             return None
-        if self._reading is None:
-            self._reading = asyncio.ensure_future(self._call.read())
-        await asyncio.wait([self._reading], timeout=timeout)
-        if not self._reading.done():
+        if self._replies:
+            if self._full is not None:
+                _resolve(self._full)
+            return self._replies.popleft()
+        if self._failure is not None:
+            raise self._failure
+        if not self._ended:
             raise TimeoutError
-        reading, self._reading = self._reading, None
-        if self._closed or reading.cancelled():
-            return None
-        reply = reading.result()
-        return None if reply is grpc.aio.EOF else reply
+        return None
+
+    async def _wait(self, timeout: float | None) -> None:
+        """Until there is an answer or an end, at most so many seconds."""
+        loop = asyncio.get_running_loop()
+        if self._receiving is None:
+            self._receiving = loop.create_task(self._receive())
+        self._waiting = waiting = loop.create_future()
+        timer = None
+        if timeout is not None:
+            timer = loop.call_later(max(timeout, 0.0), _resolve, waiting)
+        try:
+            await waiting
+        finally:
+            self._waiting = None
+            if timer is not None:
+                timer.cancel()
+
+    async def _receive(self) -> None:
+        try:
+            while (reply := await self._call.read()) is not grpc.aio.EOF:
+                self._replies.append(reply)
+                self._wake()
+                while len(self._replies) >= READ_AHEAD:
+                    self._full = asyncio.get_running_loop().create_future()
+                    await self._full
+                self._full = None
+        except grpc.RpcError as error:
+            self._failure = error
+        finally:
+            self._ended = True
+            self._wake()
+
+    def _wake(self) -> None:
+        if self._waiting is not None:
+            _resolve(self._waiting)
 
     async def close(self) -> None:
         """Cancels the call."""
         self._closed = True
         self._call.cancel()
-        for task in (self._reading, self._writing):
+        for task in (self._receiving, self._sending):
             if task is not None:
                 task.cancel()  # of a call that never had a connection, nobody else ends them
                 await asyncio.wait([task])
                 if not task.cancelled():
                     task.exception()  # seen
+        self._wake()
 
 
 class Channel:

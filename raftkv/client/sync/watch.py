@@ -55,6 +55,7 @@ RANGE: Final = "/etcdserverpb.KV/Range"
 STEADY_SECONDS: Final = 5.0  # a stream that stood so long was well
 JITTER: Final = 0.5  # of a pause: many watches must not come back in the same moment
 STOP_SECONDS: Final = 5.0
+SETTLE_SECONDS: Final = 0.5  # the least for a read on which all depends, even if the user polls
 PROGRESS: Final = rpc_pb2.WatchRequest(progress_request=rpc_pb2.WatchProgressRequest())
 
 
@@ -216,7 +217,7 @@ class Watch:
             if self._closing.is_set():
                 return None
             if now() >= patience:
-                self._silent()
+                self._silent(stream)
             elif now() >= give_up:
                 raise TimedOut("nothing came in time") from None
             return None
@@ -246,17 +247,16 @@ class Watch:
         self._trouble = None
         self._warned = False
 
-    def _silent(self) -> None:
+    def _silent(self, stream: Stream[rpc_pb2.WatchResponse]) -> None:
         """Nothing came for a while: ask, or leave if that was done."""
         if self._probed:
             raise Unavailable("the server does not answer", code=Code.UNAVAILABLE)
-        assert self._stream is not None
         heard = self._connection.heard[self._place]
         if heard + self._connection.settings.keepalive_time > now():
             return  # another watch has just heard from it
         self._probed = True
         self._heard_at = now()
-        self._stream.write(PROGRESS)
+        stream.write(PROGRESS)
 
     def _settle(self, give_up: float) -> None:
         """Asks a quorum whether the store was put back, or this server is just behind."""
@@ -267,17 +267,19 @@ class Watch:
             request,
             rpc_pb2.RangeResponse,
             write=False,
-            timeout=max(min(give_up - now(), default), 0.001),
+            timeout=max(min(give_up - now(), default), SETTLE_SECONDS),
         )
         self._state.settle(answer.header.revision)
 
     def _broken(self, error: ClientError) -> None:
         """The stream is over. Errors: the error, if the watch is."""
+        had_stream = self._stream is not None
         self._hang_up()
         if self._closing.is_set():
             raise ClientClosed("the watch is closed")
         if goes_on(error):
-            self._connection.broken(self._place)
+            if had_stream:
+                self._connection.broken(self._place)
         elif not self._logged_in(error):
             self._ended = error
             raise error
@@ -349,9 +351,9 @@ class WatchCallback:
         self._task = spawn(self._run)
 
     def close(self) -> None:
-        """Ends it; when this returns the function is not running and will not be called again.
+        """Ends it and waits, at most five seconds, until the function has returned.
 
-        Called by the function itself it returns at once, and this call is the last.
+        The function is not called again. By the function itself it may be called, too.
         """
         self._watch.close()
         if self._task is not None:
