@@ -152,7 +152,7 @@ class Connection:
         others = self._several and question.only is None
         repeatable = within is not None or not question.write
         share = retrying.share(question.left, others=others and repeatable)
-        metadata = self._metadata[question.leading and self._several]
+        metadata = self._metadata[question.leading]
         trial: retrying.Trial | None = None
         while True:
             try:

@@ -296,7 +296,7 @@ class KeyValueVerbs:
     def delete_prefix(
         self, prefix: Key, *, prev_kv: bool = False, timeout: float | None = None
     ) -> DeleteResult:
-        """Deletes all keys that begin with `prefix`, at one revision."""
+        """Deletes all keys that begin with `prefix`, at one revision; an empty one: all keys."""
         return self._delete(Delete(prefix, prefix=True, prev_kv=prev_kv), timeout)
 
     def delete_range(
