@@ -487,13 +487,13 @@ def test_a_hundred_thousand_live_leases_cost_less_than_a_tenth_of_a_core() -> No
     by_id = bench.machine.leases.by_id
     by_id.update((lease, Lease(lease, 60_000)) for lease in range(1, 100_001))
     bench.lead()
-    started = time.perf_counter()
+    started = time.thread_time()
     for tick in range(600):
         first = tick * 500 % 100_000
         for lease in range(first + 1, first + 501):
             bench.lessor.renew(lease, bench.machine)
         bench.run(TICK)
-    assert time.perf_counter() - started < 6
+    assert time.thread_time() - started < 6
     assert len(bench.proposed) == bench.count(commands.LEASE_CHECKPOINT) == 200  # 500 in each
 
 
