@@ -52,7 +52,9 @@ from raftkv.client.errors import (
     Unsupported,
     WrongLoop,
 )
+from raftkv.client.isolation import Isolation, TooManyConflicts
 from raftkv.client.keys import Key
+from raftkv.client.queueing import AlreadyQueued, LimitDisagrees
 from raftkv.client.results import (
     Alarm,
     AlarmType,
@@ -99,6 +101,7 @@ __all__ = [
     "Alarm",
     "AlarmType",
     "AlreadyApplied",
+    "AlreadyQueued",
     "AuthError",
     "AuthenticationFailed",
     "BadRequest",
@@ -129,6 +132,7 @@ __all__ = [
     "GetRange",
     "GetResult",
     "Header",
+    "Isolation",
     "Key",
     "KeyNotFound",
     "KeyValue",
@@ -140,6 +144,7 @@ __all__ = [
     "LeaseNotFound",
     "LeaseResult",
     "LeaseTtlTooLarge",
+    "LimitDisagrees",
     "Member",
     "MemberExists",
     "MemberNotFound",
@@ -171,6 +176,7 @@ __all__ = [
     "TimeToLive",
     "TimedOut",
     "TokenRefused",
+    "TooManyConflicts",
     "TooManyRequests",
     "TtlPutResult",
     "Txn",

@@ -11,6 +11,7 @@ import grpc
 import pytest
 
 from raftkv.client import (
+    Client,
     LeaseLost,
     NotAcquired,
     NotHeld,
@@ -21,6 +22,7 @@ from raftkv.client import (
 from raftkv.pb import election_pb2, election_pb2_grpc, rpc_pb2, rpc_pb2_grpc
 from tests.client.conftest import Served
 from tests.client.faces import Faces
+from tests.client.gate import Gate
 from tests.client.recipes.contention import Beside, lose_answers, queue_length, wait_until
 from tests.processes import ETCDCTL
 
@@ -152,6 +154,40 @@ def test_a_leader_keeps_its_lease_while_the_event_loop_is_blocked(
     asyncio.run(scenario())
 
 
+def test_loss_is_told_in_time_with_the_network_dead_and_the_loop_blocked(
+    server: Served, prefix: str
+) -> None:
+    """C05, C07: before anybody else can lead."""
+    told = threading.Event()
+    gate = Gate(server.endpoints)
+
+    def next_leader() -> float:
+        with Client(server.endpoints) as client:
+            client.election(prefix + "e").campaign("next", timeout=20).resign()
+            return time.monotonic()
+
+    async def scenario() -> None:
+        async with aio.Client(gate.endpoint) as client:
+            term = await client.election(prefix + "e", ttl=2).campaign("host-a")
+            term.on_loss(told.set)
+            gate.silence()
+            elected = Beside(next_leader)
+            end = time.monotonic() + 10
+            while term.is_leader and time.monotonic() < end:
+                time.sleep(0.001)  # nothing of this loop runs
+            lost = time.monotonic()
+            assert told.wait(0.5)
+            assert time.monotonic() < elected.result()
+            assert lost < end
+            gate.open()
+            await term.resign()
+
+    try:
+        asyncio.run(scenario())
+    finally:
+        gate.close()
+
+
 # --- giving up ------------------------------------------------------------------------------
 def test_a_cancelled_candidate_leaves_no_ghost(server: Served, prefix: str) -> None:
     """C09."""
@@ -264,6 +300,41 @@ def test_an_observer_survives_a_compaction_and_never_goes_back(
                 seen.append(observation.next(10))
             orders = [(kv.create_revision, kv.mod_revision) for kv in seen]
             assert orders == sorted(set(orders))
+
+
+@pytest.mark.parametrize("outage", ["silence", "cut"])
+def test_an_observer_that_was_cut_off_goes_on_with_the_present(
+    server: Served, connect: Faces, prefix: str, outage: str
+) -> None:
+    """C08: leaders came and went meanwhile, and their history is compacted."""
+    gate = Gate(server.endpoints)
+    try:
+        client = connect(gate.endpoint)
+        with Client(server.endpoints) as other:
+            election = other.election(prefix + "e")
+            term = election.campaign("one")
+            with client.election(prefix + "e").observe() as observation:
+                assert observation.next(10).text == "one"
+                gate.silence()
+                term.proclaim("one again")
+                term.resign()
+                election.campaign("two").resign()
+                last = election.campaign("three")
+                other.compact(other.get(prefix).revision)
+                if outage == "cut":
+                    gate.cut()
+                gate.open()
+                seen = [observation.next(20)]
+                while seen[-1].text != "three":
+                    seen.append(observation.next(20))
+                tokens = [kv.create_revision for kv in seen]
+                assert tokens == sorted(tokens)
+                last.proclaim("three again")
+                assert observation.next(20).text == "three again"
+            last.resign()
+        connect.close_clients()
+    finally:
+        gate.close()
 
 
 # --- one queue with others --------------------------------------------------------------------

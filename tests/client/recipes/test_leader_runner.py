@@ -135,6 +135,28 @@ def test_the_function_is_told_before_another_can_lead_although_the_network_is_de
         gate.close()
 
 
+def test_a_candidate_that_was_cut_off_beyond_its_lease_campaigns_again(
+    raftkv_served: Served, prefix: str
+) -> None:
+    worked = threading.Event()
+    gate = Gate(raftkv_served.endpoints)
+    try:
+        with Client(gate.endpoint, timeout=1) as client, Client(raftkv_served.endpoints) as other:
+            with other.election(prefix + "r").campaign("other"):
+                runner = client.leader_runner(prefix + "r", lambda shift: worked.set(), ttl=2)
+                running = Beside(runner.run)
+                wait_until(lambda: other.count(prefix + "r") == 2)
+                gate.silence()
+                wait_until(lambda: other.count(prefix + "r") == 1)
+                gate.open()
+                wait_until(lambda: other.count(prefix + "r") == 2)
+                assert not worked.is_set()
+            running.result()
+            assert worked.is_set()
+    finally:
+        gate.close()
+
+
 def test_an_asynchronous_function_is_cancelled(server: Served, prefix: str) -> None:
     """By the loss, and by cancelling the runner; each time it can clean up."""
     ends: list[str] = []

@@ -1,7 +1,9 @@
 """Locks of both faces on both servers: order, loss, guards, giving up, one queue with others."""
 
 import asyncio
+import signal
 import subprocess
+import sys
 import threading
 import time
 
@@ -9,6 +11,7 @@ import grpc
 import pytest
 
 from raftkv.client import (
+    Client,
     LeaseLost,
     NotAcquired,
     NotConnected,
@@ -124,6 +127,35 @@ def test_a_cancelled_waiter_leaves_the_queue(server: Served, prefix: str) -> Non
             assert await client.count(prefix) == 0
 
     asyncio.run(scenario())
+
+
+_WAITER = """
+import sys
+from raftkv.client import Client
+with Client(sys.argv[1]) as client:
+    try:
+        client.lock(sys.argv[2], ttl=60).acquire()
+    except KeyboardInterrupt:
+        print("interrupted", flush=True)
+"""
+
+
+def test_an_interrupted_waiter_leaves_the_queue(server: Served, prefix: str) -> None:
+    """C09: the synchronous face's way, Ctrl-C."""
+    with Client(server.endpoints) as client, client.lock(prefix + "l"):
+        waiter = subprocess.Popen(
+            [sys.executable, "-c", _WAITER, server.endpoints, prefix + "l"],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            wait_until(lambda: queue_length(client, prefix) == 2)
+            waiter.send_signal(signal.SIGINT)
+            assert waiter.communicate(timeout=20)[0] == "interrupted\n"
+            assert queue_length(client, prefix) == 1
+        finally:
+            waiter.kill()
+            waiter.wait()
 
 
 async def _entered(client: aio.Client, name: str) -> None:
@@ -248,12 +280,26 @@ def test_no_server_ends_an_acquisition_in_time(connect: Faces) -> None:
     assert time.monotonic() - began < 3
 
 
+def test_another_user_of_the_lease_keeps_its_place(
+    server: Served, connect: Faces, prefix: str
+) -> None:
+    client = connect(server.endpoints)
+    lease = client.lease(20)
+    theirs = f"{prefix}l/{lease.id:x}"
+    client.put(theirs, "", lease=lease.id)
+    with pytest.raises(AlreadyQueued):
+        client.lock(prefix + "l", lease=lease).acquire()
+    assert client.get(theirs).exists
+    client.delete(theirs)
+    with client.lock(prefix + "l", lease=lease):
+        assert client.get(theirs).exists
+    lease.revoke()
+
+
 # --- reentrant ------------------------------------------------------------------------------
 def test_a_reentrant_lock_is_free_when_it_was_released_as_often(
     server: Served, prefix: str
 ) -> None:
-    from raftkv.client import Client
-
     with Client(server.endpoints) as client:
         lock = client.lock(prefix + "l", reentrant=True)
         with lock as outer:
@@ -292,8 +338,6 @@ def test_a_reentrant_lock_belongs_to_a_task(server: Served, prefix: str) -> None
 def test_a_reentrant_lock_that_was_lost_is_not_acquired_again_behind_its_holder(
     server: Served, prefix: str
 ) -> None:
-    from raftkv.client import Client
-
     with Client(server.endpoints) as client:
         lock = client.lock(prefix + "l", ttl=2, reentrant=True)
         holding = lock.acquire()

@@ -48,7 +48,7 @@ SLICE_SECONDS: Final = 1.0  # how often who waits looks at its lease and its tim
 RETRY_SECONDS: Final = 0.1  # after a read that no server could serve
 LEAVE_SECONDS: Final = 2.0  # for telling the servers that a place is given up
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("raftkv.client")
 
 # Which leases of callers are in which queues now: (id of the object, key).
 _shared: Final[set[tuple[int, bytes]]] = set()
@@ -121,6 +121,7 @@ class Seat:
             except OutcomeUnknown:
                 if patience.is_over:
                     raise
+                await runtime.sleep(min(RETRY_SECONDS, patience.left))
                 return None
             except (Unavailable, TimedOut) as error:
                 if ask.is_write:
@@ -172,6 +173,11 @@ class Seat:
         except BaseException:
             self.lease.detach()
             raise
+
+    def forget(self) -> None:
+        """Nothing was put here, so there is nothing to give up."""
+        self._is_left = True
+        _shared.discard(self._claim)
 
     async def leave_quietly(self) -> None:
         """The same, where another error is on its way: what goes wrong here is logged only."""
@@ -331,6 +337,9 @@ async def hold(
     seat = Seat(client, queue, lease, is_own=is_own)
     try:
         await seat.take(value, patience, blocking=blocking)
+    except queueing.AlreadyQueued:
+        seat.forget()
+        raise
     except BaseException:
         await runtime.finish(seat.leave_quietly)
         raise

@@ -14,9 +14,10 @@ raises; a failure behind the loss of leadership is logged and the next campaign 
 
 When things go wrong:
 
-* The servers cannot be reached: while the lease has more than `grace` seconds left the work goes
-  on. Then `shift.stop` is set, and with asyncio the function is cancelled, so that it has `grace`
-  seconds to come to an end before another process can lead.
+* The servers cannot be reached while it campaigns: it goes on trying, and says so on the log.
+* The servers cannot be reached while it leads: as long as the lease has more than `grace` seconds
+  left the work goes on. Then `shift.stop` is set, and with asyncio the function is cancelled, so
+  that it has `grace` seconds to come to an end before another process can lead.
 * The function does not stop in time: this runner cannot kill it. It is told on the log, the
   function goes on beside the next leader's, and this runner waits for it before it
   campaigns again. A function that runs in a thread must look at `shift.stop`; one that runs in an
@@ -32,7 +33,14 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from raftkv.client.errors import BadRequest, NotAcquired
+from raftkv.client.errors import (
+    BadRequest,
+    LeaseLost,
+    NotAcquired,
+    OutcomeUnknown,
+    TimedOut,
+    Unavailable,
+)
 from raftkv.client.keys import Key, encoded
 from raftkv.client.patience import Patience
 from raftkv.client.sync import runtime
@@ -44,9 +52,10 @@ if TYPE_CHECKING:
 __all__ = ["LeaderRunner", "Shift"]
 
 GRACE_SHARE: Final = 0.25  # of the TTL: a renewal that is late by half of the TTL ends the shift
+RETRY_SECONDS: Final = 1.0  # after a campaign that servers or the network ended
 WARN_SECONDS: Final = 10.0  # between two warnings about a function that does not stop
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("raftkv.client")
 
 
 class Shift:
@@ -118,6 +127,10 @@ class LeaderRunner:
                 )
             except NotAcquired:
                 break  # called off
+            except (LeaseLost, OutcomeUnknown, TimedOut, Unavailable) as error:
+                _log.warning("campaigns again: %s", error)
+                self._stopping.wait(RETRY_SECONDS)
+                continue
             with term:
                 self._lead(term)
             if self._is_finished:
