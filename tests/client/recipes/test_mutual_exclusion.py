@@ -12,13 +12,15 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
 import pytest
 
 from raftkv.client import Client, ClientError, Event, OutcomeUnknown, Put, Txn
+from raftkv.client.sync.recipes.leader_runner import Shift
 from raftkv.testing import Cluster
 from tests.client.conftest import Served
 from tests.client.faces import Faces
@@ -198,6 +200,51 @@ def test_no_two_hold_at_once_while_leaders_are_killed_cut_off_and_paused(
     orders = [(kv.create_revision, kv.mod_revision) for kv in observed]
     assert orders == sorted(set(orders)), "C08: an older leader after a newer"
     assert bool(observed) == (name == "election")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_no_two_runners_work_at_once_while_leaders_are_killed_cut_off_and_paused() -> None:
+    """Their functions stop within the grace, so not even the ends overlap."""
+    history = History()
+    kind = KINDS["election"]
+
+    def work(client: Client, shift: Shift) -> None:
+        note = Held(shift.term.fencing_token, time.monotonic(), 0.0)
+        history.held.append(note)
+        while shift.is_leader:
+            with suppress(ClientError):
+                txn = shift.term.guard(Txn()).then(Put("v", str(note.token)))
+                answer = client.txn(txn, timeout=0.3)
+                if answer.succeeded:
+                    history.written.append((note.token, answer.revision))
+            shift.stop.wait(0.05)
+            if len(history.written) % 10 == 9:
+                with suppress(ClientError):
+                    shift.term.resign()  # somebody else's turn
+        note.until = time.monotonic()
+        if not history.over.is_set():
+            raise RuntimeError("leads no more, and wants to again")
+
+    with Cluster(3, processes=True) as cluster, ExitStack() as stack:
+        clients = [stack.enter_context(Client(cluster.endpoint, timeout=4.0)) for _ in range(3)]
+        start = clients[0].put("v", "0").revision + 1
+        runners = [
+            client.leader_runner("e", partial(work, client), ttl=TTL_SECONDS) for client in clients
+        ]
+        running = [Beside(runner.run) for runner in runners]
+        storm(cluster, time.monotonic() + STORM_SECONDS)
+        history.over.set()
+        for runner in runners:
+            runner.stop()
+        cluster.recover()
+        for one in running:
+            one.result(30)
+        events = everything_since(clients[0], start)
+    assert check_writes(events, kind, history.written) >= len(history.written) >= 10
+    assert all(each.until for each in history.held)
+    check_clocks(history.held, 1)
+    assert len(history.held) >= 3
 
 
 def observe(client: Any, observed: list[Any], over: threading.Event) -> None:
