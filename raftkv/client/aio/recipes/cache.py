@@ -205,9 +205,6 @@ class Cache:
         """All pairs as of one revision, as a mapping that does not change. Asks nobody."""
         return self._mirror.snapshot()
 
-    def __len__(self) -> int:
-        return len(self._mirror)
-
     def changes(self) -> Subscription:
         """The changes from now on, to be iterated. To miss none, take a `snapshot` after this."""
         subscription = Subscription(self)
@@ -328,17 +325,17 @@ class Cache:
         asked = now()
         first = Get(self.prefix, prefix=True, limit=PAGE_KEYS)
         found = await self._client.read(first, timeout=timeout)
-        kvs = list(found.kvs)
+        kvs = {kv.key: kv for kv in found.kvs}
         if found.more:
             rest = self._client.iterate(
-                kvs[-1].key + b"\0",
+                found.kvs[-1].key + b"\0",
                 end=prefix_end(self.prefix),
                 page_size=PAGE_KEYS,
                 revision=found.revision,
                 timeout=timeout,
             )
-            kvs += [kv async for kv in rest]
-        changes = self._mirror.load(kvs, found.revision, asked)
+            kvs.update({kv.key: kv async for kv in rest})
+        changes = self._mirror.load(kvs.values(), found.revision, asked)
         self._must_load, self._jump, self._checked = False, None, now()
         self._pacing.well()
         if self._mirror.loads > 1:
