@@ -5,7 +5,6 @@ what to do; times are real and short.
 """
 
 import logging
-import os
 import signal
 import subprocess
 import sys
@@ -19,7 +18,6 @@ import grpc
 import pytest
 
 from raftkv.client import lifetime
-from raftkv.client.errors import ForkedClient
 from raftkv.client.keeper import RENEW, Keeper
 from raftkv.client.kept import Kept
 from raftkv.client.lifetime import now
@@ -444,22 +442,38 @@ def test_a_stopped_process_finds_its_lease_over_when_it_goes_on() -> None:
             process.kill()
 
 
-def test_a_forked_child_gets_a_clear_error_and_no_lease(make: Make) -> None:
-    _, keeper = make(ttl=60)
-    kept = keeper.keep(5, 60, now())
-    reading, writing = os.pipe()
-    child = os.fork()
-    if not child:
-        said = "alive" if kept.alive else "not alive"
-        try:
-            keeper.keep(6, 60, now())
-        except ForkedClient as error:
-            said += f": {error.text}"
-        os.write(writing, said.encode())
-        os._exit(0)
-    os.close(writing)
-    os.waitpid(child, 0)
-    said = os.read(reading, 1000).decode()
-    os.close(reading)
-    assert said.startswith("not alive: a forked child")
-    assert kept.alive
+_FORKED = """
+import os
+from raftkv.client.errors import ForkedClient
+from raftkv.client.keeper import Keeper
+from raftkv.client.lifetime import now
+
+class Nowhere:
+    def endpoints(self):
+        return ["127.0.0.1:1"]
+    def dial(self, endpoint):
+        raise OSError("nobody may dial here")
+    def metadata(self):
+        return ()
+
+keeper = Keeper(Nowhere())
+kept = keeper.keep(5, 60, now())
+child = os.fork()
+if not child:
+    told = int(kept.alive)
+    try:
+        keeper.keep(6, 60, now())
+    except ForkedClient:
+        told += 2
+    os._exit(told)
+_, status = os.waitpid(child, 0)
+print(os.waitstatus_to_exitcode(status), kept.alive)
+keeper.close()
+"""
+
+
+def test_a_forked_child_gets_a_clear_error_and_no_lease() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _FORKED], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert done.stdout.split() == ["2", "True"], done.stderr

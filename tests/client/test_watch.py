@@ -1,6 +1,7 @@
 """Watches of both faces on both servers: what they bring, and how they end."""
 
-import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -10,11 +11,9 @@ import pytest
 
 from raftkv.client import (
     BadRequest,
-    Client,
     ClientClosed,
     Compacted,
     EventType,
-    ForkedClient,
     NotConnected,
     TimedOut,
     WatchBatch,
@@ -326,24 +325,31 @@ def test_an_idle_watch_stays_where_it_is(server: Served, connect: Faces, prefix:
         assert take(watch, 1)[0].text == "1"
 
 
-def test_a_forked_child_gets_a_clear_error(server: Served, prefix: str) -> None:
-    """Its parent's watch goes on."""
-    with Client(server.endpoints) as client, client.watch(prefix + "k") as watch:
-        reading, writing = os.pipe()
-        child = os.fork()
-        if not child:
-            said = b"nothing"
-            try:
-                watch.next(5)
-            except ForkedClient:
-                said = b"forked"
-                watch.close()
-            finally:
-                os.write(writing, said)
-                os._exit(0)
-        os.close(writing)
-        os.waitpid(child, 0)
-        assert os.read(reading, 100) == b"forked"
-        os.close(reading)
-        client.put(prefix + "k", "1")
-        assert take(watch, 1)[0].text == "1"
+_FORK = """
+import os, sys
+from raftkv.client import Client, ForkedClient
+with Client(sys.argv[1]) as client, client.watch("forked") as watch:
+    child = os.fork()
+    if not child:
+        try:
+            watch.next(5)
+        except ForkedClient:
+            watch.close()
+            os._exit(7)
+        os._exit(1)
+    _, status = os.waitpid(child, 0)
+    client.put("forked", "1")
+    print(os.waitstatus_to_exitcode(status), watch.next(10).events[0].text)
+"""
+
+
+def test_a_forked_child_gets_a_clear_error(server: Served) -> None:
+    """Its parent's watch goes on. In a process of its own, with nothing but one client in it."""
+    done = subprocess.run(
+        [sys.executable, "-c", _FORK, server.endpoints],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.stdout.split() == ["7", "1"], done.stderr
