@@ -196,6 +196,10 @@ _REFUSALS: Final = frozenset(
 # How grpcio begins its text when it had no connection to send the call on.
 NOT_SENT: Final = ("failed to connect to all addresses", "DNS resolution failed")
 
+# How it begins its text when a stream broke under it, although the code is INTERNAL: reset by the
+# other end, or written to after that, in which case grpcio forgets the status that came with it.
+_BROKEN: Final = ("Received RST_STREAM", "Internal error from Core")
+
 
 def mapped(code: int, text: str, *, write: bool, endpoint: str = "") -> ClientError:
     """The error for a status that a call ended with.
@@ -213,11 +217,12 @@ def mapped(code: int, text: str, *, write: bool, endpoint: str = "") -> ClientEr
     if kind is not None:
         unknown = text in UNKNOWN_TEXTS
     else:
-        kind = _BY_CODE.get(code, ServerError)
+        broken = code == Code.INTERNAL and text.startswith(_BROKEN)
+        kind = Unavailable if broken else _BY_CODE.get(code, ServerError)
         unknown = code not in _REFUSALS
         if code == Code.DEADLINE_EXCEEDED:
             text = "no answer in time"
-        elif code == Code.UNAVAILABLE:
+        elif broken or code == Code.UNAVAILABLE:
             text = f"lost the connection before the answer: {text}"
     error = kind(text, code=code, endpoint=endpoint)
     return OutcomeUnknown(error) if write and unknown else error

@@ -155,6 +155,15 @@ def test_a_write_that_was_carried_out_before_says_at_which_revision() -> None:
     assert (error.revision, error.outcome) == (77, Outcome.UNKNOWN)
 
 
+@pytest.mark.parametrize(
+    "text", ["Received RST_STREAM with error code 2", "Internal error from Core"]
+)
+def test_a_stream_that_broke_is_no_fault_of_the_server(text: str) -> None:
+    """Reads go on elsewhere."""
+    assert type(mapped(Code.INTERNAL, text, write=False)) is errors.Unavailable
+    assert isinstance(mapped(Code.INTERNAL, text, write=True), OutcomeUnknown)
+
+
 def test_a_refusal_with_an_unknown_text_is_definite() -> None:
     error = mapped(Code.INVALID_ARGUMENT, "etcdserver: a text of the future", write=True)
     assert type(error) is errors.BadRequest

@@ -73,9 +73,9 @@ class Pages:
         request: rpc_pb2.RangeRequest | None,
         timeout: float | None,
     ) -> rpc_pb2.RangeResponse | None:
-        """The next piece of a stream, None if there is no going on with it.
+        """The next piece of a stream; None if it has failed: what is wrong, a page will tell.
 
-        request: sent first, if given. Errors: ClientError, which pages would meet too.
+        request: sent first, if given.
         """
         seconds = self._connection.settings.timeout if timeout is None else timeout
         try:
@@ -92,8 +92,6 @@ class Pages:
                 self.offered = False
             elif isinstance(failure, Unavailable | TimedOut):
                 self._connection.broken(place)
-            else:
-                raise failure from error
             return None
         return None if answer is None else answer.range_response
 
