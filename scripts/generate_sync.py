@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import tokenize
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -58,7 +59,7 @@ def synchronous(source: str) -> str:
     row, column = 1, 0
     lines = source.splitlines(keepends=True)
     dropped = False  # `async` or `await`, and so the blanks behind it
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+    for token in _tokens(source, lines):
         if token.type in (tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER):
             continue
         between = _text(lines, (row, column), token.start)
@@ -68,6 +69,24 @@ def synchronous(source: str) -> str:
             pieces.append(_replaced(token))
         row, column = token.end
     return NOTE + "".join(pieces)
+
+
+def _tokens(source: str, lines: list[str]) -> Iterator[tokenize.TokenInfo]:
+    """The tokens, an f-string as one of them, which Python takes apart from 3.12 on."""
+    start = getattr(tokenize, "FSTRING_START", -1)
+    end = getattr(tokenize, "FSTRING_END", -1)
+    depth, began = 0, (1, 0)
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == start:
+            began = began if depth else token.start
+            depth += 1
+        elif token.type == end:
+            depth -= 1
+            if not depth:
+                text = _text(lines, began, token.end)
+                yield tokenize.TokenInfo(tokenize.STRING, text, began, token.end, token.line)
+        elif not depth:
+            yield token
 
 
 def _text(lines: list[str], start: tuple[int, int], end: tuple[int, int]) -> str:

@@ -72,6 +72,7 @@ def test_a_changed_a_missing_and_an_extra_file_are_found(tmp_path: Any) -> None:
         ("# from raftkv.client.aio import Client\n", "# from raftkv.client import Client\n"),
         ("x = 'they await it'\n", "x = 'they await it'\n"),
         ("if a:\n    await f()\nelse:\n    b()\n", "if a:\n    f()\nelse:\n    b()\n"),
+        ("x = f'{{{a.b!r}}} await {await_it}'\n", "x = f'{{{a.b!r}}} await {await_it}'\n"),
         ("x = a + \\\n    await b\n", "x = a + \\\n    b\n"),
     ],
 )
