@@ -79,7 +79,8 @@ def test_many_watchers_are_told_in_slices_while_puts_go_on(
                     for stream in streams:
                         stream.send(progress())
             asked = PUTS // 10
-            await until(lambda: not hub_of(node).unfinished)
+            hub = hub_of(node)  # which is told behind the answer to a put
+            await until(lambda: hub.revision == revisions[-1] and not hub.unfinished)
             for stream in streams:
                 stream.send(progress())
                 await until(lambda s=stream: bookmarks(s) and settled(s, revisions[-1]))
