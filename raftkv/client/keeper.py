@@ -39,8 +39,9 @@ from typing import Any, Final, Protocol
 import grpc
 
 from raftkv.client.errors import ForkedClient
-from raftkv.client.kept import RENEW_SHARE, Kept, Renewed, guarded, in_own_thread, log
+from raftkv.client.kept import RENEW_SHARE, Kept, Renewed, guarded, in_own_thread
 from raftkv.client.lifetime import Lifetime, now
+from raftkv.client.logger import log
 from raftkv.pb import rpc_pb2
 
 RENEW: Final = "/etcdserverpb.Lease/LeaseKeepAlive"

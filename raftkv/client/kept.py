@@ -4,7 +4,6 @@ Whether it lives is `Lifetime`'s to say, at any moment and without a lock. What 
 only, is that somebody has noticed its end.
 """
 
-import logging
 import os
 import threading
 from collections.abc import Callable
@@ -12,8 +11,7 @@ from functools import partial
 from typing import Final
 
 from raftkv.client.lifetime import Lifetime
-
-log: Final = logging.getLogger("raftkv.client")
+from raftkv.client.logger import log
 
 RENEW_SHARE: Final = 1 / 3  # of the TTL
 
@@ -119,7 +117,7 @@ def guarded(callback: Callback) -> None:
     """Calls a function of the user's, whose errors must not keep others from being told."""
     try:
         callback()
-    except Exception:
+    except Exception:  # noqa: BLE001 - the user's code
         log.exception("a callback of a lease failed")
 
 

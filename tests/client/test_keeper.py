@@ -403,6 +403,15 @@ def test_after_the_machine_slept_a_lease_is_over_before_anybody_was_told(
     assert not told.over
 
 
+def test_warnings_are_silent_without_a_handler() -> None:
+    """An application that sets up no logging sees nothing of the library's on stderr."""
+    program = "from raftkv.client.keeper import log; log.warning('late')"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True
+    )
+    assert done.stderr == ""
+
+
 _STOPPED = """
 import os, threading
 from raftkv.client.keeper import Keeper

@@ -19,7 +19,6 @@ rest from its history. Who falls behind a compaction is told so.
 A watch is for one reader; `close` may be called by anybody.
 """
 
-import logging
 import math
 import random
 from collections.abc import AsyncIterator, Callable
@@ -42,12 +41,11 @@ from raftkv.client.errors import (
 )
 from raftkv.client.keys import Key, Namespace
 from raftkv.client.lifetime import now
+from raftkv.client.logger import log
 from raftkv.client.results import Event, Header, WatchBatch
 from raftkv.client.resuming import Pacing, Resuming, Wanted, goes_on
 from raftkv.errors import Code
 from raftkv.pb import rpc_pb2
-
-log: Final = logging.getLogger("raftkv.client")
 
 WATCH: Final = "/etcdserverpb.Watch/Watch"
 RANGE: Final = "/etcdserverpb.KV/Range"
@@ -386,7 +384,7 @@ class WatchCallback:
             return
         try:
             self._on_error(error)
-        except Exception:
+        except Exception:  # noqa: BLE001 - the user's code
             log.exception("a watch's on_error failed")
 
 

@@ -14,7 +14,6 @@ stopped between asking and acting: guard writes by a fencing token (the create_r
 that hangs on the lease).
 """
 
-import logging
 import math
 import random
 from collections.abc import Callable
@@ -32,12 +31,11 @@ from raftkv.client.errors import (
 )
 from raftkv.client.kept import Kept
 from raftkv.client.lifetime import now
+from raftkv.client.logger import log
 from raftkv.client.sync.connection import Connection
 from raftkv.client.sync.runtime import Acquiring, Event, acquiring, finish
 from raftkv.errors import Code
 from raftkv.pb import rpc_pb2
-
-log: Final = logging.getLogger("raftkv.client")
 
 GRANT: Final = "/etcdserverpb.Lease/LeaseGrant"
 REVOKE: Final = "/etcdserverpb.Lease/LeaseRevoke"

@@ -20,7 +20,6 @@ rest from its history. Who falls behind a compaction is told so.
 A watch is for one reader; `close` may be called by anybody.
 """
 
-import logging
 import math
 import random
 from collections.abc import Callable, Iterator
@@ -40,6 +39,7 @@ from raftkv.client.errors import (
 )
 from raftkv.client.keys import Key, Namespace
 from raftkv.client.lifetime import now
+from raftkv.client.logger import log
 from raftkv.client.results import Event, Header, WatchBatch
 from raftkv.client.resuming import Pacing, Resuming, Wanted, goes_on
 from raftkv.client.sync.connection import Connection
@@ -47,8 +47,6 @@ from raftkv.client.sync.runtime import Event as Signal
 from raftkv.client.sync.runtime import Stream, Task, finish, spawn
 from raftkv.errors import Code
 from raftkv.pb import rpc_pb2
-
-log: Final = logging.getLogger("raftkv.client")
 
 WATCH: Final = "/etcdserverpb.Watch/Watch"
 RANGE: Final = "/etcdserverpb.KV/Range"
@@ -387,7 +385,7 @@ class WatchCallback:
             return
         try:
             self._on_error(error)
-        except Exception:
+        except Exception:  # noqa: BLE001 - the user's code
             log.exception("a watch's on_error failed")
 
 
