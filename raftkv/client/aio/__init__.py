@@ -6,7 +6,7 @@ from raftkv.client import lazily, shared
 from raftkv.client.aio.client import Client
 from raftkv.client.aio.kv import Transaction
 from raftkv.client.aio.lease import Lease
-from raftkv.client.aio.watch import Watch
+from raftkv.client.aio.watch import Watch, WatchCallback
 from raftkv.client.shared import *  # noqa: F403
 
 __all__ = [
@@ -43,6 +43,7 @@ __all__ = [
     "Transaction",
     "View",
     "Watch",
+    "WatchCallback",
     "stm",
 ]
 __all__ += shared.__all__

@@ -8,7 +8,7 @@ from raftkv.client.shared import *  # noqa: F403
 from raftkv.client.sync.client import Client
 from raftkv.client.sync.kv import Transaction
 from raftkv.client.sync.lease import Lease
-from raftkv.client.sync.watch import Watch
+from raftkv.client.sync.watch import Watch, WatchCallback
 
 __all__ = [
     "Barrier",
@@ -44,6 +44,7 @@ __all__ = [
     "Transaction",
     "View",
     "Watch",
+    "WatchCallback",
     "stm",
 ]
 __all__ += shared.__all__
