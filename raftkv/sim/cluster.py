@@ -37,7 +37,8 @@ ADMINISTRATION_US: Final = 300 * MILLISECOND
 class Timing:
     """Settings of every member. tick_us: one tick of Raft's clock, virtual microseconds.
 
-    slice_units: of one slice of watchers that are behind; one is drawn for each.
+    slice_units: of one slice of watchers that are behind; one is drawn for each. published: changes
+    and deliveries of one slice of a publication; one is drawn for each process.
     """
 
     tick_us: int = 50 * MILLISECOND
@@ -50,6 +51,7 @@ class Timing:
     max_inflight_messages: int = 512
     max_log_cache_bytes: int = 64 * 1024 * 1024
     slice_units: tuple[int, ...] = (35, 60, 200, 2500)
+    published: tuple[int, ...] = (2, 5, 1500)
 
 
 class Cluster:

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from raftkv.sim.node import Node
 
 SLICE_US: Final = 300  # from one slice to the next
-PUBLISHED: Final = (2, 5, 1500)  # in one slice
 POLL_US: Final = 30 * MILLISECOND  # how often full sinks are looked at
 
 
@@ -51,7 +50,9 @@ class Hub:
 
     def begin(self) -> None:
         """A process has started."""
-        self.watches = Watches(self._node.replica.machine, self._random.choice(PUBLISHED))
+        self.watches = Watches(
+            self._node.replica.machine, self._random.choice(self._node.cluster.timing.published)
+        )
 
     def end(self) -> None:
         """The process has ended."""

@@ -145,6 +145,7 @@ def watch_profile(
         snapshot_count=random.choice((100, 400, 2000)),
         max_uncommitted_bytes=1_000_000,
         slice_units=random.choice(((60, 500, 2500), (2500,), (300, 10_000))),
+        published=(30, 200, 1500),
     )
     load = replace(drawn.load, clients=3, think_us=100 * MILLISECOND, value_bytes=0, compact=0)
     kinds = [kind for kind in KINDS if kind not in without]
@@ -405,7 +406,8 @@ class Run:
         acknowledged = self.clients.counts["acknowledged"]
         if acknowledged < MIN_ACKNOWLEDGED * operations:
             raise InvariantBroken("effort", f"{acknowledged} of {operations} acknowledged")
-        if self.profile.watchers and not self.watching.counts["events"]:
+        watched = self.watching.counts["events"] + self.load.counts["events"]
+        if (self.profile.watchers or self.profile.viewers) and not watched:
             raise InvariantBroken("effort", f"no event was watched: {self.watching.counts}")
         if sum(self.nemesis.counts.values()) < self.profile.rounds:
             raise InvariantBroken("effort", f"only {self.nemesis.counts} faults")

@@ -22,6 +22,7 @@ VIEWED = [
     for mutant in MUTANTS
     if mutant.name in {name for name, _ in watch_mutants.VIEWED_PATCHES}
 ]
+SEEDS = 3  # by then every wrong hub was noticed
 
 
 def small(seed: int) -> Summary:
@@ -71,14 +72,15 @@ def test_event_that_a_long_scan_loses_is_noticed() -> None:
 def test_wrong_hub_is_noticed_by_the_load_for_watches(mutant: Mutant) -> None:
     """W01, W05, W06, W08, W09: noticed by validators of watches, not by anything else."""
     taken, summary = hunt(mutant)
-    assert taken == 1  # so the next test shows that it was the mutant
+    assert 0 < taken <= SEEDS  # so the next test shows that it was the mutant
     assert summary.failure.startswith("InvariantBroken: watch")
 
 
 @pytest.mark.slow
 def test_right_hub_passes_where_wrong_ones_were_noticed() -> None:
-    for profile in {profile_of(mutant, 0) for mutant in VIEWED}:
-        assert not Run(0, profile).execute().failure
+    for seed in range(SEEDS):
+        (profile,) = {profile_of(mutant, seed) for mutant in VIEWED}
+        assert not Run(seed, profile).execute().failure
 
 
 @pytest.mark.slow
