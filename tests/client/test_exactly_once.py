@@ -5,7 +5,9 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import grpc
 import pytest
+from google.protobuf.message import Message
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,12 +19,16 @@ from raftkv.client.errors import (
     KeyNotFound,
     LeaseNotFound,
     OutcomeUnknown,
+    PermissionDenied,
     SessionLost,
+    TooManyRequests,
 )
 from raftkv.client.once import WINDOW, Sequences, Write
+from raftkv.client.sync.sessions import OPEN
 from raftkv.client.txn import Put, Txn
 from raftkv.errors import Outcome
 from raftkv.limits import MAX_KEPT_ANSWERS
+from raftkv.pb import v1_pb2
 from raftkv.testing import Cluster
 from tests.client.conftest import Face, Served
 from tests.client.gate import Gate
@@ -267,6 +273,70 @@ def test_a_server_without_sessions_is_refused_clearly(
         assert not (await client.get(prefix + "a")).exists
 
     face.run(scenario, etcd_served.endpoints, exactly_once=True)
+
+
+class Failure(grpc.RpcError):  # type: ignore[misc]
+    """What grpcio would raise."""
+
+    def __init__(self, code: grpc.StatusCode, details: str) -> None:
+        super().__init__()
+        self._code, self._details = code, details
+
+    def code(self) -> grpc.StatusCode:
+        """See grpc."""
+        return self._code
+
+    def details(self) -> str:
+        """See grpc."""
+        return self._details
+
+
+class Scripted:
+    """A channel that opens a session and then answers as it was told."""
+
+    def __init__(self, failures: list[Failure]) -> None:
+        self._failures = failures
+
+    def unary(self, path: str, *_: object) -> Message:
+        """See runtime.Channel."""
+        if path == OPEN:
+            return v1_pb2.OpenSessionResponse(session=5, ttl=60)
+        raise self._failures.pop(0)
+
+    def close(self) -> None:
+        """Nothing to do."""
+
+
+BROKEN = Failure(grpc.StatusCode.UNAVAILABLE, "Socket closed")
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "meaning"),
+    [
+        ("etcdserver: too many requests", grpc.StatusCode.RESOURCE_EXHAUSTED, TooManyRequests),
+        ("etcdserver: permission denied", grpc.StatusCode.PERMISSION_DENIED, PermissionDenied),
+    ],
+)
+def test_a_refusal_of_the_repetition_tells_nothing_about_the_first_attempt(
+    text: str, code: grpc.StatusCode, meaning: type[ClientError]
+) -> None:
+    with sync.Client("127.0.0.1:1", exactly_once=True) as client:
+        channel: Any = Scripted([BROKEN, Failure(code, text)])
+        client._connection._channels[0] = channel
+        with pytest.raises(OutcomeUnknown) as caught:
+            client.put("a", "1")
+        assert isinstance(caught.value.reason, meaning)
+        channel._failures[:] = [Failure(code, text)]
+        with pytest.raises(meaning) as refused:
+            client.put("a", "1")
+        assert refused.value.outcome is Outcome.DEFINITE
+        gone = Failure(grpc.StatusCode.NOT_FOUND, "etcdserver: requested lease not found")
+        channel._failures[:] = [BROKEN, gone]
+        with pytest.raises(LeaseNotFound) as answered:
+            client.put("a", "1")
+        assert answered.value.outcome is Outcome.DEFINITE, "this is what the write came to"
+        channel._failures[:] = [BROKEN] * 100
+        client._connection._sessions = None  # closing need not end it
 
 
 # --- a cluster whose leaders die ----------------------------------------------------------
