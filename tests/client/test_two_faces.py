@@ -113,6 +113,32 @@ def test_both_faces_offer_the_same_names() -> None:
             assert one is other or name == "stm"
 
 
+@pytest.mark.parametrize("face", [aio, sync])
+def test_everything_offered_has_types_and_none_of_them_is_any(face: Any) -> None:
+    loose = []
+    for name in face.__all__:
+        offered = getattr(face, name)
+        members = [(name, offered)]
+        if inspect.isclass(offered) and offered.__module__.startswith("raftkv."):
+            members = [
+                (f"{name}.{each}", value)
+                for each, value in inspect.getmembers(offered)
+                if not each.startswith("_")
+            ]
+        for label, value in members:
+            function = value.fget if isinstance(value, property) else value
+            if not inspect.isfunction(function) or not function.__module__.startswith("raftkv."):
+                continue
+            signature = inspect.signature(function)
+            kinds = [each.annotation for each in list(signature.parameters.values())]
+            first_is_self = next(iter(signature.parameters), "") == "self"
+            for kind in [*kinds[first_is_self:], signature.return_annotation]:
+                text = kind if isinstance(kind, str) else str(kind)
+                if kind is inspect.Signature.empty or "Any" in text.replace("AnyStr", ""):
+                    loose.append(f"{label}: {text}")
+    assert not loose
+
+
 def test_both_runtimes_offer_the_same_names() -> None:
     def names(module: Any) -> set[str]:
         tree = ast.parse(inspect.getsource(module))
