@@ -13,6 +13,9 @@ same load and prints what came out next to what was asked for.
     streams    a call whose answers are counted, not decoded
     streaming  runs of watches and renewals
     watching   the rows of watches and leases
+    clients    the rows of client libraries, raftkv's and other people's
+    client_worker  one library in a process of its own
+    foreign    other people's clients in environments of their own
     special    long writing, a million keys, losing the leader
     table      all rows
     targets    what is asked for

@@ -189,17 +189,19 @@ class Node:
 
 
 class Cluster:
-    """Three nodes of one system. A context manager: on leaving, all processes are gone.
+    """Three nodes of one system, or fewer. A context manager: on leaving, all processes are gone.
 
-    system: a name of SYSTEMS. parent_directory: where the data goes.
+    system: a name of SYSTEMS. parent_directory: where the data goes. nodes: how many.
     """
 
-    def __init__(self, system: str, parent_directory: Path | None = None) -> None:
+    def __init__(
+        self, system: str, parent_directory: Path | None = None, *, nodes: int = NODES
+    ) -> None:
         self.system = system
         self.directory = Path(tempfile.mkdtemp(prefix=f"bench-{system}-", dir=parent_directory))
         program = SYSTEMS[system]()
-        ports = free_ports(2 * NODES)
-        members = [(f"{system}{i + 1}", ports[2 * i], ports[2 * i + 1]) for i in range(NODES)]
+        ports = free_ports(2 * nodes)
+        members = [(f"{system}{i + 1}", ports[2 * i], ports[2 * i + 1]) for i in range(nodes)]
         initial = ",".join(f"{name}=http://127.0.0.1:{peer}" for name, _, peer in members)
         self.nodes = [
             Node(

@@ -13,6 +13,7 @@ from statistics import median
 from typing import Final
 
 from bench.rows import Sample, Samples
+from bench.table import ROWS
 from bench.targets import TARGETS, Target, Verdict
 
 # metric -> (heading, format)
@@ -37,9 +38,15 @@ COLUMNS: Final = {
     "restart_s": ("restart s", ".2f"),
     "restarted_rss_mib": ("RSS again", ".0f"),
     "unanswered": ("unanswered", ",.0f"),
+    "added_us": ("added us", ".1f"),
+    "added_cpu_us": ("added CPU us", ".1f"),
+    "import_ms": ("import ms", ".0f"),
 }
 # Ratios of these say nothing about the systems.
-_NO_RATIO: Final = frozenset({"errors", "generator_us", "generator_share", "unanswered"})
+_NO_RATIO: Final = frozenset(
+    {"errors", "generator_us", "generator_share", "unanswered", "added_us", "added_cpu_us"}
+)
+_PAIRS: Final = {row.name: row.pairs for row in ROWS if row.pairs}
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,22 +86,25 @@ class Finding:
 
 
 def findings(results: Mapping[str, Samples], label: str, base: str) -> list[Finding]:
-    """Every target of the rows that were measured; none unless it is raftkv against etcd."""
+    """Every target of the rows that were measured.
+
+    Those of the systems only if it was raftkv against etcd.
+    """
     found: list[Finding] = []
-    if (label, base) != ("raftkv", "etcd"):
-        return found
     order = list(results)
     for target in sorted(
         (target for target in TARGETS if target.row in results),
         key=lambda target: order.index(target.row),
     ):
+        if target.row not in _PAIRS and (label, base) != (target.label, target.base):
+            continue
         samples = results[target.row]
         value: float | None
         if target.relative:
-            both = ratio(samples, target.metric, label, base)
+            both = ratio(samples, target.metric, target.label, target.base)
             value = None if both is None else both.middle
         else:
-            value = middle(samples.get(label, []), target.metric)
+            value = middle(samples.get(target.label, []), target.metric)
         found.append(Finding(target, value, target.judge(value)))
     return found
 
@@ -139,13 +149,18 @@ def results_table(results: Mapping[str, Samples], label: str, base: str) -> str:
         for place, (system, taken) in enumerate(samples.items()):
             cells = [_cell(middle(taken, metric), metric) for metric in metrics]
             lines.append([name if place == 0 else "", system, *cells, ""])
-        ratios = {
-            metric: None if metric in _NO_RATIO else ratio(samples, metric, label, base)
-            for metric in metrics
-        }
-        cells = [_ratio_cell(ratios[metric]) for metric in metrics]
-        lines.append(["", f"{label}/{base}", *cells, _spread(ratios.get("rate"))])
+        for one, other in _PAIRS.get(name, ((label, base),)):
+            ratios = {
+                metric: None if metric in _NO_RATIO else ratio(samples, metric, one, other)
+                for metric in metrics
+            }
+            cells = [_ratio_cell(ratios[metric]) for metric in metrics]
+            lines.append(["", f"{one}/{other}", *cells, _spread(ratios.get("rate"))])
     return grid(lines)
+
+
+def _judged(target: Target) -> str:
+    return f"{target.label}/{target.base}" if target.relative else target.label
 
 
 def targets_table(found: Sequence[Finding]) -> str:
@@ -158,7 +173,7 @@ def targets_table(found: Sequence[Finding]) -> str:
         unit = "x" if target.relative else target.unit
         lines.append(
             [
-                target.row,
+                target.row if target.row not in _PAIRS else f"{target.row}: {_judged(target)}",
                 COLUMNS[target.metric][0] + (" ratio" if target.relative else ""),
                 "-" if one.value is None else f"{one.value:.2f}{unit}",
                 f"{sign} {target.must:g}",

@@ -65,7 +65,7 @@ class Row:
     """A row: its name and what is done.
 
     kind, connections, outstanding: the closed loop; see requests.KINDS, and with watchers
-    streaming.KINDS.
+    streaming.KINDS. pairs: what is compared with what, where it is not the two systems.
     """
 
     name: str
@@ -74,6 +74,7 @@ class Row:
     connections: int = 0
     outstanding: int = 0
     watchers: int = 0
+    pairs: tuple[tuple[str, str], ...] = ()
 
 
 def say(text: str) -> None:

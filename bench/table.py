@@ -2,8 +2,9 @@
 
 from typing import Final
 
+from bench.clients import CLIENT_ROWS
 from bench.rows import LOAD_ROWS
 from bench.special import SPECIAL_ROWS
 from bench.watching import STREAM_ROWS
 
-ROWS: Final = (*LOAD_ROWS, *STREAM_ROWS, *SPECIAL_ROWS)
+ROWS: Final = (*LOAD_ROWS, *STREAM_ROWS, *SPECIAL_ROWS, *CLIENT_ROWS)

@@ -21,7 +21,8 @@ class Target:
     """One demand on a metric of a row.
 
     must, aim: bounds. higher_is_better: at least the bound is asked for, else less than it.
-    relative: the bounds are for raftkv / etcd, else for raftkv's value itself, in `unit`.
+    relative: the bounds are for label / base, else for the label's value itself, in `unit`.
+    label, base: what is judged, and beside what.
     """
 
     row: str
@@ -31,6 +32,8 @@ class Target:
     higher_is_better: bool = False
     relative: bool = True
     unit: str = " s"
+    label: str = "raftkv"
+    base: str = "etcd"
 
     def judge(self, value: float | None) -> Verdict:
         """The verdict on a measured ratio (or value)."""
@@ -49,6 +52,17 @@ class Target:
 def _rate(row: str, must: float, aim: float) -> Target:
     return Target(row, "rate", must, aim, higher_is_better=True)
 
+
+def _library(row: str, label: str, base: str) -> Target:
+    """A client library is at least as fast as another."""
+    return Target(row, "rate", 1.0, 1.2, higher_is_better=True, label=label, base=base)
+
+
+def _alone(row: str, metric: str, must: float, unit: str, label: str) -> Target:
+    return Target(row, metric, must, relative=False, unit=unit, label=label)
+
+
+CLIENT_CALLS: Final = ("client-put", "client-get", "client-txn")
 
 TARGETS: Final = (
     _rate("put-1x1", 1.0, 1.2),
@@ -77,4 +91,11 @@ TARGETS: Final = (
     Target("million", "rss_mib", 0.7),
     Target("million", "restart_s", 1.0),
     Target("failover-kill", "gap_s", 0.5, 0.3, relative=False),
+    *(_library(row, "client", "etcd3") for row in (*CLIENT_CALLS, "client-watch")),
+    *(_library(row, "client.aio", "aetcd") for row in (*CLIENT_CALLS, "client-watch")),
+    _alone("client-put", "added_us", 50.0, " us", "client"),
+    *(
+        _alone("client-import", "import_ms", 150.0, " ms", face)
+        for face in ("client", "client.aio")
+    ),
 )
