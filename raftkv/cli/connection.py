@@ -126,6 +126,28 @@ class Connection:
         call: grpc.Call = stub(requests, metadata=metadata)
         return call
 
+    def begin(
+        self,
+        endpoint: str,
+        method: str,
+        request: "Message",
+        reply: type[Reply],
+        timeout_seconds: float,
+    ) -> "grpc.Future":
+        """Starts one call of one endpoint; its outcome is the caller's to judge.
+
+        method: as for `read`. Errors: CtlError for a login or an endpoint that makes no sense.
+        """
+        if self.target.user and not self._token:
+            self._login()
+        metadata = [("token", self._token)] if self._token else []
+        stub = self._channel(endpoint).unary_unary(
+            _path(method),
+            request_serializer=type(request).SerializeToString,
+            response_deserializer=reply.FromString,
+        )
+        return stub.future(request, timeout=timeout_seconds, metadata=metadata)
+
     def close(self) -> None:
         """Close every channel."""
         for channel in self._channels.values():
@@ -179,7 +201,7 @@ class Connection:
                 silent = error.code() == grpc.StatusCode.DEADLINE_EXCEEDED
                 if not moves_on and not (silent and repeatable and not is_last):
                     raise CallFailed(text) from None
-                failures.reasons[endpoint] = _reason(error)
+                failures.reasons[endpoint] = short_reason(error)
                 if not _was_not_sent(error):
                     agrees = failures.leaderless or not failures.last_text
                     failures.leaderless = leading and agrees and text == NO_LEADER_TEXT
@@ -199,7 +221,7 @@ class Connection:
         if leading:
             metadata.append(("hasleader", "true"))
         stub = self._channel(endpoint).unary_unary(
-            method if method.startswith("/") else f"/etcdserverpb.{method}",
+            _path(method),
             request_serializer=type(request).SerializeToString,
             response_deserializer=reply.FromString,
         )
@@ -274,6 +296,10 @@ def connected(target: Target) -> Iterator[Connection]:
         connection.close()
 
 
+def _path(method: str) -> str:
+    return method if method.startswith("/") else f"/etcdserverpb.{method}"
+
+
 # --- what an error means ------------------------------------------------------
 
 
@@ -308,9 +334,13 @@ def error_text(error: "grpc.RpcError", endpoint: str) -> str:
     return _judge(error, repeatable=True, endpoint=endpoint)[0]
 
 
-def _reason(error: "grpc.RpcError") -> str:
+def short_reason(error: "grpc.RpcError") -> str:
     """Why an endpoint could not be reached, in a few words."""
+    import grpc
+
     details = error.details() or error.code().name
+    if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
+        return "no answer"
     for known in ("Connection refused", "DNS resolution failed", "Connection reset"):
         if known in details:
             return known.lower() if known[0] != "D" else "host name not found"

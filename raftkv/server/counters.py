@@ -9,7 +9,17 @@ from raftkv.server.services.context import Context
 
 def of_services(context: Context) -> dict[str, int]:
     """All of them."""
-    return {**lease_counters(context), **watch_counters(context)}
+    return {**kv_counters(context), **lease_counters(context), **watch_counters(context)}
+
+
+def kv_counters(context: Context) -> dict[str, int]:
+    """Of the KV calls that clients made at this member, whoever carried them out."""
+    return {
+        "puts_total": context.puts,
+        "ranges_total": context.ranges,
+        "deletes_total": context.deletes,
+        "txns_total": context.txns,
+    }
 
 
 def lease_counters(context: Context) -> dict[str, int]:

@@ -40,6 +40,8 @@ class Context:
         self.read = driver.replica.read
         self.long_streams = LongStreams(driver)
         self.renewal_streams = 0  # LeaseKeepAlive calls that are open
+        # KV calls that clients made here since the start, also those that were refused.
+        self.puts = self.ranges = self.deletes = self.txns = 0
         self._prefix = encoding.header_prefix(cluster, member)
         # Headers of one term whose revisions take the same number of bytes differ in these alone.
         self._head = self._tail = b""

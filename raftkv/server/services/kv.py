@@ -52,6 +52,7 @@ class KvService:
 
     def put(self, client: ClientProtocol, stream: int, head: RequestHead, message: bytes) -> None:
         """KV.Put."""
+        self._context.puts += 1
         check = None if plain_put(message, 0, len(message)) else _check_put
         self._write(client, stream, head, message, commands.PUT, check)
 
@@ -59,6 +60,7 @@ class KvService:
         self, client: ClientProtocol, stream: int, head: RequestHead, message: bytes
     ) -> None:
         """KV.DeleteRange."""
+        self._context.deletes += 1
         self._write(client, stream, head, message, commands.DELETE_RANGE, _check_delete)
 
     def compact(
@@ -126,6 +128,7 @@ class KvService:
 
     def txn(self, client: ClientProtocol, stream: int, head: RequestHead, message: bytes) -> None:
         """KV.Txn; one without writes is a read, unless it is in a session."""
+        self._context.txns += 1
         swap = read_swap(message, 0)
         if swap is not None and len(swap[0]) <= self._context.max_txn_ops:
             self._write(client, stream, head, message, commands.TXN, None)
@@ -167,6 +170,7 @@ class KvService:
     def range(self, client: ClientProtocol, stream: int, head: RequestHead, message: bytes) -> None:
         """KV.Range."""
         context = self._context
+        context.ranges += 1
         request: rpc_pb2.RangeRequest | bytes = message
         serializable = _point_read(message)
         error = None
