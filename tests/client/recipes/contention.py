@@ -97,10 +97,14 @@ def lost_answer() -> OutcomeUnknown:
     return OutcomeUnknown(NotConnected("the connection broke"))
 
 
+def bare(made: Any) -> Any:
+    """The object of either face behind what `Faces` hands out, to be given to a recipe."""
+    return getattr(made, "_wrapped", made)
+
+
 def lose_answers(client: Any, count: int = 1, *, carry_out: bool = True) -> LosesAnswers:
     """Puts a LosesAnswers before a client of either face, as `Faces` makes them."""
-    wrapped = getattr(client, "_wrapped", None)
-    target = client if wrapped is None else wrapped
+    target = bare(client)
     losing = LosesAnswers(target, count, carry_out=carry_out)
-    target.txn = losing.sync if wrapped is None else losing.aio
+    target.txn = losing.sync if target is client else losing.aio
     return losing

@@ -23,7 +23,7 @@ from raftkv.pb import election_pb2, election_pb2_grpc, rpc_pb2, rpc_pb2_grpc
 from tests.client.conftest import Served
 from tests.client.faces import Faces
 from tests.client.gate import Gate
-from tests.client.recipes.contention import Beside, lose_answers, queue_length, wait_until
+from tests.client.recipes.contention import Beside, bare, lose_answers, queue_length, wait_until
 from tests.processes import ETCDCTL
 
 
@@ -233,7 +233,7 @@ def test_an_election_with_a_given_lease_leaves_the_lease(
 ) -> None:
     client = connect(server.endpoints)
     lease = client.lease(20)
-    with client.election(prefix + "e", lease=lease).campaign("one") as term:
+    with client.election(prefix + "e", lease=bare(lease)).campaign("one") as term:
         term.proclaim("two")
         assert client.get(term.key).kv.lease == lease.id
     assert lease.alive

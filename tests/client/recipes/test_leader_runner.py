@@ -135,6 +135,7 @@ def test_the_function_is_told_before_another_can_lead_although_the_network_is_de
         gate.close()
 
 
+@pytest.mark.slow
 def test_a_candidate_that_was_cut_off_beyond_its_lease_campaigns_again(
     raftkv_served: Served, prefix: str
 ) -> None:

@@ -26,7 +26,8 @@ from raftkv.client.queueing import AlreadyQueued
 from raftkv.pb import lock_pb2, lock_pb2_grpc, rpc_pb2, rpc_pb2_grpc
 from tests.client.conftest import Served
 from tests.client.faces import Faces
-from tests.client.recipes.contention import Beside, lose_answers, queue_length, wait_until
+from tests.client.gate import Gate
+from tests.client.recipes.contention import Beside, bare, lose_answers, queue_length, wait_until
 from tests.processes import ETCDCTL, free_ports
 
 
@@ -213,13 +214,13 @@ def test_an_error_inside_is_not_hidden_by_the_loss(
 def test_a_given_lease_outlives_the_lock(server: Served, connect: Faces, prefix: str) -> None:
     client = connect(server.endpoints)
     lease = client.lease(20)
-    lock = client.lock(prefix + "l", lease=lease)
+    lock = client.lock(prefix + "l", lease=bare(lease))
     with lock as holding:
         assert client.get(holding.key).kv.lease == lease.id
         with pytest.raises(AlreadyQueued):
             lock.acquire()
         with pytest.raises(AlreadyQueued):
-            client.lock(prefix + "l", lease=lease).acquire(timeout=1)
+            client.lock(prefix + "l", lease=bare(lease)).acquire(timeout=1)
     assert queue_length(client, prefix) == 0
     assert client.time_to_live(lease.id).exists
     with lock as again:
@@ -237,7 +238,7 @@ def test_a_waiter_with_a_given_lease_takes_only_its_key_away(
     lease = client.lease(20)
     with client.lock(prefix + "l") as holding:
         with pytest.raises(NotAcquired):
-            client.lock(prefix + "l", lease=lease).acquire(timeout=0.3)
+            client.lock(prefix + "l", lease=bare(lease)).acquire(timeout=0.3)
         assert [kv.key for kv in client.get_prefix(prefix)] == [holding.key]
     assert lease.alive
     lease.revoke()
@@ -263,7 +264,7 @@ def test_a_lost_answer_to_giving_up_leaves_no_key_of_a_given_lease(
 ) -> None:
     client = connect(server.endpoints)
     lease = client.lease(20)
-    holding = client.lock(prefix + "l", lease=lease).acquire()
+    holding = client.lock(prefix + "l", lease=bare(lease)).acquire()
     losing = lose_answers(client, carry_out=carry_out)
     holding.release()
     assert losing.lost == 1
@@ -288,12 +289,39 @@ def test_another_user_of_the_lease_keeps_its_place(
     theirs = f"{prefix}l/{lease.id:x}"
     client.put(theirs, "", lease=lease.id)
     with pytest.raises(AlreadyQueued):
-        client.lock(prefix + "l", lease=lease).acquire()
+        client.lock(prefix + "l", lease=bare(lease)).acquire()
     assert client.get(theirs).exists
     client.delete(theirs)
-    with client.lock(prefix + "l", lease=lease):
+    with client.lock(prefix + "l", lease=bare(lease)):
         assert client.get(theirs).exists
     lease.revoke()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("given", [False, True])
+def test_who_gives_up_without_a_network_leaves_no_key_that_anybody_keeps(
+    raftkv_served: Served, connect: Faces, prefix: str, given: bool
+) -> None:
+    """C09: in bounded time; the key goes with its lease although the network comes back."""
+    gate = Gate(raftkv_served.endpoints)
+    try:
+        client = connect(gate.endpoint, timeout=1.0)
+        with Client(raftkv_served.endpoints) as other, other.lock(prefix + "l"):
+            lease = bare(client.lease(5)) if given else None
+            lock = client.lock(prefix + "l", ttl=5, lease=lease)
+            waiting = Beside(lambda: lock.acquire(timeout=1))
+            wait_until(lambda: queue_length(other, prefix) == 2)
+            gate.silence()
+            began = time.monotonic()
+            with pytest.raises(NotAcquired):
+                waiting.result()
+            assert time.monotonic() - began < 4.5
+            gate.cut()  # what was on its way does not arrive
+            gate.open()
+            wait_until(lambda: queue_length(other, prefix) == 1, 10)
+        connect.close_clients()
+    finally:
+        gate.close()
 
 
 # --- reentrant ------------------------------------------------------------------------------
@@ -383,7 +411,7 @@ def test_the_lock_service_waits_for_us_and_we_for_it(
         leases = rpc_pb2_grpc.LeaseStub(channel)
         lease = leases.LeaseGrant(rpc_pb2.LeaseGrantRequest(TTL=60)).ID
         with client.lock(name):
-            asked = service.Lock.future(lock_pb2.LockRequest(name=name.encode(), lease=lease))
+            asked = service.Lock.future(lock_pb2.LockRequest(name=name.encode(), lease=bare(lease)))
             wait_until(lambda: queue_length(client, prefix) == 2)
             assert not asked.done()
         key = asked.result(timeout=20).key

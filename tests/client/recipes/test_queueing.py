@@ -260,7 +260,7 @@ class Semaphores(Queues):
 
 
 _SETTINGS: Final = settings(
-    max_examples=100,
+    max_examples=70,
     stateful_step_count=40,
     deadline=None,
     derandomize=True,
