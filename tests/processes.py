@@ -201,9 +201,9 @@ class Cluster:
         return ",".join(server.endpoint for server in self.servers)
 
 
-def etcd(directory: Path, *flags: str) -> Cluster:
-    """A single etcd, not started yet. `flags` are added to its command line."""
-    return _cluster([str(ETCD), "--log-level", "warn"], "etcd", directory, 1, flags)
+def etcd(directory: Path, *flags: str, nodes: int = 1) -> Cluster:
+    """A cluster of `nodes` etcd, not started yet. `flags` are added to each command line."""
+    return _cluster([str(ETCD), "--log-level", "warn"], "etcd", directory, nodes, flags)
 
 
 def raftkv(directory: Path, nodes: int = 1, *flags: str) -> Cluster:

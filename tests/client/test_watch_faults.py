@@ -1,20 +1,22 @@
 """Watches over dying, paused, cut off and silent servers: no event lost, repeated or reordered."""
 
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
-from raftkv.client import Client, ClientError, Compacted, TimedOut
+from raftkv.client import Client, ClientError, Compacted, TimedOut, Watch
 from raftkv.testing import Cluster
 from raftkv.testing.proxy import Network
 from tests.client.faces import Faces
-from tests.processes import free_ports
+from tests.processes import etcd, free_ports
 
 Seen = list[tuple[int, bytes, bytes]]
 
@@ -134,13 +136,18 @@ def rotated(endpoints: list[str], first: int) -> str:
 
 def history(cluster: Cluster, prefix: str, first: int, last: int) -> Seen:
     """What really happened, replayed by a watch that nothing disturbs."""
-    seen: Seen = []
     with (
         Client(cluster.endpoint) as client,
         client.watch(prefix, prefix=True, start_revision=first) as watch,
     ):
-        while not seen or seen[-1][0] < last:
-            seen += [(event.revision, event.key, event.value) for event in watch.next(10)]
+        return replayed(watch, last)
+
+
+def replayed(watch: Watch, last: int) -> Seen:
+    """What a watch brings up to a revision."""
+    seen: Seen = []
+    while not seen or seen[-1][0] < last:
+        seen += [(event.revision, event.key, event.value) for event in watch.next(10)]
     return seen
 
 
@@ -206,6 +213,45 @@ def test_a_watch_goes_on_without_a_gap(
         assert reader.seen[0][0] <= first
         reader.stop()
     assert len(expected) >= 70
+
+
+@pytest.mark.slow
+def test_watches_and_leases_survive_every_member_of_a_real_etcd(
+    tmp_path: Path, both: tuple[Faces, Faces]
+) -> None:
+    """C06: three members are killed or stopped in turn, the leader among them."""
+    with etcd(tmp_path, nodes=3) as cluster:
+        writer = Writer(cluster.endpoints, "etcd/")
+        clients = [
+            connect(cluster.endpoints, keepalive_time=0.5, keepalive_timeout=0.5)
+            for connect in both
+        ]
+        leases = [client.lease(5, timeout=15) for client in clients]
+        readers = [Reader(client.watch("etcd/", prefix=True)) for client in clients]
+        first = max(reader.watch.next_revision for reader in readers)
+        for number, server in enumerate(cluster.servers):
+            writer.wait(30)
+            if number == 1:
+                os.kill(server.pid, signal.SIGSTOP)
+                writer.wait(30)
+                os.kill(server.pid, signal.SIGCONT)
+            else:
+                server.kill()
+                writer.wait(30)
+                server.start()
+                server.wait_ready()
+        writer.stop()
+        assert all(lease.alive for lease in leases)
+        with Client(cluster.endpoints, timeout=15) as client:
+            last = max(kv.mod_revision for kv in client.get_prefix("etcd/"))
+            with client.watch("etcd/", prefix=True, start_revision=first) as watch:
+                expected = replayed(watch, last)
+        wait_until(lambda: all(one.seen and one.seen[-1][0] >= last for one in readers))
+        for reader in readers:
+            assert reader.seen[-len(expected) :] == expected
+            assert reader.error is None
+            reader.stop()
+        assert len(expected) >= 150
 
 
 def test_a_silent_endpoint_is_left_in_bounded_time(
