@@ -31,7 +31,7 @@ def test_rows_are_written_to_no_log_however_often_the_memory_becomes_tables(
     assert written_logs(tmp_path) == []
     for first in range(0, 4000, 100):
         state.write(rows(first, first + 99))
-        if first % 1000 == 0:
+        if first % 300 == 0:
             state.sync()
         assert written_logs(tmp_path) == []
     assert any(file.suffix == ".ldb" for file in tmp_path.iterdir())
