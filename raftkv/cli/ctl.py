@@ -36,6 +36,7 @@ COMMANDS: Final = {
     "endpoint": "endpoint:endpoint",
     "member": "member:member",
     "move-leader": "move_leader:move_leader",
+    "doctor": "doctor:doctor",
     "top": "top:top",
     "version": "version:version",
     "completion": "completion:completion",
