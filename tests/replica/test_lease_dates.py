@@ -1,5 +1,7 @@
 """What a change of the leader gives back to a lease: since when it is silent, however many led."""
 
+from functools import partial
+
 import pytest
 
 from raftkv.kv import commands
@@ -149,6 +151,11 @@ def test_only_so_many_ends_of_leaderships_are_kept_and_what_is_older_counts_from
 # --- a cluster -----------------------------------------------------------------------------
 
 
+def leads(cluster: Cluster, *members: int) -> bool:
+    """Does one of them lead?"""
+    return any(cluster.members[one].is_leader for one in members)
+
+
 def overrun(change: str, reign_seconds: float, ttl: int, changes: int, renewed: float) -> float:
     """Seconds by which a lease outlives its TTL that was renewed for the last time `renewed`
     seconds after its grant, with a change of the leader every `reign_seconds`.
@@ -169,11 +176,11 @@ def overrun(change: str, reign_seconds: float, ttl: int, changes: int, renewed: 
         number = leader.member
         if change == "transfer":
             leader.core.transfer(1 + number % 3)
-            cluster.run(0.5, until=lambda n=number: cluster.members[1 + n % 3].is_leader)
+            cluster.run(0.5, until=partial(leads, cluster, 1 + number % 3))
         else:
             cluster.isolate(number)
             others = [one for one in cluster.members if one != number]
-            cluster.run(6, until=lambda o=others: any(cluster.members[n].is_leader for n in o))
+            cluster.run(6, until=partial(leads, cluster, *others))
             cluster.heal()
     cluster.run(ttl + 6, until=lambda: bool(cluster.ended))
     return cluster.ended[0][0] - began - ttl
