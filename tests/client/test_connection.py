@@ -432,10 +432,11 @@ def test_nobody_there_is_one_clear_error_in_time(face: Face) -> None:
             await client.get("a", timeout=0.3)
         assert watch.seconds < 0.8
 
-    face.run(scenario, f"{first},{second}", dial_timeout=1.0)
+    face.run(scenario, f"{first},{second}", dial_timeout=0.5)
 
 
 # --- restored clusters --------------------------------------------------------------------
+@pytest.mark.slow
 def test_a_store_restored_to_an_older_state_is_told(
     tmp_path: Path, face: Face, prefix: str
 ) -> None:

@@ -113,6 +113,7 @@ def test_a_stopped_member_is_left_by_a_client_that_never_reached_it(
     face.run(scenario, _order(cluster, stopped), dial_timeout=1.0)
 
 
+@pytest.mark.slow
 def test_no_acknowledged_write_is_lost_and_none_repeated_while_leaders_die(
     cluster: Cluster, prefix: str
 ) -> None:

@@ -138,6 +138,7 @@ def test_a_login_is_made_when_it_comes_into_force(tmp_path: Path, face: Face) ->
         face.run(scenario, endpoint, user="root", password=PASSWORD)
 
 
+@pytest.mark.slow
 def test_leases_and_watches_log_in_as_well(guarded: str) -> None:
     """C13: the keeper's stream and a watch's."""
     with sync.Client(guarded, user="user", password=PASSWORD) as client:
@@ -275,7 +276,7 @@ def test_tls_that_does_not_fit_is_one_clear_error_in_time(
         "strange CA": TLS(stranger.ca, *authority.certificate("client")),
         "no certificate": TLS(authority.ca),
     }[mistake]
-    face.run(scenario, secure, tls=tls, dial_timeout=1.0)
+    face.run(scenario, secure, tls=tls, dial_timeout=0.5)
 
 
 def test_tls_to_a_plain_port_is_one_clear_error_in_time(
@@ -287,7 +288,7 @@ def test_tls_to_a_plain_port_is_one_clear_error_in_time(
             await client.put("a", "1")
         assert time.monotonic() - started < 2.5
 
-    face.run(scenario, server.endpoints, tls=TLS(authority.ca), dial_timeout=1.0)
+    face.run(scenario, server.endpoints, tls=TLS(authority.ca), dial_timeout=0.5)
 
 
 def test_a_tls_broken_endpoint_is_passed_over(
@@ -361,7 +362,7 @@ def test_a_port_that_is_no_server_is_one_clear_error_in_time(
             assert told in caught.value.text
 
     with _deaf_port(says) as endpoint:
-        face.run(scenario, endpoint, dial_timeout=1.0)
+        face.run(scenario, endpoint, dial_timeout=0.5)
 
 
 def test_a_gate_to_nobody_is_one_clear_error_in_time(face: Face) -> None:
@@ -370,4 +371,4 @@ def test_a_gate_to_nobody_is_one_clear_error_in_time(face: Face) -> None:
             await client.put("a", "1")
 
     with Gate(f"127.0.0.1:{processes.free_ports(1)[0]}") as gate:
-        face.run(scenario, gate.endpoint, dial_timeout=1.0)
+        face.run(scenario, gate.endpoint, dial_timeout=0.5)
