@@ -344,8 +344,12 @@ async def run_watch_aio(library: Any, order: Order) -> dict[str, float]:
 
 
 # --- orders -----------------------------------------------------------------------------
-LIBRARIES: Final = {"stub": Stub, "etcd3": Etcd3, "client": Ours}
-AIO_LIBRARIES: Final = {"aio-stub": AioStub, "aetcd": Aetcd, "client.aio": AioOurs}
+LIBRARIES: Final[dict[str, Callable[[str], Any]]] = {"stub": Stub, "etcd3": Etcd3, "client": Ours}
+AIO_LIBRARIES: Final[dict[str, Callable[[], Any]]] = {
+    "aio-stub": AioStub,
+    "aetcd": Aetcd,
+    "client.aio": AioOurs,
+}
 
 
 def answer(content: object) -> None:

@@ -110,7 +110,7 @@ def _interpreters(directory: Path | None) -> dict[str, Path]:
         atexit.register(shutil.rmtree, place, ignore_errors=True)
     else:
         place = directory / "clients"
-    found = {}
+    found: dict[str, Path] = {}
     for library in LIBRARIES:
         if library in foreign.REQUIREMENTS:
             try:
