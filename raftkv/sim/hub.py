@@ -63,6 +63,10 @@ class Hub:
         for outlet in outlets:
             outlet.lost()
 
+    def open(self, outlet: Outlet) -> None:
+        """A connection has begun: its outlet hears of the end of the process."""
+        self._outlets[outlet] = None
+
     def add(self, watcher: Watcher, outlet: Outlet) -> int:
         """Begin to serve a watcher; the revision of the answer. Between two turns only."""
         assert self.watches is not None

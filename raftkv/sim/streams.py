@@ -87,6 +87,7 @@ class Stream:
         self._queue: deque[tuple[Watch, Received]] = deque()
         self._queued = 0  # events
         self._pumping = False
+        node.hub.open(self)
         self.later(PROGRESS_US, self._progress)
 
     def later(self, delay_us: int, act: Callable[..., None], *arguments: Any) -> None:

@@ -95,6 +95,24 @@ def test_runs_of_the_load_for_watches_meet_everything() -> None:
     assert floors.watching_missing(totals.viewing, totals.runs, 4) == []
 
 
+def test_viewer_whose_member_ends_before_its_requests_arrive_goes_on_elsewhere() -> None:
+    """It waited for ever at a process that had never heard of it. Found by seed 2003."""
+    profile = replace(watch_profile(8, 3, 1.0), viewers=1, kinds=("transfer",))
+    run = Run(8, profile)
+    run.begin()
+    run.load.stop()
+    (viewer,) = run.load._viewers
+    viewer.leave()
+    run.world.run_while(lambda: not viewer.member, run.world.now_us + SECOND)
+    member, created = viewer.member, run.load.counts["created"]
+    run.cluster.nodes[member].crash()
+    run.run_for(SECOND)
+    assert viewer.member not in (0, member)
+    assert run.load.counts["created"] > created
+    run.cluster.heal()
+    run.finish()
+
+
 # --- floors -----------------------------------------------------------------------------
 
 
