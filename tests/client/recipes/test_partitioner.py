@@ -205,6 +205,8 @@ def test_keys_that_are_deleted_by_hand_stop_the_work_and_are_taken_again(
         client.delete_prefix(prefix + "p/members/")
         wait_until(lambda: all(len(each) >= 2 for each in floor.tokens.values()))
         wait_until(lambda: len(made.shares) == 8)
+        client.revoke(made.shares[0].lease.id)
+        wait_until(lambda: all(len(each) >= 3 for each in floor.tokens.values()))
     floor.check()
 
 

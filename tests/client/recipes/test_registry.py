@@ -2,6 +2,7 @@
 
 import json
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -68,13 +69,14 @@ def test_bad_input_is_refused_before_anything_is_written(server: Served, prefix:
     with Client(server.endpoints) as client:
         registry = client.registry(prefix + "s")
         unsayable: Any = {"x": object()}
-        for bad in (
+        wrong: list[Callable[[], object]] = [
             lambda: registry.register("web", "", "a"),
             lambda: registry.register("", "a", "a"),
             lambda: registry.register("web", "a", "a", metadata=unsayable),
             lambda: registry.register("web", "a", "a", metadata=float("nan")),
             lambda: registry.register("web", "a", "a", interval=10),
-        ):
+        ]
+        for bad in wrong:
             with pytest.raises(BadRequest):
                 bad()
         assert client.count(prefix) == 0

@@ -14,7 +14,7 @@ When things go wrong:
 * The history between was compacted: the whole is read again, and what is different is told as
   changes (`is_merged`).
 * The store was put back from a backup, or is another one (C15): the same. `revision` may then be
-  lower than before; `loads` has grown.
+  lower than before, and a revision that somebody waits for may never come; `loads` has grown.
 * A reader of `changes` is too slow: what waits for it is merged, so it costs bounded memory and
   sees the difference, if not every step.
 * Permission is withdrawn, or anything else that does not pass by itself: `error` is set, and all

@@ -182,6 +182,7 @@ class Partitioner:
         lease = await self._client.lease(self._ttl)
         try:
             own = self._layout.member(self._identity, lease.id)
+            lease.on_loss(self._wake)
             await join(self._client, own, b"", lease, self._patience(lease))
             await self._follow(lease)
         finally:
@@ -226,12 +227,15 @@ class Partitioner:
     async def _watch(self, board: Board, lease: "Lease") -> WatchCallback:
         return await self._client.add_watch_callback(
             self._layout.everything,
-            lambda _: self._woken.set(),
-            on_error=lambda _: self._woken.set(),
+            self._wake,
+            on_error=self._wake,
             prefix=True,
             start_revision=board.revision + 1,
             timeout=self._patience(lease).call_timeout(),
         )
+
+    def _wake(self, _: object = None) -> None:
+        self._woken.set()  # whichever event it is now: the loop makes a new one for each look
 
     async def _wait(self, lease: "Lease", pause: float | None) -> None:
         """Waits for a change, or `pause` seconds. Errors: LeaseLost, `grace` before the end."""

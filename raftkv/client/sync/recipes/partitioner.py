@@ -183,6 +183,7 @@ class Partitioner:
         lease = self._client.lease(self._ttl)
         try:
             own = self._layout.member(self._identity, lease.id)
+            lease.on_loss(self._wake)
             join(self._client, own, b"", lease, self._patience(lease))
             self._follow(lease)
         finally:
@@ -227,12 +228,15 @@ class Partitioner:
     def _watch(self, board: Board, lease: "Lease") -> WatchCallback:
         return self._client.add_watch_callback(
             self._layout.everything,
-            lambda _: self._woken.set(),
-            on_error=lambda _: self._woken.set(),
+            self._wake,
+            on_error=self._wake,
             prefix=True,
             start_revision=board.revision + 1,
             timeout=self._patience(lease).call_timeout(),
         )
+
+    def _wake(self, _: object = None) -> None:
+        self._woken.set()  # whichever event it is now: the loop makes a new one for each look
 
     def _wait(self, lease: "Lease", pause: float | None) -> None:
         """Waits for a change, or `pause` seconds. Errors: LeaseLost, `grace` before the end."""
