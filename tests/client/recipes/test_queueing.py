@@ -259,19 +259,24 @@ class Semaphores(Queues):
     kinds = (lambda: semaphore_queue(b"n", 1), lambda: semaphore_queue(b"n", 2))
 
 
-_SETTINGS: Final = settings(
-    max_examples=70,
-    stateful_step_count=40,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=list(HealthCheck),
+def _settings(examples: int) -> settings:
+    return settings(
+        max_examples=examples,
+        stateful_step_count=40,
+        deadline=None,
+        derandomize=True,
+        suppress_health_check=list(HealthCheck),
+    )
+
+
+@pytest.mark.parametrize(
+    ("machine", "examples"), [(Locks, 60), (ReadWriteLocks, 60), (Semaphores, 140)]
 )
-
-
-@pytest.mark.parametrize("machine", [Locks, ReadWriteLocks, Semaphores])
-def test_never_more_hold_than_may_and_everybody_comes_to_hold(machine: type[Queues]) -> None:
+def test_never_more_hold_than_may_and_everybody_comes_to_hold(
+    machine: type[Queues], examples: int
+) -> None:
     """C02, C03, C04, C09 over all orders of steps that are tried."""
-    run_state_machine_as_test(machine, settings=_SETTINGS)
+    run_state_machine_as_test(machine, settings=_settings(examples))
 
 
 # --- single decisions -----------------------------------------------------------------------
