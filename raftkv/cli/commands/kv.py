@@ -193,7 +193,7 @@ def get_request(
 @click.option("--prefix", is_flag=True, help="Every key with this prefix.")
 @click.option("--from-key", is_flag=True, help="Every key from this one on.")
 @click.option("--limit", type=GoInt(), default=0, help="Most pairs to print (0: all).")
-@click.option("--rev", type=GoInt(), default=0, help="As of this revision.")
+@click.option("--rev", "--at-rev", "rev", type=GoInt(), default=0, help="As of this revision.")
 @click.option("--order", default="", help="ASCEND or DESCEND.")
 @click.option("--sort-by", default="", help="CREATE, KEY, MODIFY, VALUE or VERSION.")
 @click.option("--keys-only", is_flag=True, help="Without the values.")
