@@ -29,7 +29,6 @@ So at most one function is active by the clocks of all processes, as long as fun
 their grace. That is the limit of what can be promised without fencing.
 """
 
-import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
@@ -42,6 +41,7 @@ from raftkv.client.errors import (
     Unavailable,
 )
 from raftkv.client.keys import Key, encoded
+from raftkv.client.logger import log
 from raftkv.client.patience import Patience
 from raftkv.client.sync import runtime
 from raftkv.client.sync.recipes.election import Election, Term
@@ -54,8 +54,6 @@ __all__ = ["LeaderRunner", "Shift"]
 GRACE_SHARE: Final = 0.25  # of the TTL: a renewal that is late by half of the TTL ends the shift
 RETRY_SECONDS: Final = 1.0  # after a campaign that servers or the network ended
 WARN_SECONDS: Final = 10.0  # between two warnings about a function that does not stop
-
-_log = logging.getLogger("raftkv.client")
 
 
 class Shift:
@@ -128,7 +126,7 @@ class LeaderRunner:
             except NotAcquired:
                 break  # called off
             except (LeaseLost, OutcomeUnknown, TimedOut, Unavailable) as error:
-                _log.warning("campaigns again: %s", error)
+                log.warning("campaigns again: %s", error)
                 self._stopping.wait(RETRY_SECONDS)
                 continue
             with term:
@@ -166,7 +164,7 @@ class LeaderRunner:
             if shift.is_leader:
                 self._error = error
             else:
-                _log.warning("a function ended badly after its leadership: %r", error)
+                log.warning("a function ended badly after its leadership: %r", error)
         finally:
             self._woken.set()
 
@@ -174,4 +172,4 @@ class LeaderRunner:
         """Waits until the function has ended, and complains meanwhile."""
         task.stop(max(shift.term.lease.remaining, self._grace))
         while not task.join(WARN_SECONDS):
-            _log.warning("a function goes on although its leadership is over")
+            log.warning("a function goes on although its leadership is over")

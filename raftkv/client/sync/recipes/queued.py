@@ -20,7 +20,6 @@ cannot be done for seconds, the lease is no longer kept either: a key that nobod
 would hold up the whole queue.
 """
 
-import logging
 from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
@@ -36,6 +35,7 @@ from raftkv.client.errors import (
     TimedOut,
     Unavailable,
 )
+from raftkv.client.logger import log
 from raftkv.client.patience import Patience
 from raftkv.client.results import TxnResult
 from raftkv.client.sync import runtime
@@ -48,8 +48,6 @@ if TYPE_CHECKING:
 SLICE_SECONDS: Final = 1.0  # how often who waits looks at its lease and its time
 RETRY_SECONDS: Final = 0.1  # after a read that no server could serve
 LEAVE_SECONDS: Final = 2.0  # for telling the servers that a place is given up
-
-_log = logging.getLogger("raftkv.client")
 
 # Which leases of callers are in which queues now: (id of the object, key).
 _shared: Final[set[tuple[int, bytes]]] = set()
@@ -185,7 +183,7 @@ class Seat:
         try:
             self.leave()
         except ClientError as error:
-            _log.warning(
+            log.warning(
                 "%s goes at most %.0f s from now, with its lease: %s",
                 _shown(self._key),
                 self.lease.ttl,
