@@ -28,6 +28,7 @@ COMMANDS: Final = {
     "get": "kv:get",
     "del": "kv:delete",
     "txn": "txn:txn",
+    "alarm": "alarm:alarm",
     "check": "check:check",
     "compaction": "compaction:compaction",
     "lease": "lease:lease",
