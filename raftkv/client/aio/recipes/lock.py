@@ -1,7 +1,7 @@
 """A lock that many processes share: one at a time holds it, in the order in which they asked.
 
     async with client.lock("jobs") as holding:
-        await client.txn(holding.guard(Txn()).then(Put("jobs/result", "done")))
+        await client.txn(holding.guard(Txn()).then(Put("results/jobs", "done")))
 
 When things go wrong:
 

@@ -2,7 +2,7 @@
 """A lock that many processes share: one at a time holds it, in the order in which they asked.
 
     with client.lock("jobs") as holding:
-        client.txn(holding.guard(Txn()).then(Put("jobs/result", "done")))
+        client.txn(holding.guard(Txn()).then(Put("results/jobs", "done")))
 
 When things go wrong:
 
