@@ -7,7 +7,17 @@ from typing import Any
 
 import pytest
 
-from raftkv.client import Delete, NotAcquired, PermissionDenied, Put, TimedOut, Txn
+from raftkv.client import (
+    ClientClosed,
+    Delete,
+    Misused,
+    NotAcquired,
+    NotConnected,
+    PermissionDenied,
+    Put,
+    TimedOut,
+    Txn,
+)
 from raftkv.client.mirror import LONGEST_BACKLOG
 from raftkv.client.sync import Client
 from tests.client.conftest import Served
@@ -15,6 +25,7 @@ from tests.client.faces import Faces
 from tests.client.gate import Gate
 from tests.client.recipes.contention import Beside, wait_until
 from tests.client.test_watch_restored import Etcd
+from tests.processes import free_ports
 
 
 def test_what_was_there_and_what_comes_is_read_without_asking(
@@ -33,8 +44,9 @@ def test_what_was_there_and_what_comes_is_read_without_asking(
             revision = other.delete(prefix + "a").revision
             cache.wait_for(revision, timeout=10)
             assert list(cache.snapshot()) == [(prefix + "b").encode()]
-        with pytest.raises(Exception, match="closed"):
+        with pytest.raises(ClientClosed):
             cache.wait_for(revision + 1, timeout=1)
+        assert not [each for each in threading.enumerate() if each.name == "raftkv _run"]
         assert cache.get(prefix + "b").text == "2"
 
 
@@ -273,3 +285,23 @@ def test_an_error_that_does_not_pass_ends_it_and_is_told(server: Served, prefix:
             cache.wait_for(10**15, timeout=20)
         assert isinstance(cache.error, PermissionDenied)
         client.watch = failing  # type: ignore[method-assign]
+
+
+def test_a_start_without_a_server_fails_in_time_and_leaves_nothing(connect: Faces) -> None:
+    (port,) = free_ports(1)
+    cache = connect(f"127.0.0.1:{port}", dial_timeout=0.3).cache("k/")
+    began = time.monotonic()
+    with pytest.raises(NotConnected):
+        cache.start(timeout=1)
+    assert time.monotonic() - began < 3
+    cache.close()
+    assert not [each for each in threading.enumerate() if each.name == "raftkv _run"]
+
+
+def test_a_cache_is_started_once(server: Served, prefix: str) -> None:
+    with (
+        Client(server.endpoints) as client,
+        client.cache(prefix) as cache,
+        pytest.raises(Misused),
+    ):
+        cache.start()

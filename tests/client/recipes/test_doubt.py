@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import pytest
 
-from raftkv.client import NotConnected, OutcomeUnknown
+from raftkv.client import NoSpace, NotConnected, OutcomeUnknown
 from raftkv.client.patience import Patience
 from raftkv.client.sync import Client
 from tests.client.conftest import Served
@@ -17,6 +17,7 @@ from tests.client.recipes.contention import lost_answer
 CARRIED_OUT: Final = "carried out, answer lost"
 LOST: Final = "not carried out, answer lost"
 REFUSED: Final = "no connection"
+FULL: Final = "no space"
 
 
 class Scripted:
@@ -40,22 +41,25 @@ class Scripted:
         word = self._script.pop(0) if self._script else ""
         if word == REFUSED:
             raise NotConnected("no endpoint can be reached")
+        if word == FULL:
+            raise NoSpace("etcdserver: mvcc: database space exceeded")
         answer = self._call(*args, **options) if word != LOST else None
         if word:
             raise lost_answer()
         return answer
 
 
+@pytest.mark.parametrize("second", [REFUSED, FULL, LOST])
 @pytest.mark.parametrize("first", [CARRIED_OUT, LOST])
-def test_a_take_stays_unknown_when_the_second_attempt_finds_no_server(
-    raftkv_served: Served, prefix: str, first: str
+def test_a_take_stays_unknown_when_the_second_attempt_fails(
+    raftkv_served: Served, prefix: str, first: str, second: str
 ) -> None:
     """C01: to say that nothing was taken would lose the item."""
     with Client(raftkv_served.endpoints) as client:
         queue = client.queue(prefix + "q")
         queue.put("one")
         item = client.get_prefix(prefix + "q/")[0]
-        Scripted(client, "txn", first, REFUSED)
+        Scripted(client, "txn", first, second)
         with pytest.raises(OutcomeUnknown):
             queue._taken(queue._shelf.taking(item), Patience(5.0))
 
@@ -167,3 +171,14 @@ def test_a_late_update_does_not_undo_a_later_one(raftkv_served: Served, prefix: 
             assert not client.txn(late).succeeded
         assert client.party(prefix + "p").members()[0].text == "3"
         membership.leave()
+
+
+@pytest.mark.parametrize("first", [CARRIED_OUT, LOST])
+def test_an_addition_stays_unknown_when_the_second_attempt_is_refused_for_good(
+    raftkv_served: Served, prefix: str, first: str
+) -> None:
+    with Client(raftkv_served.endpoints) as client:
+        Scripted(client, "txn", first, FULL)
+        with pytest.raises(OutcomeUnknown):
+            client.counter(prefix + "n").add(1)
+        assert client.counter(prefix + "n").get() == (first == CARRIED_OUT)

@@ -10,7 +10,7 @@ that is refused, the history of the key tells.
 from typing import TYPE_CHECKING, Final
 
 from raftkv.client.aio import runtime
-from raftkv.client.errors import Compacted, OutcomeUnknown, TimedOut, Unavailable
+from raftkv.client.errors import ClientError, LeaseError, OutcomeUnknown, TimedOut, Unavailable
 from raftkv.client.patience import Patience
 from raftkv.client.results import TxnResult
 from raftkv.client.txn import Get, Txn
@@ -37,11 +37,14 @@ async def again(client: "Client", txn: Txn, patience: Patience, error: OutcomeUn
     """The result of the second attempt, when the answer to the first was lost.
 
     Errors: `error`, also when the second surely was not carried out: the first may have been.
+    LeaseError: the lease that it puts with is gone, and so is what the first may have put.
     """
     try:
         return await client.txn(txn, timeout=patience.call_timeout())
-    except (Unavailable, TimedOut, OutcomeUnknown):
-        raise error from None
+    except LeaseError:
+        raise
+    except ClientError as second:
+        raise error from second
 
 
 async def carried_out(
@@ -65,8 +68,8 @@ async def carried_out(
             return await _is_marked(client, key, mark, revision, patience)
         except (Unavailable, TimedOut, OutcomeUnknown):
             await runtime.sleep(min(RETRY_SECONDS, patience.left))
-        except Compacted:
-            break
+        except ClientError as failure:  # history that is gone among them
+            raise error from failure
     raise error
 
 

@@ -101,6 +101,15 @@ class Share:
         """Whether the partition is this process's, by its own clock; asks nobody."""
         return not self.is_gone and self.lease.alive
 
+    @property
+    def lost(self) -> runtime.Event:
+        """Set when the lease is over, at the latest when its time is up by the own clock."""
+        return self.lease.lost
+
+    def on_loss(self, callback: Callable[[], object]) -> None:
+        """Calls `callback` once, in another thread, if the lease is lost."""
+        self.lease.on_loss(callback)
+
     def guard(self, txn: Txn) -> Txn:
         """The transaction, to succeed only while this very ownership lasts."""
         return txn.when(key(self.key).create_revision == self.fencing_token)

@@ -170,8 +170,8 @@ class Queue:
         """Whether an item is in the queue. Errors: `error`, when nobody can be asked."""
         try:
             return (self._client.get(item, timeout=timeout)).exists
-        except (Unavailable, TimedOut):
-            raise error from None
+        except ClientError as failure:
+            raise error from failure
 
     def take(self, timeout: float | None = None) -> bytes:
         """Waits for the next item and takes it away. Errors: NotAcquired (a TimeoutError)."""
