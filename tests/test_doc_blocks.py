@@ -108,3 +108,15 @@ def test_every_recipe_of_the_client_has_its_page() -> None:
     factories = set(re.findall(r"^    (?:async )?def ([a-z]\w+)\(", source, re.MULTILINE))
     pages = {name.removesuffix(".md").replace("-", "_") for name in RECIPES} - {"index"}
     assert factories == pages
+
+
+SOURCES: Final = sorted((ROOT / "raftkv/client/aio/recipes").glob("*.py"))
+
+
+@pytest.mark.parametrize("path", [*SOURCES, *DOCS.rglob("*.md")], ids=lambda path: path.name)
+def test_no_example_writes_into_the_queue_of_a_lock(path: Path) -> None:
+    """Each key below a lock's name counts as somebody who waits: such a write blocks it for ever."""
+    text = path.read_text(encoding="utf-8")
+    named = re.findall(r"\.(?:lock|rwlock|election|leader_runner)\(\s*\"([^\"]+)\"", text)
+    written = re.findall(r"(?:Put|\.put)\(\s*f?\"([^\"]+)\"", text)
+    assert [key for key in written for name in named if key.startswith(name + "/")] == []

@@ -3,7 +3,7 @@
     async with client.rwlock("catalogue").read():
         ...
     async with client.rwlock("catalogue").write() as holding:
-        await client.txn(holding.guard(Txn()).then(Put("catalogue/1", "shoes")))
+        await client.txn(holding.guard(Txn()).then(Put("products/1", "shoes")))
 
 When things go wrong it is as with `lock`: a holder whose lease has run out may not know it yet, so
 a writer writes through `guard` or with its `fencing_token`. A reader that must not act on what has

@@ -4,7 +4,7 @@
     with client.rwlock("catalogue").read():
         ...
     with client.rwlock("catalogue").write() as holding:
-        client.txn(holding.guard(Txn()).then(Put("catalogue/1", "shoes")))
+        client.txn(holding.guard(Txn()).then(Put("products/1", "shoes")))
 
 When things go wrong it is as with `lock`: a holder whose lease has run out may not know it yet, so
 a writer writes through `guard` or with its `fencing_token`. A reader that must not act on what has
