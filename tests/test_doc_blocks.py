@@ -115,7 +115,7 @@ SOURCES: Final = sorted((ROOT / "raftkv/client/aio/recipes").glob("*.py"))
 
 @pytest.mark.parametrize("path", [*SOURCES, *DOCS.rglob("*.md")], ids=lambda path: path.name)
 def test_no_example_writes_into_the_queue_of_a_lock(path: Path) -> None:
-    """Each key below a lock's name counts as somebody who waits: such a write blocks it for ever."""
+    """Each key below a lock's name counts as one who waits: such a write blocks it for ever."""
     text = path.read_text(encoding="utf-8")
     named = re.findall(r"\.(?:lock|rwlock|election|leader_runner)\(\s*\"([^\"]+)\"", text)
     written = re.findall(r"(?:Put|\.put)\(\s*f?\"([^\"]+)\"", text)
