@@ -6,7 +6,8 @@
     _claims/<name>/<the same again>           a claim on an item, kept by its claimant's lease
 
 Items lie as those of etcd's Go recipes do, so both serve one queue. A Go client knows nothing of
-claims and takes a claimed item away: let it put, or use no claims.
+claims and takes a claimed item away: let it put, or use no claims. Names must not nest: the items
+of a queue `a/b` are items of a queue `a`, too, as they are in Go.
 """
 
 import secrets

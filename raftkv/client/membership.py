@@ -5,7 +5,8 @@
 The lease is in the key, so that a process that died and has come back under its old identity is not
 mixed up with what is left of itself: for the rest of the old lease there are two memberships of one
 identity, and the younger one (`joined`) is the process that lives. Members are ordered by the
-revision at which they joined, which all see alike.
+revision at which they joined, which all see alike. An identity may have slashes, so names must not
+nest: the keys of a party `a/b` would be read as members of a party `a`.
 """
 
 from collections.abc import Iterable

@@ -22,8 +22,8 @@ from types import MappingProxyType
 from typing import Final
 
 from raftkv.client.keys import Key, encoded
-from raftkv.client.results import Event, EventType, KeyValue, WatchBatch
-from raftkv.client.txn import Get, Txn, key
+from raftkv.client.results import Event, EventType, KeyValue, RangeResult, WatchBatch
+from raftkv.client.txn import Get
 
 LONGEST_BACKLOG: Final = 256  # changes that wait for a reader before they are merged
 
@@ -141,21 +141,20 @@ class Mirror:
         return Changes(revision, tuple(events)) if events else None
 
     # --- proofs -------------------------------------------------------------------------------
-    def question(self, prefix: bytes) -> Txn:
-        """Reads whether the store's keys are those of the copy, and at which revision."""
-        return (
-            Txn()
-            .when(key(prefix).prefix().mod_revision < self.revision + 1)
-            .then(Get(prefix, prefix=True, count_only=True))
-        )
+    def question(self, prefix: bytes) -> Get:
+        """Reads whether the store's keys are those of the copy, and at which revision.
 
-    def compare(self, is_unwritten: bool, count: int) -> bool:
+        One key that was written behind the copy's revision, and how many keys there are.
+        """
+        return Get(prefix, prefix=True, min_mod_revision=self.revision + 1, limit=1, keys_only=True)
+
+    def compare(self, found: RangeResult) -> bool:
         """Whether the answer to `question` says that the store has what the copy has.
 
-        is_unwritten: no key was written behind the copy's revision. Then the store's keys are some
-        of the copy's, and all of them if there are as many.
+        If no key was written behind the copy's revision, the store's keys are some of the copy's,
+        and all of them if there are as many.
         """
-        return is_unwritten and count == len(self._kvs)
+        return not found.kvs and found.count == len(self._kvs)
 
     def advance(self, revision: int) -> None:
         """The store has the copy's keys at a later revision, from which its watch goes on.

@@ -1,7 +1,7 @@
 """A store of keys and leases in a few lines: what the client's transaction values mean.
 
-It knows what the recipes use: compares of numbers and values, gets with order, limit and a bound of
-the create revision, puts with leases, deletions, revocation.
+It knows what the recipes use: compares of numbers and values, gets with order, limit and bounds of
+the revisions, puts with leases, deletions, revocation.
 """
 
 from collections.abc import Callable
@@ -101,6 +101,8 @@ class Store:
         count = len(found)
         if get.max_create_revision:
             found = [kv for kv in found if kv.create_revision <= get.max_create_revision]
+        if get.min_mod_revision:
+            found = [kv for kv in found if kv.mod_revision >= get.min_mod_revision]
         if get.sort_by is SortBy.CREATE_REVISION:
             found.sort(key=lambda kv: kv.create_revision, reverse=get.descending)
         kept = found[: get.limit] if get.limit else found

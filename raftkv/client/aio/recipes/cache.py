@@ -40,14 +40,13 @@ from raftkv.client.errors import (
     Compacted,
     Misused,
     NotAcquired,
-    ReadsTooMuch,
     TimedOut,
 )
 from raftkv.client.keys import Key, encoded, prefix_end
 from raftkv.client.lifetime import now
 from raftkv.client.mirror import Backlog, Changes, Mirror, Snapshot
 from raftkv.client.patience import Patience
-from raftkv.client.results import KeyValue, RangeResult
+from raftkv.client.results import KeyValue
 from raftkv.client.resuming import Pacing, goes_on
 from raftkv.client.txn import Get
 
@@ -57,6 +56,7 @@ if TYPE_CHECKING:
 __all__ = ["Cache", "Changes", "Snapshot", "Subscription"]
 
 PAGE_KEYS: Final = 1000
+CHECKED_KEYS: Final = 1000  # caches of more keys are checked less often, in proportion
 PROBE_SECONDS: Final = 1.0  # for one question whether the cache is current
 FIRST_PAUSE_SECONDS: Final = 0.02  # in which the watch may bring by itself what is waited for
 LAST_PAUSE_SECONDS: Final = 1.0
@@ -125,7 +125,9 @@ class Cache:
     """See the module's docstring. Made by `Client.cache`; any thread may read.
 
     prefix: of the keys. check_seconds: how often the servers are asked whether the cache is
-    current, which `stale_for` goes by; 0 = never. changed: set at the next change of anything.
+    current, which `stale_for` goes by; less often for more than a thousand keys; 0 = never, and
+    then a store that was put back is noticed only when the connection breaks. changed: set at the
+    next change of anything.
     error: what has ended it, or None.
     """
 
@@ -269,8 +271,6 @@ class Cache:
         at = self._mirror.revision
         try:
             is_same, there = await self._asked(min(patience.left, PROBE_SECONDS))
-        except ReadsTooMuch:
-            self._must_load = True  # too many keys for a question about all of them
         except ClientError as error:
             if not goes_on(error) and not isinstance(error, ClusterChanged):
                 raise
@@ -284,13 +284,8 @@ class Cache:
 
     async def _asked(self, timeout: float) -> tuple[bool, int]:
         """Whether the store has what the cache has, and at which revision. Errors: ClientError."""
-        result = await self._client.txn(self._mirror.question(self.prefix), timeout=timeout)
-        count = -1
-        if result.succeeded:
-            found = result.results[0]
-            assert isinstance(found, RangeResult)
-            count = found.count
-        return self._mirror.compare(result.succeeded, count), result.revision
+        found = await self._client.read(self._mirror.question(self.prefix), timeout=timeout)
+        return self._mirror.compare(found), found.revision
 
     # --- the task -----------------------------------------------------------------------------
     async def _run(self) -> None:
@@ -363,7 +358,11 @@ class Cache:
             self._wake()
 
     async def _step(self, watch: Watch) -> None:
-        due = self._checked + self._check_seconds if self._check_seconds else None
+        due = None
+        if self._check_seconds:
+            # A question costs the server time for each key.
+            share = max(1.0, len(self._mirror) / CHECKED_KEYS)
+            due = self._checked + self._check_seconds * share
         try:
             batch = await watch.next(None if due is None else max(due - now(), 0.0))
         except TimedOut:
