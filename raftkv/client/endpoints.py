@@ -25,8 +25,8 @@ class Places:
 
     def __init__(self, count: int) -> None:
         assert count > 0
-        self.count = count
-        self.current = 0
+        self.count: int = count
+        self.current: int = 0
         self._failures = [0] * count
         self._sick_until = [0.0] * count
 

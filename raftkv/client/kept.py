@@ -31,11 +31,11 @@ class Kept:
 
     def __init__(self, lease_id: int, lifetime: Lifetime, renewing: bool, sent: float) -> None:
         self.id = lease_id
-        self.lifetime = lifetime
-        self.reason = ""
+        self.lifetime: Lifetime = lifetime
+        self.reason: str = ""
         self.renewing = renewing
         self.answered = sent
-        self.due = sent + lifetime.ttl * RENEW_SHARE
+        self.due: float = sent + lifetime.ttl * RENEW_SHARE
         self.asked: object = None
         self.warned = False
         self._when_renewed: list[Renewed] = []

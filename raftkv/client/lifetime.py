@@ -57,8 +57,8 @@ class Lifetime:
     def __init__(self, ttl: float, sent: float) -> None:
         """A lease granted for `ttl` seconds by a request that was sent at `sent`, by `now`."""
         self._over = False
-        self.ttl = ttl
-        self.deadline = sent + ttl - margin(ttl)
+        self.ttl: float = ttl
+        self.deadline: float = sent + ttl - margin(ttl)
 
     @property
     def alive(self) -> bool:

@@ -44,8 +44,8 @@ class Write:
 
     def __init__(self, sequences: "Sequences", sequence: int) -> None:
         self._sequences = sequences
-        self.sequence = sequence
-        self.may_be_done = False
+        self.sequence: int = sequence
+        self.may_be_done: bool = False
 
     def metadata(self) -> tuple[tuple[str, str], ...]:
         """What the next attempt carries."""

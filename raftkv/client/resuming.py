@@ -108,9 +108,9 @@ class Resuming:
         self, wanted: Wanted, batch: Callable[[rpc_pb2.WatchResponse], WatchBatch]
     ) -> None:
         self.wanted = wanted
-        self.next_revision = wanted.start_revision
-        self.created = False
-        self.doubt = 0
+        self.next_revision: int = wanted.start_revision
+        self.created: bool = False
+        self.doubt: int = 0
         self._batch = batch
         self._seen = 0  # the greatest revision that the store is known to have had
         self._cluster_id = 0

@@ -80,7 +80,7 @@ class Trial:
         self._pause = FIRST_PAUSE_SECONDS
         self._reasons: dict[str, str] = {}
         self._last: ClientError | None = None  # of an endpoint that was reached
-        self.place = first
+        self.place: int = first
 
     def share(self, now: float) -> float:
         """Seconds that the present attempt may take."""

@@ -8,7 +8,7 @@ Everything happens at one revision (etcd API, Txn). A `Txn` is itself an operati
 
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, Final, Protocol, TypeAlias
 
 from raftkv.client.keys import Key, Namespace, encoded
 from raftkv.pb import rpc_pb2
@@ -104,7 +104,7 @@ class Number:
     def __gt__(self, given: int) -> Compare:
         return self._compare(_GREATER, given)
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__: ClassVar[None] = None  # type: ignore[assignment]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -139,7 +139,7 @@ class Content:
     def __gt__(self, given: Key) -> Compare:
         return self._compare(_GREATER, given)
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__: ClassVar[None] = None  # type: ignore[assignment]
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,10 +74,10 @@ class Connection:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.revision = 0
-        self.cluster_id = 0
-        self.heard = [0.0] * len(settings.endpoints)
-        self.places = Places(len(settings.endpoints))
+        self.revision: int = 0
+        self.cluster_id: int = 0
+        self.heard: list[float] = [0.0] * len(settings.endpoints)
+        self.places: Places = Places(len(settings.endpoints))
         self._options = channels.options(settings)
         self._credentials = [channels.credentials(settings, each) for each in settings.endpoints]
         self._channels: dict[int, Channel] = {}
@@ -90,7 +90,7 @@ class Connection:
         self._note_token(self._token)
         self._sessions = Sessions(self) if settings.exactly_once else None
         self._leadership = Leadership(self) if settings.prefer_leader and self._several else None
-        self.keeper = Keeper(
+        self.keeper: Keeper = Keeper(
             OwnChannels(settings, self.places, partial(self.metadata, leading=True))
         )
 

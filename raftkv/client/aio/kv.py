@@ -359,7 +359,7 @@ class Transaction:
 
     def __init__(self, client: KeyValueVerbs, txn: Txn) -> None:
         self._client = client
-        self.txn = txn
+        self.txn: Txn = txn
 
     def when(self, *compares: Compare) -> "Transaction":
         """With more conditions; all must hold."""

@@ -24,7 +24,7 @@ class Leadership:
     """What one client knows about who leads. stale: it should be asked again."""
 
     def __init__(self, connection: "Connection") -> None:
-        self.stale = True
+        self.stale: bool = True
         self._connection = connection
         self._term = 0
 

@@ -49,8 +49,8 @@ class Lease:
     """
 
     def __init__(self, connection: Connection, kept: Kept, ids_are_unique: bool) -> None:
-        self.id = kept.id
-        self.lost = Event()
+        self.id: int = kept.id
+        self.lost: Event = Event()
         self._connection = connection
         self._kept = kept
         self._may_repeat = ids_are_unique

@@ -25,7 +25,7 @@ class Pages:
     """Reads ranges for one client. offered: False once a server did not know RangeStream."""
 
     def __init__(self, connection: Connection) -> None:
-        self.offered = True
+        self.offered: bool = True
         self._connection = connection
 
     def read(

@@ -36,8 +36,8 @@ class Event:
 
     def __init__(self) -> None:
         self._event = threading.Event()
-        self.set = self._event.set
-        self.is_set = self._event.is_set
+        self.set: Callable[[], None] = self._event.set
+        self.is_set: Callable[[], bool] = self._event.is_set
 
     def wait(self, timeout: float | None = None) -> bool:
         """Waits for `set`, at most so many seconds; returns whether it was set."""

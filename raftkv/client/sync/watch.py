@@ -337,7 +337,7 @@ class WatchCallback:
         callback: Callable[[WatchBatch], object],
         on_error: Callable[[Exception], object] | None,
     ) -> None:
-        self.ended = Signal()
+        self.ended: Signal = Signal()
         self.error: Exception | None = None
         self._watch = watch
         self._callback = callback

@@ -102,7 +102,7 @@ class Barrier:
     """See the module's docstring. Made by `Client.barrier`."""
 
     def __init__(self, client: "Client", name: Key) -> None:
-        self.name = encoded(name)
+        self.name: bytes = encoded(name)
         self._client = client
 
     def hold(self, *, ttl: float | None = 10.0) -> runtime.Acquiring[Closed]:

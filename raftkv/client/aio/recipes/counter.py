@@ -53,7 +53,7 @@ class Counter:
     """
 
     def __init__(self, client: "Client", name: Key) -> None:
-        self.name = encoded(name)
+        self.name: bytes = encoded(name)
         self._by = self.name + b"/by"
         self._client = client
 

@@ -59,7 +59,7 @@ class DoubleBarrier:
     ) -> None:
         if count < 1:
             raise BadRequest(f"a double barrier is for at least 1, not {count}")
-        self.name = encoded(name)
+        self.name: bytes = encoded(name)
         self.count = count
         self._client = client
         self._round = Rendezvous(self.name, count)

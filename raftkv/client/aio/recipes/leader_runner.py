@@ -63,7 +63,7 @@ class Shift:
 
     def __init__(self, term: Term) -> None:
         self.term = term
-        self.stop = runtime.Event()
+        self.stop: runtime.Event = runtime.Event()
 
     @property
     def is_leader(self) -> bool:

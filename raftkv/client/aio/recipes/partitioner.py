@@ -86,7 +86,7 @@ class Share:
         self.key = own
         self.fencing_token = token
         self.lease = lease
-        self.stop = runtime.Event()
+        self.stop: runtime.Event = runtime.Event()
         self.task: runtime.Task | None = None
         self.is_over = False
         self.is_gone = False
@@ -135,8 +135,8 @@ class Partitioner:
         ttl: float = 10.0,
         grace: float | None = None,
     ) -> None:
-        self.name = encoded(name)
-        self.partitions = partitioning.names(partitions)
+        self.name: bytes = encoded(name)
+        self.partitions: tuple[bytes, ...] = partitioning.names(partitions)
         self._client = client
         self._layout = Layout(self.name)
         self._function = function

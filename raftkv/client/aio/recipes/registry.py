@@ -239,7 +239,7 @@ class ServiceRegistry:
     """
 
     def __init__(self, client: "Client", name: Key, *, ttl: float = 10.0) -> None:
-        self.name = encoded(name)
+        self.name: bytes = encoded(name)
         self._client = client
         self._ttl = ttl
 

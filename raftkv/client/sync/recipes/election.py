@@ -130,7 +130,7 @@ class Election:
         ttl: float = 10.0,
         lease: "Lease | None" = None,
     ) -> None:
-        self.name = encoded(name)
+        self.name: bytes = encoded(name)
         self._client = client
         self._queue = queueing.lock_queue(self.name)
         self._ttl = ttl

@@ -59,7 +59,7 @@ class Lock(Lockable):
         identity: Key | None = None,
     ) -> None:
         super().__init__()
-        self.name = encoded(name)
+        self.name: bytes = encoded(name)
         self._client = client
         self._queue = queueing.lock_queue(self.name)
         self._ttl = ttl

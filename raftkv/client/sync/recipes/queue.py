@@ -61,8 +61,8 @@ class Claim:
     def __init__(
         self, client: "Client", shelf: items.Shelf, item: KeyValue, lease: "Lease", revision: int
     ) -> None:
-        self.key = item.key
-        self.value = item.value
+        self.key: bytes = item.key
+        self.value: bytes = item.value
         self.lease = lease
         self.fencing_token = revision
         self._client = client
@@ -149,7 +149,7 @@ class Queue:
     """
 
     def __init__(self, client: "Client", name: Key) -> None:
-        self.name = encoded(name)
+        self.name: bytes = encoded(name)
         self._client = client
         self._shelf = self._make_shelf()
 

@@ -54,7 +54,7 @@ class RWLock:
         lease: "Lease | None" = None,
         identity: Key | None = None,
     ) -> None:
-        self.name = encoded(name)
+        self.name: bytes = encoded(name)
         self._client = client
         self._ttl = ttl
         self._lease = lease

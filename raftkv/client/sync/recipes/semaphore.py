@@ -54,7 +54,7 @@ class Semaphore(Lockable):
         super().__init__()
         if limit < 1:
             raise BadRequest(f"a semaphore's limit is at least 1, not {limit}")
-        self.name = encoded(name)
+        self.name: bytes = encoded(name)
         self.limit = limit
         self._client = client
         self._queue = queueing.semaphore_queue(self.name, limit)
