@@ -15,7 +15,7 @@ SLOW_FLAGS ?= -n auto --maxprocesses 4
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check fix proto bench sim fuzz clean
+.PHONY: help run test check docs fix proto bench sim fuzz clean
 
 help: ## List the commands
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-7s %s\n", $$1, $$2}'
@@ -61,6 +61,10 @@ check: $(VENV)/.dev ## Lint, types, generated code, architecture; writes nothing
 	$(BIN)/python scripts/generate_sync.py --check
 	$(BIN)/pytest tests/test_architecture.py
 
+docs: $(VENV)/.dev ## Make the documents' site in docs/_build
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+	@echo 'open docs/_build/html/index.html'
+
 fix: $(VENV)/.dev ## Mend what the linter and the formatter can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -79,5 +83,5 @@ fuzz: $(VENV)/.dev ## Feed the wire code random bytes for SECONDS=60
 	$(BIN)/python -m tests.fuzz.fuzz_wire --seconds $(SECONDS)
 
 clean: ## Remove the environment, caches and ./data
-	rm -rf $(VENV) data .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) data docs/_build .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -16,7 +16,10 @@ from tests.architecture import ROOT
 from tests.conformance.calls import Rpc, every_rpc, status_of_empty_call
 
 README: Final = (ROOT / "README.md").read_text(encoding="utf-8")
-DOCUMENTS: Final = ("README.md", "raftkv/README.md", "CHANGELOG.md", "docs/locks.md", "docs/testing.md")
+DOCUMENTS: Final = (
+    *("README.md", "raftkv/README.md", "CHANGELOG.md"),
+    *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md")),
+)
 NOT_YET: Final = "not yet"
 STATUSES: Final = {"works", "in part", NOT_YET}
 
