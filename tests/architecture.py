@@ -97,7 +97,7 @@ ROOMS: Final = {
     "cli": Room(
         inside=_words("client config pb errors limits"),
         lazily=_words("server"),
-        outside=_words("click grpc google yaml uvloop"),
+        outside=_words("click grpc google rich yaml uvloop"),
     ),
     "__main__": Room(inside=_words("cli")),
     "pb": Room(outside=_words("google grpc")),

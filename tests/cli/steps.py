@@ -171,6 +171,7 @@ CLUSTER: Final = (
     *_each("endpoint", "hashkv", "--cluster"),
     *_each("endpoint", "hashkv", "--rev=20"),
     *_each("endpoint", "hashkv", "--rev=2"),
+    *_each("alarm", "list"),
     *_each("member", "list"),
     *_each("member", "list", "--hex"),
     Step(("move-leader", "1")),
@@ -247,6 +248,9 @@ REFUSED: Final = (
     Step(("move-leader",)),
     Step(("move-leader", "x")),
     Step(("put", "-w", "bogus", "a", "b")),
+    Step(("alarm", "list", "x")),
+    Step(("check", "perf", "--load", "tiny")),
+    Step(("check", "perf", "--prefix", "b")),  # there are keys
     Step(("get", "a", "--cacert", "/nonexistent")),
     Step(("bogus",), compare_output=False),
     Step(("put", "a", "b", "--bogus"), compare_output=False),

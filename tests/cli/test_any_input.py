@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from raftkv.cli.connection import CallFailed, Connection
 from tests.cli.running import raftctl
 
-EXIT_CODES = {0, 1, 2, 3, 4, 5, 128}
+EXIT_CODES = {0, 1, 2, 3, 4, 5, 6, 128}
 COMMANDS = (
     ("put",),
     ("get",),
@@ -27,6 +27,13 @@ COMMANDS = (
     ("member", "promote"),
     ("move-leader",),
     ("version",),
+    ("alarm", "list"),
+    ("check", "perf"),
+    ("diff",),
+    ("diff", "--rev=1.."),
+    ("export",),
+    ("history",),
+    ("import",),
     (),
 )
 # What a shell can pass: any bytes but NUL, as Python hands them over; and flags, good and bad.

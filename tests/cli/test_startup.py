@@ -33,6 +33,12 @@ HEAVY = (
     "raftkv.cli.commands.member",
     "raftkv.cli.commands.endpoint",
     "raftkv.cli.table",
+    "raftkv.cli.terminal",
+    "raftkv.cli.surveying",
+    "raftkv.cli.diagnosis",
+    "raftkv.cli.loading",
+    "raftkv.cli.importing",
+    "raftkv.pb.inspect_pb2",
 )
 PROGRAM = """
 import sys
@@ -82,6 +88,14 @@ def test_a_command_that_makes_no_call_does_not_import_grpc(argv: Sequence[str]) 
     modules = modules_after("ctl", argv)
     assert "grpc" not in modules
     assert _heavy(modules) == []
+
+
+@pytest.mark.parametrize(
+    "argv", [("top", "--help"), ("doctor", "-w", "table"), ("diff",), ("import", "a", "b")]
+)
+def test_an_operator_command_draws_and_dials_only_when_it_has_to(argv: Sequence[str]) -> None:
+    modules = modules_after("ctl", argv)
+    assert {"grpc", "rich", "raftkv.server"} & modules == set()
 
 
 def test_wrong_server_arguments_are_refused_before_the_server_is_imported() -> None:

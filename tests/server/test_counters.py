@@ -3,9 +3,28 @@
 import asyncio
 from pathlib import Path
 
-from tests.server.harness import configs, running, until
+from raftkv.pb import rpc_pb2
+from tests.server.harness import Client, configs, running, until
 from tests.server.leasing import lease_client
 from tests.server.watching import Reluctant, WatchClient, create
+
+
+def test_a_member_counts_the_calls_of_its_clients(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with running(configs(1, tmp_path)) as (node,):
+            client = await Client.connect(node)
+            for _ in range(3):
+                await client.put(b"k", b"v")
+            await client.call("/etcdserverpb.KV/Range", rpc_pb2.RangeRequest(key=b"k"))
+            gone = rpc_pb2.DeleteRangeRequest(key=b"k")
+            await client.call("/etcdserverpb.KV/DeleteRange", gone)
+            await client.call("/etcdserverpb.KV/Txn", rpc_pb2.TxnRequest())
+            counted = node.counters()
+            names = ("puts_total", "ranges_total", "deletes_total", "txns_total")
+            assert [counted[name] for name in names] == [3, 1, 1, 1]
+            client.close()
+
+    asyncio.run(scenario())
 
 
 def test_a_member_counts_its_leases_and_watches(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import click
 
 from raftkv.cli.ctl import CtlCommand, LazyGroup, Session
 from raftkv.cli.exits import BAD_ARGUMENTS, CtlError
-from raftkv.cli.printers import SimplePrinter, emit
+from raftkv.cli.printers import FieldsPrinter, SimplePrinter, emit
 from raftkv.pb import rpc_pb2
 
 
@@ -25,9 +25,15 @@ def list_(session: Session, /, args: tuple[str, ...]) -> None:
         raise CtlError("alarm list command accepts no arguments", BAD_ARGUMENTS)
     request = rpc_pb2.AlarmRequest()
     reply = session.call(lambda to: to.read("Maintenance/Alarm", request, rpc_pb2.AlarmResponse))
-    if not isinstance(session.printer, SimplePrinter):
+    if not isinstance(session.printer, SimplePrinter | FieldsPrinter):
         session.printer.message(reply)
         return
+    as_fields = isinstance(session.printer, FieldsPrinter)
+    if isinstance(session.printer, FieldsPrinter):
+        session.printer.header(reply.header)
     for one in reply.alarms:
         kind = rpc_pb2.AlarmType.Name(one.alarm)
-        emit(f"memberID:{one.memberID} alarm:{kind} ")
+        if as_fields:
+            emit(f'"MemberID" : {one.memberID}', f'"AlarmType" : {kind}', "")
+        else:
+            emit(f"memberID:{one.memberID} alarm:{kind} ")
