@@ -75,9 +75,17 @@ class Step(NamedTuple):
 
 
 def tour() -> list[Step]:
-    """The steps of the README's blocks marked `console tour`, in order."""
+    """The steps of the README's blocks marked `console tour` or `python tour`, in order.
+
+    A program is one step; what its prints print stands behind them as comments.
+    """
     steps = []
-    for block in re.findall(r"^```console tour\n(.*?)^```$", README, re.MULTILINE | re.DOTALL):
+    marked = re.findall(r"^```(console|python) tour\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    for language, block in marked:
+        if language == "python":
+            printed = re.findall(r"print\(.*\)  # (.*)$", block, re.MULTILINE)
+            steps.append(Step(f"python - <<'END'\n{block}END", "\n".join(printed)))
+            continue
         for piece in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
             lines = piece.splitlines()
             length = 1
@@ -118,7 +126,8 @@ def commands(tmp_path: Path) -> Path:
     directory = tmp_path / "bin"
     directory.mkdir()
     raftctl = f"{sys.executable} -c 'from raftkv.cli.ctl import main; main()'"
-    for name, program in (("raftctl", raftctl), ("etcdctl", processes.ETCDCTL)):
+    programs = (("raftctl", raftctl), ("etcdctl", processes.ETCDCTL), ("python", sys.executable))
+    for name, program in programs:
         (directory / name).write_text(SHIM.format(program=program))
         (directory / name).chmod(0o755)
     return directory
