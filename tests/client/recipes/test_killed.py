@@ -5,6 +5,8 @@ import sys
 import threading
 from typing import Final
 
+import pytest
+
 from raftkv.client import Share
 from raftkv.client.sync import Client
 from tests.client.conftest import Served
@@ -39,6 +41,7 @@ threading.Event().wait()
 """
 
 
+@pytest.mark.slow
 def test_all_that_a_killed_process_had_is_free_again(server: Served, prefix: str) -> None:
     """C05, C07: nothing says goodbye; the leases run out."""
     working: list[str] = []

@@ -96,6 +96,7 @@ def test_partitions_move_as_members_come_and_go_and_never_overlap(
         assert client.count(prefix) == 0
 
 
+@pytest.mark.slow
 def test_the_partitions_of_a_dead_member_are_divided(server: Served, prefix: str) -> None:
     """A crash: the lease is not renewed any more, and nothing is said."""
     floor = Floor()
@@ -109,6 +110,7 @@ def test_the_partitions_of_a_dead_member_are_divided(server: Served, prefix: str
     floor.check()
 
 
+@pytest.mark.slow
 def test_one_who_is_cut_off_stops_before_another_can_have_its_partitions(
     server: Served, prefix: str
 ) -> None:

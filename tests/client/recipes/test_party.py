@@ -39,6 +39,7 @@ def test_members_are_those_who_joined_and_have_not_left(
     assert not client.txn(first.guard(Txn()).then(Put(prefix + "x", "1"))).succeeded
 
 
+@pytest.mark.slow
 def test_a_dead_member_goes_with_its_lease_and_may_come_back_before(
     server: Served, prefix: str
 ) -> None:

@@ -124,6 +124,7 @@ def test_health_is_awaited_in_the_asynchronous_face(server: Served, prefix: str)
     asyncio.run(scenario())
 
 
+@pytest.mark.slow
 def test_a_health_function_that_hangs_keeps_no_registration(server: Served, prefix: str) -> None:
     """C05: the lease is renewed by its answers and by nothing else."""
     hang = threading.Event()
@@ -180,6 +181,7 @@ def test_the_younger_of_two_registrations_stays(
         assert registry.discover("web") == ()
 
 
+@pytest.mark.slow
 def test_a_dead_instance_goes_with_its_lease(server: Served, prefix: str) -> None:
     with Client(server.endpoints) as client:
         dying = Client(server.endpoints)
@@ -190,6 +192,7 @@ def test_a_dead_instance_goes_with_its_lease(server: Served, prefix: str) -> Non
             wait_until(lambda: found.value == ())
 
 
+@pytest.mark.slow
 def test_it_is_back_after_an_outage_longer_than_its_lease(
     server: Served, connect: Faces, prefix: str
 ) -> None:
