@@ -119,7 +119,8 @@ class Surveyor:
         named = list(endpoints)
         calls: list[tuple[str, str, Message, type[Any]]] = []
         for name in named:
-            calls.append((name, MEMBER_LIST, rpc_pb2.MemberListRequest(), _LIST))
+            listing = rpc_pb2.MemberListRequest()  # not linearizable: also without a leader
+            calls.append((name, MEMBER_LIST, listing, rpc_pb2.MemberListResponse))
             calls.append((name, *self._question(name)))
         self._gather(calls, done)
         late, done.without_inspect = done.without_inspect, []
@@ -181,9 +182,6 @@ class Surveyor:
             },
             clusters=frozenset(one.reply.header.cluster_id for one in done.replies.values()),
         )
-
-
-_LIST: Final = rpc_pb2.MemberListResponse
 
 
 def _address(endpoint: str) -> str:
