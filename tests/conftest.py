@@ -1,6 +1,7 @@
 """For every test: Hypothesis repeats itself exactly, and nobody leaves a process behind."""
 
 import os
+import signal
 from collections.abc import Iterator
 from importlib.metadata import entry_points
 
@@ -12,6 +13,11 @@ import pytest
 _FIXTURES = "raftkv.testing.plugin"
 _INSTALLED = {point.value for point in entry_points(group="pytest11")}
 pytest_plugins = [] if _FIXTURES in _INSTALLED else [_FIXTURES]
+
+# A shell without job control starts what runs in its background with SIGINT ignored, and every
+# program of a test would inherit that: none could be interrupted.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The same examples on every run. To look for new ones: RAFTKV_HYPOTHESIS=explore make test
 hypothesis.settings.register_profile("repeat", derandomize=True, deadline=None)
