@@ -64,8 +64,8 @@ class Pages:
         return self._connection.read("KV/Range", request, rpc_pb2.RangeResponse)
 
 
-def compacted_revision(connection: Connection) -> int:
-    """The revision that history was forgotten up to; 0: nothing was, or the server does not say.
+def compacted_revision(connection: Connection) -> int | None:
+    """The revision that history was forgotten up to; 0: none. None: the server does not say.
 
     At that revision the state can still be read. Errors: CallFailed.
     """
@@ -79,6 +79,6 @@ def compacted_revision(connection: Connection) -> int:
         )
     except CallFailed as error:
         if error.text.startswith("rpc error: code = Unimplemented"):
-            return 0
+            return None
         raise
     return reply.compacted_revision

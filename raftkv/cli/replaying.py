@@ -1,8 +1,9 @@
 """Events of the past, read from a watch that ends where the present begins.
 
-A watch from an old revision gives what happened since, and then goes on for ever. Asking it for a
-bookmark tells where the past ends: the answer comes behind every event up to its revision, from
-raftkv, and from etcd since 3.5.8. (Older etcd may answer before the past has come.)
+A watch from an old revision gives what happened since, and then goes on for ever. Where the past
+ends is told by raftkv's bookmarks, which come behind every event up to their revision. etcd's did
+not before 3.5.8; but every revision has an event, so a watch of all keys shows where the present
+revision is reached. That costs the whole history instead of the key's own.
 
 A stream that breaks is begun anew at the next endpoint; half of a past is never returned.
 """
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 
 from raftkv.cli.connection import DEADLINE_TEXT, CallFailed, Connection, error_text
+from raftkv.cli.paging import EVERYTHING, compacted_revision
 from raftkv.cli.watching import WATCH, cancel_text
 from raftkv.pb import kv_pb2, rpc_pb2
 
@@ -30,28 +32,26 @@ class Past:
     revision: int
 
 
-def past_of(connection: Connection, key: bytes, range_end: bytes = b"") -> Past:
-    """Everything that is kept of a key or range. Errors: CallFailed."""
+def past_of(connection: Connection, key: bytes) -> Past:
+    """Everything that is kept of a key. Errors: CallFailed."""
     present = connection.read(
-        "KV/Range",
-        rpc_pb2.RangeRequest(key=key, range_end=range_end, count_only=True),
-        rpc_pb2.RangeResponse,
+        "KV/Range", rpc_pb2.RangeRequest(key=key, count_only=True), rpc_pb2.RangeResponse
     ).header.revision
-    start, compacted = 1, 0
-    while True:
-        request = rpc_pb2.WatchCreateRequest(key=key, range_end=range_end, start_revision=start)
+    request = rpc_pb2.WatchCreateRequest(key=key, start_revision=1)
+    if compacted_revision(connection) is None:  # etcd
+        request.key = request.range_end = EVERYTHING
+    compacted = 0
+    while request.start_revision <= present:
         found = _replay(connection, request, present)
-        if isinstance(found, int):  # so far it has been compacted, also while we read
-            compacted, start = found, found + 1
-            if start > present:
-                return Past((), compacted, present)
-        else:
-            return Past(found, compacted, present)
+        if not isinstance(found, int):
+            return Past(tuple(one for one in found if one.kv.key == key), compacted, present)
+        compacted, request.start_revision = found, found + 1  # perhaps while we read
+    return Past((), compacted, present)
 
 
 def _replay(
     connection: Connection, request: rpc_pb2.WatchCreateRequest, until: int
-) -> tuple[kv_pb2.Event, ...] | int:
+) -> list[kv_pb2.Event] | int:
     """The events, or the revision that was compacted. Errors: CallFailed."""
     import grpc
 
@@ -70,12 +70,14 @@ def _replay(
 
 def _replay_at(
     connection: Connection, endpoint: str, request: rpc_pb2.WatchCreateRequest, until: int
-) -> tuple[kv_pb2.Event, ...] | int:
+) -> list[kv_pb2.Event] | int:
     requests: SimpleQueue[rpc_pb2.WatchRequest | None] = SimpleQueue()
     requests.put(rpc_pb2.WatchRequest(create_request=request))
     source: Iterator[rpc_pb2.WatchRequest] = iter(requests.get, None)
     call = connection.stream(endpoint, WATCH, source, rpc_pb2.WatchResponse)
     patience = _Patience(connection.target.command_timeout_seconds, call.cancel)
+    bookmarks = not request.range_end
+    progress = rpc_pb2.WatchRequest(progress_request=rpc_pb2.WatchProgressRequest())
     events: list[kv_pb2.Event] = []
     try:
         for response in call:
@@ -84,16 +86,15 @@ def _replay_at(
                 if response.compact_revision:
                     return int(response.compact_revision)
                 raise CallFailed(cancel_text(response))
-            if response.created:
-                progress = rpc_pb2.WatchProgressRequest()
-                requests.put(rpc_pb2.WatchRequest(progress_request=progress))
-            elif response.events:
-                events += [one for one in response.events if one.kv.mod_revision <= until]
-            elif response.header.revision >= until:
-                return tuple(events)
-            else:  # a bookmark of a member that is behind
-                progress = rpc_pb2.WatchProgressRequest()
-                requests.put(rpc_pb2.WatchRequest(progress_request=progress))
+            events += [one for one in response.events if one.kv.mod_revision <= until]
+            if response.events:
+                newest = response.events[-1].kv.mod_revision
+                if newest >= until:
+                    return events
+            elif bookmarks and not response.created and response.header.revision >= until:
+                return events
+            elif bookmarks:  # it is there now, or the bookmark of a member that is behind
+                requests.put(progress)
     finally:
         patience.end()
         requests.put(None)

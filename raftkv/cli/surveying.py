@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from raftkv.cli.connection import Connection, short_reason
+from raftkv.cli.connection import CallFailed, Connection, short_reason
 from raftkv.pb import inspect_pb2, rpc_pb2
 
 if TYPE_CHECKING:
@@ -135,15 +135,23 @@ class Surveyor:
 
     def _gather(self, calls: list[tuple[str, str, "Message", type[Any]]], done: _Round) -> None:
         ended: SimpleQueue[tuple[str, Any, int, int]] = SimpleQueue()
+        begun = 0
         for endpoint, method, request, reply in calls:
             began_ns = time.time_ns()
-            call = self._connection.begin(endpoint, method, request, reply, self._timeout_seconds)
+            try:
+                call = self._connection.begin(
+                    endpoint, method, request, reply, self._timeout_seconds
+                )
+            except CallFailed as error:  # no certificate to pin, with --insecure-skip-tls-verify
+                done.reasons[endpoint] = error.text
+                continue
+            begun += 1
             call.add_done_callback(
                 lambda call, endpoint=endpoint, began_ns=began_ns: ended.put(
                     (endpoint, call, began_ns, time.time_ns())
                 )
             )
-        for _ in calls:
+        for _ in range(begun):
             try:  # a second more than the calls' own deadline
                 endpoint, call, began_ns, ended_ns = ended.get(timeout=self._timeout_seconds + 1)
             except Empty:

@@ -222,6 +222,6 @@ def summary(rows: Sequence[Row]) -> str:
     gets = sum(row.gets_per_second or 0 for row in rows)
     lost = f", {missing} unreachable" if missing else ""
     return (
-        f"{len(rows)} members{lost}; leader {leader}; "
+        f"{len(rows)} member{'' if len(rows) == 1 else 's'}{lost}; leader {leader}; "
         f"{short_count(puts)} puts/s, {short_count(gets)} gets/s"
     )

@@ -1,17 +1,18 @@
 """`raftctl history`, `diff` and `get --at-rev` against a real server."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
+import grpc
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from raftkv.cli.comparing import compare
 from raftkv.cli.connection import CallFailed
-from raftkv.pb import kv_pb2
+from raftkv.pb import kv_pb2, rpc_pb2, rpc_pb2_grpc
 from tests.cli.running import Outcome, raftctl
-from tests.processes import Cluster, raftkv
+from tests.processes import Cluster, etcd, raftkv
 
 
 @pytest.fixture(scope="module")
@@ -152,6 +153,33 @@ def test_what_a_compaction_forgot_is_said(tmp_path_factory: pytest.TempPathFacto
         assert done(endpoint, "history", "k").decode().splitlines() == [
             f'{last} kept   version 3 "3"'
         ]
+
+
+@pytest.mark.parametrize("server", [raftkv, etcd])
+def test_a_long_history_is_whole(
+    tmp_path_factory: pytest.TempPathFactory, server: Callable[..., Cluster]
+) -> None:
+    """Also of etcd 3.5.1, whose bookmarks come before the events."""
+    puts = 1_500
+    with server(tmp_path_factory.mktemp("long")) as cluster:
+        endpoint = cluster.endpoints
+        with grpc.insecure_channel(endpoint) as channel:
+            kv = rpc_pb2_grpc.KVStub(channel)
+            calls = [
+                kv.Put.future(rpc_pb2.PutRequest(key=key, value=b"x" * 100), timeout=20)
+                for _ in range(puts)
+                for key in (b"long", b"other")
+            ]
+            for call in calls:
+                call.result()
+        gone = delete(endpoint, "long")
+        lines = done(endpoint, "history", "long").decode().splitlines()
+        assert [line.split()[1] for line in lines] == ["put"] * puts + ["delete"]
+        assert [line.split()[3] for line in lines[:-1]] == [str(n + 1) for n in range(puts)]
+        assert lines[-1] == f"{gone} delete"
+        assert done(endpoint, "history", "never") == b""
+        done(endpoint, "compaction", str(gone))
+        assert done(endpoint, "history", "long") == b""
 
 
 STATE = st.dictionaries(st.binary(min_size=1, max_size=2), st.integers(1, 4), max_size=12)
