@@ -419,9 +419,9 @@ class Keepalives:
                 if ttl == WAIT or sent_at < arrived:
                     return None
                 return 0, 0
-            left, granted = lessor.remaining(lease, machine)
-            if left < 0:
-                return (-1, 0) if sent_at >= arrived else None
+            left, granted = lessor.tell(lease, machine)
+            if left < 0:  # if something was granted, the log has to say first what is left
+                return (-1, 0) if not granted and sent_at >= arrived else None
             # Some time has passed since it was granted, if less than the clock's step: etcd never
             # answers the whole TTL.
             return max(ceil(left * 1000) - 1, 0), round(granted * 1000)

@@ -57,6 +57,12 @@ answers are like that, because the other may lead any moment. What remains: with
 that no handing over caused, a deposed leader can renew a lease which a client has revoked at the
 new one. That harms nobody, for its keys are gone, and the next keepalive says so.
 
+What is told of the time that is left holds under later leaders, too. What this leadership's entries
+say does, by the above. Of a lease of which they say nothing, q is this member's own: one that
+restarted, or was cut off for a while, has a later q than the others, and who leads next may end the
+lease earlier. So the first question about such a lease is answered when a checkpoint of it is
+applied, again one for all of a turn.
+
 Expiry
 ------
 An expiry entry carries the term in which it was decided and is void in any other (M09). From its
@@ -113,7 +119,12 @@ CLEARING: Final = 2  # its renewal goes to the log, because somebody waits for i
 EXPIRING: Final = 3  # its end is proposed
 OVER: Final = 4  # it does not exist any more
 
-WAIT: Final = -1  # `Lessor.renew`: an entry of the log has to decide first
+# Does this leadership's log say how long a lease has?
+UNSAID: Final = 0
+PROPOSED: Final = 1
+SAID: Final = 2
+
+WAIT: Final = -1  # `Lessor.renew` and `tell`: an entry of the log has to decide first
 
 Question = tuple[int, int, Ticket]  # (kind, lease, ticket)
 Reply = tuple[Ticket, Result | LeaseAnswer | ApiError]
@@ -124,10 +135,10 @@ class Clock:
     """One lease's clock. Times in seconds of served time.
 
     check_at: when the lease has been silent for so long that its remaining time goes to the log.
-    answer: to a renewal.
+    answer: to a renewal. said: whether other members count it alike, UNSAID to SAID.
     """
 
-    __slots__ = ("answer", "check_at", "deadline", "id", "stage", "ttl")
+    __slots__ = ("answer", "check_at", "deadline", "id", "said", "stage", "ttl")
 
     def __init__(self, lease: int, ttl: float, deadline: float, check_at: float) -> None:
         self.id = lease
@@ -135,6 +146,7 @@ class Clock:
         self.deadline = deadline
         self.check_at = check_at
         self.stage = RUNNING
+        self.said = SAID
         self.answer = renewed(lease, round(ttl * 1000))
 
 
@@ -167,6 +179,7 @@ class Lessor:
         self._wheel: Wheel[Clock] = Wheel(self.time)
         self._due: deque[Clock] = deque()  # past their deadline, to be looked at once more
         self._clearing: list[int] = []  # to be proposed
+        self._unsaid: dict[int, Clock] = {}  # whose checkpoint somebody waits for
         self._unloaded: list[int] = []
         self._began = self.time
         self._quiet_until = self.time + self._quiet
@@ -210,6 +223,7 @@ class Lessor:
             share = ttl / 4 if known.remaining_ms else ttl / 2
             clock = Clock(lease, ttl, deadline, since + share)
             clock.stage = DATED
+            clock.said = UNSAID
             self._clocks[lease] = clock
             self._put(clock)
         return clock
@@ -266,6 +280,7 @@ class Lessor:
                     self._put(clock)
             elif lease in clocks:
                 clock = clocks[lease]
+                clock.said = SAID
                 if known.remaining_ms:
                     if clock.stage == RUNNING:
                         clock.stage = DATED
@@ -335,13 +350,28 @@ class Lessor:
         return rest
 
     def remaining(self, lease: int, machine: Leased) -> tuple[float, float]:
-        """Seconds that are left, and that were granted; (-1, 0) if there is no such lease."""
+        """Seconds that are left as this member counts them, and that were granted; (-1, 0) if there
+        is no such lease.
+        """
         clock = self._clock(lease, machine)
         if clock is None:
             return -1, 0
         if clock.stage == EXPIRING:
             return 0, clock.ttl
         return min(max(clock.deadline - self.time, 0), clock.ttl), clock.ttl
+
+    def tell(self, lease: int, machine: Leased) -> tuple[float, float]:
+        """`remaining` as it may be answered, or (WAIT, seconds granted) if the log has to say first
+        what is left; then the same question is to be asked again.
+        """
+        left, granted = self.remaining(lease, machine)
+        if left > 0:
+            clock = self._clocks[lease]
+            if clock.said == UNSAID:
+                self._unsaid[lease] = clock
+            if clock.said != SAID:
+                return WAIT, granted
+        return left, granted
 
     def expiry(self, lease: Lease) -> float:
         """When a lease that exists ends if nobody renews it, in seconds of `time`."""
@@ -358,17 +388,21 @@ class Lessor:
 
     @property
     def clearing(self) -> bool:
-        """True if renewals wait for a clearing entry that is not proposed yet."""
-        return bool(self._clearing)
+        """True if answers wait for an entry that is not proposed yet."""
+        return bool(self._clearing or self._unsaid)
 
     def clear(self, machine: Leased, propose: Propose) -> None:
-        """Proposes the renewals that have to be in the log, many in one entry."""
+        """Proposes the renewals and checkpoints that answers wait for, many in one entry."""
         known = machine.applied_index
         while self._clearing:
             renewed = [(lease, 0) for lease in self._clearing[:MAX_RENEWED_LEASES]]
             if not propose(commands.LEASE_CHECKPOINT, checkpoint_request(known, renewed)):
                 return
             del self._clearing[:MAX_RENEWED_LEASES]
+        if self._unsaid:
+            asked = [one for one in self._unsaid.values() if one.stage == DATED]
+            if not asked or self._propose_checkpoint(asked, known, propose):
+                self._unsaid.clear()
 
     def work(self, machine: Leased, propose: Propose) -> bool:
         """Looks at the clocks that are due, and proposes checkpoints and expiries.
@@ -402,14 +436,22 @@ class Lessor:
         return silent
 
     def _checkpoint(self, silent: list[Clock], known_index: int, propose: Propose) -> None:
-        time = self.time
-        left = [(clock.id, max(int((clock.deadline - time) * 1000) + 1, 1)) for clock in silent]
-        proposed = propose(commands.LEASE_CHECKPOINT, checkpoint_request(known_index, left))
+        proposed = self._propose_checkpoint(silent, known_index, propose)
         for clock in silent:
             if proposed:
                 clock.stage = DATED
-                clock.check_at = time + clock.ttl / 4
+                clock.check_at = self.time + clock.ttl / 4
             self._put(clock)
+
+    def _propose_checkpoint(self, clocks: list[Clock], known_index: int, propose: Propose) -> bool:
+        time = self.time
+        left = [(clock.id, max(int((clock.deadline - time) * 1000) + 1, 1)) for clock in clocks]
+        if not propose(commands.LEASE_CHECKPOINT, checkpoint_request(known_index, left)):
+            return False
+        for clock in clocks:
+            if clock.said == UNSAID:
+                clock.said = PROPOSED
+        return True
 
     def _expire(self, machine: Leased, propose: Propose) -> None:
         """Proposes the end of as many leases as the rate admits, the longest due first."""

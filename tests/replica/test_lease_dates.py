@@ -148,6 +148,59 @@ def test_only_so_many_ends_of_leaderships_are_kept_and_what_is_older_counts_from
     assert ended[6:] == [pytest.approx(one) for one in (0.8, 0.8, 1.0, 1.0, 1.1, 1.1)]
 
 
+def test_what_is_left_is_told_of_leases_of_before_when_an_entry_says_it_once_for_all() -> None:
+    """M06: other members may count such a lease from an earlier moment."""
+    bench = leading()
+    bench.grant(1, 2, 3, ttl=20)
+    assert bench.told(1) == 20  # its grant is this leadership's
+    bench.lead()
+    bench.run(4)
+    bench.holding = True
+    assert [bench.told(lease) for lease in (1, 2, 2)] == [WAIT] * 3
+    bench.turn()
+    assert [bench.told(lease) for lease in (1, 2)] == [WAIT] * 2
+    bench.turn()
+    assert bench.count(commands.LEASE_CHECKPOINT) == len(bench.proposed) == 1
+    bench.commit()
+    told = [bench.told(lease) for lease in (1, 2)]
+    left = [bench.machine.leases.by_id[lease].remaining_ms / 1000 for lease in (1, 2)]
+    assert told == pytest.approx(left, abs=0.002)
+    assert not bench.machine.leases.by_id[3].remaining_ms
+    assert bench.told(404) == -1
+    bench.turn()
+    assert len(bench.proposed) == 1
+
+
+def test_what_is_left_waits_for_a_refused_entry_and_not_longer_than_the_lease_lives() -> None:
+    """M06"""
+    bench = leading()
+    bench.grant(1, 2, ttl=4)
+    bench.lead()
+    bench.refusing = True
+    assert bench.told(1) == WAIT
+    bench.turn()
+    bench.refusing = False
+    bench.turn()
+    assert 4 < bench.machine.leases.by_id[1].remaining_ms / 1000 <= 4 + 1.1 * ELECTION + 0.001
+    assert bench.told(1) == 4
+    bench.holding = True
+    bench.run(6)
+    assert (bench.told(1), bench.told(2)) == (0, 0)
+
+
+def test_a_renewal_of_this_leadership_says_what_is_left() -> None:
+    """M06"""
+    bench = leading()
+    bench.grant(1, ttl=20)
+    bench.lead()
+    assert bench.renew(1) == WAIT
+    assert bench.told(1) == WAIT
+    bench.turn()
+    assert bench.renew(1) == 20
+    assert bench.told(1) == 20
+    assert bench.count(commands.LEASE_CHECKPOINT) == len(bench.proposed) == 1
+
+
 # --- a cluster -----------------------------------------------------------------------------
 
 
@@ -201,3 +254,31 @@ def test_a_silent_lease_overruns_by_half_its_ttl_and_an_election_however_many_le
     reigns = min(10, round(1 / share))
     assert late >= 0
     assert late <= share * ttl + 2.1 * ELECTION_SECONDS + 0.5 + reigns * leaderless
+
+
+def hand_over(cluster: Cluster, number: int) -> None:
+    """Member `number` leads next."""
+    leader = cluster.leader()
+    assert leader is not None
+    leader.core.transfer(number)
+    cluster.run(3, until=partial(leads, cluster, number))
+    cluster.run(0.3)
+
+
+def test_a_lease_lives_as_long_as_any_leader_has_told() -> None:
+    """M06: member 3 hears of the second leadership later than member 1, and leads between."""
+    cluster = Cluster()
+    cluster.elect(1)
+    cluster.grant(7, 20)
+    cluster.isolate(3)
+    hand_over(cluster, 2)
+    cluster.run(6)
+    cluster.heal()
+    cluster.run(0.5)
+    hand_over(cluster, 3)
+    answer = cluster.remaining(7, at=3)
+    told_until = cluster.now + answer.ttl_seconds
+    assert answer.ttl_seconds >= 19
+    hand_over(cluster, 1)
+    cluster.run(40, until=lambda: bool(cluster.ended))
+    assert told_until <= cluster.ended[0][0] <= told_until + 2.1 * ELECTION_SECONDS + 1

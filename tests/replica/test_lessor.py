@@ -100,6 +100,11 @@ class Bench:
         self.lessor.advance(self.now, self.machine)
         return self.lessor.remaining(lease, self.machine)[0]
 
+    def told(self, lease: int) -> float:
+        """What may be answered of it, or WAIT."""
+        self.lessor.advance(self.now, self.machine)
+        return self.lessor.tell(lease, self.machine)[0]
+
     def ends(self, lease: int, within: float) -> float:
         """Runs until a lease is gone; returns after how long."""
         began = self.now
