@@ -105,7 +105,7 @@ def test_a_cancelled_context_closes_its_watch(server: Served, prefix: str) -> No
                 await holding
             with pytest.raises(ClientClosed):
                 await watches[0].next(1)
-            for _ in range(200):  # grpcio's own end soon after their call
+            for _ in range(2000):  # grpcio's own end soon after their call
                 if len(asyncio.all_tasks()) == 1:
                     break
                 await asyncio.sleep(0.01)
