@@ -4,6 +4,7 @@ They cannot live in ours: python-etcd3's generated code refuses protobuf 4 and l
 needs a newer one. pip installs them from wherever it is set up to.
 """
 
+import fcntl
 import shutil
 import subprocess
 import sys
@@ -25,9 +26,16 @@ class ForeignClientMissing(Exception):
 def environment(name: str, directory: Path) -> Path:
     """The interpreter of an environment below `directory` that has the client `name`.
 
-    It is made when it is not there yet. Errors: ForeignClientMissing.
+    It is made when it is not there yet; by one process, if several ask for it at the same time.
+    Errors: ForeignClientMissing.
     """
-    place = directory / name
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return _made(name, directory / name)
+
+
+def _made(name: str, place: Path) -> Path:
     python = place / "bin" / "python"
     ready = place / "ready"
     wanted = " ".join(REQUIREMENTS[name])
