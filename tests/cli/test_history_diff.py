@@ -155,6 +155,7 @@ def test_what_a_compaction_forgot_is_said(tmp_path_factory: pytest.TempPathFacto
         ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("server", [raftkv, etcd])
 def test_a_long_history_is_whole(
     tmp_path_factory: pytest.TempPathFactory, server: Callable[..., Cluster]

@@ -101,6 +101,19 @@ def test_top_of_nobody_is_an_error_and_still_a_table(cluster: Cluster) -> None:
     assert "no member answered" in outcome.err
 
 
+def test_a_member_whose_certificate_cannot_be_fetched_is_a_row_not_the_end(
+    cluster: Cluster,
+) -> None:
+    """--insecure-skip-tls-verify asks for the certificate before any call."""
+    mixed = f"https://127.0.0.1:1,http://{cluster.servers[0].endpoint}"
+    flags = ("--insecure-skip-tls-verify", "--interval=100ms", "-w", "json")
+    outcome = run(mixed, "top", "--once", *flags)
+    assert outcome.exit_code == 0
+    assert set(rows(outcome)) == {"raftkv1", "raftkv2", "raftkv3"}
+    found = run(mixed, "doctor", "--insecure-skip-tls-verify", "-w", "json")
+    assert ("warning", "reach") in checks(found)
+
+
 def checks(outcome: Outcome) -> set[tuple[str, str]]:
     return {(one["severity"], one["check"]) for one in json.loads(outcome.out)["findings"]}
 
