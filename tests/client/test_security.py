@@ -27,6 +27,7 @@ from tests.client.gate import Gate
 from tests.server.certificates import Authority
 
 PASSWORD = "secret"
+SOON_SECONDS = 15.0  # on any machine; calls here may take 60 s, so it was not their time that ended
 
 
 # --- logins, at a real etcd ---------------------------------------------------------------
@@ -267,7 +268,7 @@ def test_tls_that_does_not_fit_is_one_clear_error_in_time(
         started = time.monotonic()
         with pytest.raises(NotConnected) as caught:
             await client.put("a", "1")
-        assert time.monotonic() - started < 2.5
+        assert time.monotonic() - started < SOON_SECONDS
         assert caught.value.outcome is Outcome.DEFINITE
         assert secure in caught.value.text
 
@@ -276,7 +277,7 @@ def test_tls_that_does_not_fit_is_one_clear_error_in_time(
         "strange CA": TLS(stranger.ca, *authority.certificate("client")),
         "no certificate": TLS(authority.ca),
     }[mistake]
-    face.run(scenario, secure, tls=tls, dial_timeout=0.5)
+    face.run(scenario, secure, tls=tls, dial_timeout=0.5, timeout=60.0)
 
 
 def test_tls_to_a_plain_port_is_one_clear_error_in_time(
@@ -286,9 +287,9 @@ def test_tls_to_a_plain_port_is_one_clear_error_in_time(
         started = time.monotonic()
         with pytest.raises(NotConnected, match=r"TLS handshake failed|connection reset"):
             await client.put("a", "1")
-        assert time.monotonic() - started < 2.5
+        assert time.monotonic() - started < SOON_SECONDS
 
-    face.run(scenario, server.endpoints, tls=TLS(authority.ca), dial_timeout=0.5)
+    face.run(scenario, server.endpoints, tls=TLS(authority.ca), dial_timeout=0.5, timeout=60.0)
 
 
 def test_a_tls_broken_endpoint_is_passed_over(
@@ -301,7 +302,7 @@ def test_a_tls_broken_endpoint_is_passed_over(
     async def scenario(client: Any) -> None:
         started = time.monotonic()
         await client.put("a", "1")
-        assert time.monotonic() - started < 2.5
+        assert time.monotonic() - started < 4.0, "less than a call may take"
 
     with _deaf_port(b"HTTP/1.1 400 Bad Request\r\n\r\n") as broken:
         face.run(scenario, f"{broken},{secure}", tls=_tls(authority))
@@ -357,12 +358,12 @@ def test_a_port_that_is_no_server_is_one_clear_error_in_time(
             started = time.monotonic()
             with pytest.raises(NotConnected) as caught:
                 await call
-            assert time.monotonic() - started < 2.5
+            assert time.monotonic() - started < SOON_SECONDS
             assert caught.value.outcome is Outcome.DEFINITE
             assert told in caught.value.text
 
     with _deaf_port(says) as endpoint:
-        face.run(scenario, endpoint, dial_timeout=0.5)
+        face.run(scenario, endpoint, dial_timeout=0.5, timeout=60.0)
 
 
 def test_a_gate_to_nobody_is_one_clear_error_in_time(face: Face) -> None:
@@ -371,4 +372,4 @@ def test_a_gate_to_nobody_is_one_clear_error_in_time(face: Face) -> None:
             await client.put("a", "1")
 
     with Gate(f"127.0.0.1:{processes.free_ports(1)[0]}") as gate:
-        face.run(scenario, gate.endpoint, dial_timeout=0.5)
+        face.run(scenario, gate.endpoint, dial_timeout=0.5, timeout=60.0)

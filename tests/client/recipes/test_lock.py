@@ -105,7 +105,7 @@ def test_who_runs_out_of_time_leaves_the_queue(server: Served, connect: Faces, p
         began = time.monotonic()
         with pytest.raises(NotAcquired):
             client.lock(prefix + "l").acquire(timeout=0.3)
-        assert 0.3 <= time.monotonic() - began < 3
+        assert 0.3 <= time.monotonic() - began < 15
         assert queue_length(client, prefix) == 1
         assert set(client.leases()) <= set(leases)
 
