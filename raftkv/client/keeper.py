@@ -156,7 +156,7 @@ class Keeper:
         ttl: as granted, in seconds. sent: when the grant was sent, by `lifetime.now`.
         renewing: False only watches its deadline. Errors: ForkedClient.
         """
-        if os.getpid() != self._pid:
+        if self._is_forked:
             raise ForkedClient("a forked child cannot keep leases with its parent's client")
         kept = Kept(lease_id, Lifetime(ttl, sent), renewing, sent)
         with self._changed:
@@ -174,13 +174,21 @@ class Keeper:
         return kept
 
     def detach(self, kept: Kept) -> None:
-        """Renews it no more. Its deadline is still watched."""
+        """Renews it no more. Its deadline is still watched. In a forked child: nothing."""
+        if self._is_forked:
+            return
         with self._changed:
             kept.renewing = False
             self._changed.notify_all()
 
     def release(self, kept: Kept, reason: str = "the lease was revoked") -> None:
-        """Its owner ends it: from now on it is not alive, and nobody is told of a loss."""
+        """Its owner ends it: from now on it is not alive, and nobody is told of a loss.
+
+        In a forked child, where it never is alive, nothing: the lease is the parent's, and the
+        locks here may have been copied while a thread of the parent's had them.
+        """
+        if self._is_forked:
+            return
         with self._changed:
             if self._leases.get(kept.id) is kept:
                 del self._leases[kept.id]
@@ -203,6 +211,10 @@ class Keeper:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
+
+    @property
+    def _is_forked(self) -> bool:
+        return os.getpid() != self._pid
 
     @property
     def stopped(self) -> bool:

@@ -260,6 +260,28 @@ def test_closing_ends_the_calls_that_wait(gate: Gate) -> None:
     assert [type(error) for error in met] == [ClientClosed]
 
 
+def test_closing_an_asynchronous_client_cancels_no_task_that_waits_for_it(gate: Gate) -> None:
+    """C14: a call ends with an error that says what happened; only its caller cancels a task."""
+
+    async def scenario() -> None:
+        client = aio.Client(gate.endpoint)
+        await client.put("a", "1")
+        gate.silence()
+        calls = [client.get("a"), client.put("a", "2"), client.get("a")]
+        tasks = [asyncio.ensure_future(call) for call in calls]
+        await asyncio.wait(tasks, timeout=0.2)
+        tasks[2].cancel()
+        await client.close()
+        await asyncio.wait(tasks)
+        assert isinstance(tasks[0].exception(), ClientClosed)
+        unknown = tasks[1].exception()
+        assert isinstance(unknown, OutcomeUnknown)
+        assert isinstance(unknown.reason, ClientClosed)
+        assert tasks[2].cancelled()
+
+    asyncio.run(scenario())
+
+
 def test_a_cancelled_call_leaves_the_client_usable(gate: Gate, prefix: str) -> None:
     """C14: the caller gives up in mid-flight."""
 

@@ -145,6 +145,50 @@ def test_a_forked_child_is_told_and_can_make_a_client_of_its_own(raftkv_served: 
     assert done.stdout.split() == ["7", "2", "True"], done.stderr
 
 
+_FORK_INSIDE: Final = """
+import os, signal, sys, threading
+from raftkv.client import Client, ForkedClient
+
+taken = threading.Event()
+forked = threading.Event()
+
+def hold(lock):
+    with lock:
+        taken.set()
+        forked.wait()
+
+with Client(sys.argv[1]) as client:
+    lease = client.lease(5)
+    holding = client.lock("forked").acquire()
+    # A moment in which a thread of the parent's has what it guards its leases with.
+    thread = threading.Thread(target=hold, args=(client._connection.keeper._changed,))
+    thread.start()
+    taken.wait()
+    pid = os.fork()
+    if not pid:
+        signal.alarm(5)
+        lease.detach()
+        try:
+            lease.revoke()
+        except ForkedClient:
+            try:
+                holding.release()
+            except ForkedClient:
+                os._exit(7)
+        os._exit(3)
+    forked.set()
+    _, status = os.waitpid(pid, 0)
+    print(os.waitstatus_to_exitcode(status), lease.alive, holding.is_held)
+"""
+
+
+def test_a_forked_child_that_lets_go_of_a_lease_waits_for_no_thread_of_its_parents(
+    raftkv_served: Served,
+) -> None:
+    done = _run(_FORK_INSIDE, raftkv_served.endpoints)
+    assert done.stdout.split() == ["7", "True", "True"], done.stderr
+
+
 _LEFT_OPEN: Final = """
 import sys
 from raftkv.client import Client

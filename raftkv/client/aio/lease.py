@@ -39,6 +39,7 @@ from raftkv.pb import rpc_pb2
 GRANT: Final = "/etcdserverpb.Lease/LeaseGrant"
 REVOKE: Final = "/etcdserverpb.Lease/LeaseRevoke"
 TIME_TO_LIVE: Final = "/etcdserverpb.Lease/LeaseTimeToLive"
+LOOK_SECONDS: Final = 0.5  # the least for finding out what became of a grant, beyond its timeout
 
 
 class Lease:
@@ -205,11 +206,13 @@ class LeaseKeeping:
         except OutcomeUnknown as error:
             if chosen:
                 raise  # a lease of this id may be anybody's
-            granted = await self._granted(lease_id, error, timeout)
+            seconds = self._connection.settings.timeout if timeout is None else timeout
+            left = max(sent + seconds - now(), LOOK_SECONDS)
+            granted = await self._granted(lease_id, error, left)
         kept = self._connection.keeper.keep(lease_id, granted, sent, renewing=keep_alive)
         return Lease(self._connection, kept, ids_are_unique=not chosen)
 
-    async def _granted(self, lease_id: int, unknown: OutcomeUnknown, timeout: float | None) -> int:
+    async def _granted(self, lease_id: int, unknown: OutcomeUnknown, timeout: float) -> int:
         """Whether a lease was granted, although its answer was lost: it can be looked up, for its
         id is this client's alone. Errors: the unknown outcome, if it is not there (yet).
         """

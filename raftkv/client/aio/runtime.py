@@ -158,8 +158,13 @@ def spawn(function: Callable[P, Coroutine[Any, Any, None]], *args: P.args, **kw:
 
 def _forget(task: "asyncio.Task[None]") -> None:
     _running.discard(task)
+    _seen(task)
+
+
+def _seen(task: "asyncio.Task[None]") -> None:
+    """Keeps asyncio from reporting an error that nobody asks for."""
     if not task.cancelled():
-        task.exception()  # seen
+        task.exception()
 
 
 def caller() -> object:
@@ -202,8 +207,11 @@ class Held(Protocol):
 H = TypeVar("H", bound=Held)
 
 
-class Acquiring(Generic[H]):
-    """An acquisition: `held = await it`, or `async with it as held`. To be used once."""
+class Acquiring(Coroutine[Any, Any, H]):
+    """An acquisition: `held = await it`, or `async with it as held`. To be used once.
+
+    It is a coroutine, too, so that `asyncio.create_task` and a TaskGroup take it.
+    """
 
     def __init__(self, coroutine: Coroutine[Any, Any, H]) -> None:
         self._coroutine = coroutine
@@ -211,6 +219,18 @@ class Acquiring(Generic[H]):
 
     def __await__(self) -> Generator[Any, None, H]:
         return self._coroutine.__await__()
+
+    def send(self, value: Any) -> Any:
+        """What a task calls to go on (collections.abc.Coroutine)."""
+        return self._coroutine.send(value)
+
+    def throw(self, *error: Any) -> Any:
+        """What a task calls to raise an error inside (collections.abc.Coroutine)."""
+        return self._coroutine.throw(*error)
+
+    def close(self) -> None:
+        """Gives it up before its beginning (collections.abc.Coroutine)."""
+        self._coroutine.close()
 
     async def __aenter__(self) -> H:
         self._held = await self._coroutine
@@ -333,13 +353,13 @@ class Stream(Generic[Reply]):
         """Cancels the call."""
         self._closed = True
         self._call.cancel()
-        for task in (self._receiving, self._sending):
-            if task is not None:
-                task.cancel()  # of a call that never had a connection, nobody else ends them
-                await asyncio.wait([task])
-                if not task.cancelled():
-                    task.exception()  # seen
+        tasks = [task for task in (self._receiving, self._sending) if task is not None]
+        for task in tasks:
+            task.cancel()  # of a call that never had a connection, nobody else ends them
+            task.add_done_callback(_seen)
         self._wake()
+        if tasks:
+            await asyncio.wait(tasks)
 
 
 class Channel:
@@ -354,6 +374,7 @@ class Channel:
     ) -> None:
         given = list(options)
         self._loop = asyncio.get_running_loop()
+        self._is_closed = False
         self._channel = (
             grpc.aio.insecure_channel(address, given, interceptors=list(interceptors))
             if credentials is None
@@ -376,7 +397,18 @@ class Channel:
                 request_serializer=type(request).SerializeToString,
                 response_deserializer=reply.FromString,
             )
-        answer: Reply = await method(request, timeout=timeout, metadata=metadata)
+        try:
+            answer: Reply = await method(request, timeout=timeout, metadata=metadata)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if not self._is_closed or (task is not None and task.cancelling()):
+                raise
+            # The call was cancelled with its channel, not its caller: who waits is told as by any
+            # other end of a call, and not as if somebody had cancelled the task.
+            nothing = grpc.aio.Metadata()
+            raise grpc.aio.AioRpcError(
+                grpc.StatusCode.CANCELLED, nothing, nothing, "the channel was closed"
+            ) from None
         return answer
 
     def stream(self, path: str, reply: type[Reply], metadata: Metadata) -> Stream[Reply]:
@@ -392,6 +424,7 @@ class Channel:
 
     async def close(self) -> None:
         """Ends the calls that still run. From another loop it only lets go of the channel."""
+        self._is_closed = True
         if asyncio.get_running_loop() is self._loop:
             await self._channel.close()
 

@@ -202,7 +202,8 @@ class Watch:
 
     async def _read(self, give_up: float) -> WatchBatch | None:
         stream, settings = self._stream, self._connection.settings
-        assert stream is not None
+        if stream is None:
+            return None  # closed by another thread just now
         if self._probed:
             patience = self._heard_at + settings.keepalive_timeout
         else:

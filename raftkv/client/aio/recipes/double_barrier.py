@@ -66,6 +66,7 @@ class DoubleBarrier:
         self._ttl = ttl
         self._identity = encoded(identity)
         self._lease: Lease | None = None
+        self._is_taken = False  # from the first step in to the last one out
         self._opened = 0  # revision of the `ready` by which this one entered; 0: not inside
 
     @property
@@ -85,14 +86,15 @@ class DoubleBarrier:
 
         Errors: NotAcquired (a TimeoutError), TooMany, LeaseLost; then the place is given up.
         """
-        if self._lease is not None:
+        if self._is_taken:
             raise Misused(f"this object already has a place at {self.name!r}")
+        self._is_taken = True
         patience = Patience(timeout)
-        self._lease = await self._client.lease(self._ttl, timeout=patience.call_timeout())
         try:
+            self._lease = await self._client.lease(self._ttl, timeout=patience.call_timeout())
             self._opened = await self._enter(self._lease, patience)
         except BaseException:
-            await runtime.finish(self._give_up)
+            await runtime.finish(self._end)
             raise
 
     async def _enter(self, lease: "Lease", patience: Patience) -> int:
@@ -132,7 +134,7 @@ class DoubleBarrier:
                 )
             await repeated(self._client, self._round.clearing(opened), patience)
         finally:
-            await runtime.finish(self._give_up)
+            await runtime.finish(self._end)
 
     async def _until(self, judge: Judge, patience: Patience, what: str) -> tuple[Step, int]:
         """What `judge` says at last, and the revision of `ready` when it did."""
@@ -164,6 +166,13 @@ class DoubleBarrier:
         except ClientError:
             lease.detach()  # the place goes when its time is up
 
+    async def _end(self) -> None:
+        """Gives the place up, if there is one; from now on the object may be used again."""
+        try:
+            await self._give_up()
+        finally:
+            self._is_taken = False
+
     async def __aenter__(self) -> Self:
         await self.enter()
         return self
@@ -175,7 +184,7 @@ class DoubleBarrier:
         traceback: TracebackType | None,
     ) -> None:
         if error is not None:  # the others must not wait for this one
-            await runtime.finish(self._give_up)
+            await runtime.finish(self._end)
         else:
             await self.leave()
 

@@ -30,7 +30,15 @@ from typing import TYPE_CHECKING, Final, Self
 from raftkv.client import queueing
 from raftkv.client.aio import runtime
 from raftkv.client.aio.recipes.queued import Holding, Seat, hold
-from raftkv.client.errors import Compacted, NotHeld, OutcomeUnknown, TimedOut, Unavailable
+from raftkv.client.errors import (
+    ClientClosed,
+    ClusterChanged,
+    Compacted,
+    NotHeld,
+    OutcomeUnknown,
+    TimedOut,
+    Unavailable,
+)
 from raftkv.client.keys import Key, encoded
 from raftkv.client.patience import Patience
 from raftkv.client.results import KeyValue, RangeResult, WatchBatch
@@ -140,9 +148,9 @@ class Election:
     ) -> runtime.Acquiring[Term]:
         """Waits until it leads. value: what observers see.
 
-        timeout: seconds, None = for ever. blocking: False = do not wait at all. The result is
-        awaited or used in `async with`. Errors: NotAcquired (a TimeoutError), LeaseLost, and other
-        ClientErrors.
+        timeout: seconds, None = for ever. blocking: False = do not wait at all, as timeout=0. The
+        result is awaited or used in `async with`.
+        Errors: NotAcquired (a TimeoutError), LeaseLost, and other ClientErrors.
         """
         return runtime.acquiring(self.campaigning(encoded(value), Patience(timeout), blocking))
 
@@ -187,7 +195,7 @@ class Observation:
     An item is the leader's key and value. Changes that come faster than they are taken are joined
     into the latest; one that is older than what was given is never given, whatever was
     disconnected, compacted or moved to another endpoint meanwhile (C08). While nobody
-    leads nothing comes. Close it, or use it in `async with`.
+    leads nothing comes. Close it, or use it in `async with`: that ends an iteration.
     """
 
     def __init__(self, client: "Client", election: Election) -> None:
@@ -197,20 +205,40 @@ class Observation:
         self._seen = (0, 0)  # create and mod revision of what was given last
         self._watch: Watch | None = None  # of the leader's key, or of all while nobody leads
         self._leader: KeyValue | None = None
+        self._is_closed = False
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> KeyValue:
-        return await self.next()
+        try:
+            if not self._is_closed:
+                return await self._change(Patience(None))
+        except ClientClosed:
+            if not self._is_closed:
+                raise
+        raise StopAsyncIteration
 
     async def next(self, timeout: float | None = None) -> KeyValue:
         """The next change. timeout: seconds, None = for ever.
 
         Errors: TimeoutError (nothing is lost by it), and ClientErrors that do not pass by
-        themselves (PermissionDenied, ClusterChanged, ClientClosed, ...).
+        themselves (PermissionDenied, ClientClosed, ...). ClusterChanged comes once: what was
+        seen before it is of another past, and the next call begins anew.
         """
-        patience = Patience(timeout)
+        self._is_closed = False
+        return await self._change(Patience(timeout))
+
+    async def _change(self, patience: Patience) -> KeyValue:
+        try:
+            return await self._newer(patience)
+        except ClusterChanged:
+            self._seen = (0, 0)
+            await self._hang_up()
+            raise
+
+    async def _newer(self, patience: Patience) -> KeyValue:
+        """The first value behind what was seen."""
         while True:
             if self._watch is None:
                 await self._look(patience)
@@ -244,13 +272,13 @@ class Observation:
         try:
             batch = await watch.next(timeout=None if patience.is_endless else patience.left)
         except Compacted:
-            await self.close()
+            await self._hang_up()
             return
         except Unavailable:
             await runtime.sleep(min(RETRY_SECONDS, patience.left))
             return
         if batch.events and not self._take(batch):
-            await self.close()
+            await self._hang_up()
 
     def _take(self, batch: WatchBatch) -> bool:
         """Notes the leader's last value; False if who leads must be read anew."""
@@ -263,7 +291,11 @@ class Observation:
         return True
 
     async def close(self) -> None:
-        """Ends the watch. `next` begins another one."""
+        """Ends the watch, and an iteration. `next` begins another one."""
+        self._is_closed = True
+        await self._hang_up()
+
+    async def _hang_up(self) -> None:
         watch, self._watch = self._watch, None
         if watch is not None:
             await watch.close()

@@ -36,6 +36,7 @@ from raftkv.client.aio.recipes.election import Election, Term
 from raftkv.client.errors import (
     BadRequest,
     LeaseLost,
+    Misused,
     NotAcquired,
     OutcomeUnknown,
     TimedOut,
@@ -100,6 +101,7 @@ class LeaderRunner:
         self._shift: Shift | None = None
         self._error: BaseException | None = None
         self._is_finished = False
+        self._is_running = False
 
     @property
     def shift(self) -> Shift | None:
@@ -115,8 +117,18 @@ class LeaderRunner:
         """Campaigns and works until the function returns or `stop` is called.
 
         Errors: the function's own, and those of a campaign (`Election.campaign`) that do not
-        pass by themselves.
+        pass by themselves; Misused if it runs already.
         """
+        if self._is_running:
+            raise Misused("this leader runner runs already")
+        self._is_running = True
+        try:
+            await self._campaign()
+        finally:
+            self._is_running = False
+
+    async def _campaign(self) -> None:
+        """Shift after shift."""
         while not self._stopping.is_set():
             try:
                 term = await self._election.campaigning(

@@ -319,10 +319,30 @@ async def hold(
     """Takes a place and waits until it is among the first.
 
     ttl: of a lease of its own, in seconds; lease: the caller's, to be used instead. patience: for
-    all of it. blocking: False = do not wait at all.
+    all of it; without any time it is as if not blocking. blocking: False = do not wait at all.
     Errors: NotAcquired (out of time, or taken), LeaseLost, queueing.AlreadyQueued and
     LimitDisagrees, and what the first requests met; nothing of it stays in the queue.
     """
+    if not patience.is_endless and not patience.left:
+        patience, blocking = Patience(None), False
+    try:
+        return await _hold(client, queue, value, ttl, lease, patience, blocking)
+    except (OutcomeUnknown, TimedOut) as error:
+        if not patience.is_over:
+            raise
+        # Whatever it was that has no answer: it was given up again, or ends with its lease.
+        raise patience.over(_shown(queue.own)) from error
+
+
+async def _hold(
+    client: "Client",
+    queue: queueing.Queue,
+    value: bytes,
+    ttl: float,
+    lease: "Lease | None",
+    patience: Patience,
+    blocking: bool,
+) -> Seat:
     if not blocking:
         taken = await client.get_prefix(
             queue.before, limit=queue.limit, keys_only=True, timeout=patience.call_timeout()
@@ -348,13 +368,14 @@ class Lockable:
     """What is acquired by `acquire` or, the whole of it, by `async with`."""
 
     def __init__(self) -> None:
-        self._entered: list[tuple[object, Holding]] = []  # by whom
+        self._entered: dict[object, list[Holding]] = {}  # by whom
 
     def acquire(
         self, timeout: float | None = None, *, blocking: bool = True
     ) -> runtime.Acquiring[Holding]:
         """Waits for it. timeout: seconds, None = for ever. blocking: False = do not wait at all.
 
+        timeout=0 means the same as blocking=False: then requests have the client's timeout.
         The result is awaited or used in `async with`. Errors: NotAcquired (a TimeoutError),
         LeaseLost (the lease ended while waiting), and other ClientErrors.
         """
@@ -365,7 +386,7 @@ class Lockable:
 
     async def __aenter__(self) -> Holding:
         holding = await self._acquire(None, True)
-        self._entered.append((runtime.caller(), holding))
+        self._entered.setdefault(runtime.caller(), []).append(holding)
         return holding
 
     async def __aexit__(
@@ -375,10 +396,13 @@ class Lockable:
         traceback: TracebackType | None,
     ) -> None:
         caller = runtime.caller()
-        mine = [entry for entry in self._entered if entry[0] is caller]
-        entry = (mine or self._entered)[-1]  # an exit stack may be closed by another task
-        self._entered.remove(entry)
-        await entry[1].__aexit__(kind, error, traceback)
+        if caller not in self._entered:  # an exit stack may be closed by another task
+            caller = next(reversed(tuple(self._entered)))
+        mine = self._entered[caller]
+        holding = mine.pop()
+        if not mine:
+            del self._entered[caller]
+        await holding.__aexit__(kind, error, traceback)
 
 
 def _shown(name: bytes) -> str:

@@ -125,10 +125,18 @@ class Barrier:
         )
         try:
             return self._close(closing, lease, token)
-        except BaseException:
+        except BaseException as error:
             if lease is not None:
                 runtime.finish(_let_go, lease)
+            elif not isinstance(error, ClientError):  # cancelled: nobody else would ever open it
+                runtime.finish(self._take_back, token)
             raise
+
+    def _take_back(self, token: bytes) -> None:
+        """Opens what a `hold` without a lease has closed whose caller was cancelled."""
+        own = Txn().when(key(self.name).value == token).then(Delete(self.name))
+        with suppress(ClientError):
+            repeated(self._client, own, Patience(LEAVE_SECONDS))
 
     def _close(self, closing: Txn, lease: "Lease | None", token: bytes) -> Closed:
         lost: OutcomeUnknown | None = None

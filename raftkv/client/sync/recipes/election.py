@@ -29,7 +29,15 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
 from raftkv.client import queueing
-from raftkv.client.errors import Compacted, NotHeld, OutcomeUnknown, TimedOut, Unavailable
+from raftkv.client.errors import (
+    ClientClosed,
+    ClusterChanged,
+    Compacted,
+    NotHeld,
+    OutcomeUnknown,
+    TimedOut,
+    Unavailable,
+)
 from raftkv.client.keys import Key, encoded
 from raftkv.client.patience import Patience
 from raftkv.client.results import KeyValue, RangeResult, WatchBatch
@@ -141,9 +149,9 @@ class Election:
     ) -> runtime.Acquiring[Term]:
         """Waits until it leads. value: what observers see.
 
-        timeout: seconds, None = for ever. blocking: False = do not wait at all. The result is
-        awaited or used in `with`. Errors: NotAcquired (a TimeoutError), LeaseLost, and other
-        ClientErrors.
+        timeout: seconds, None = for ever. blocking: False = do not wait at all, as timeout=0. The
+        result is awaited or used in `with`.
+        Errors: NotAcquired (a TimeoutError), LeaseLost, and other ClientErrors.
         """
         return runtime.acquiring(self.campaigning(encoded(value), Patience(timeout), blocking))
 
@@ -188,7 +196,7 @@ class Observation:
     An item is the leader's key and value. Changes that come faster than they are taken are joined
     into the latest; one that is older than what was given is never given, whatever was
     disconnected, compacted or moved to another endpoint meanwhile (C08). While nobody
-    leads nothing comes. Close it, or use it in `with`.
+    leads nothing comes. Close it, or use it in `with`: that ends an iteration.
     """
 
     def __init__(self, client: "Client", election: Election) -> None:
@@ -198,20 +206,40 @@ class Observation:
         self._seen = (0, 0)  # create and mod revision of what was given last
         self._watch: Watch | None = None  # of the leader's key, or of all while nobody leads
         self._leader: KeyValue | None = None
+        self._is_closed = False
 
     def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> KeyValue:
-        return self.next()
+        try:
+            if not self._is_closed:
+                return self._change(Patience(None))
+        except ClientClosed:
+            if not self._is_closed:
+                raise
+        raise StopIteration
 
     def next(self, timeout: float | None = None) -> KeyValue:
         """The next change. timeout: seconds, None = for ever.
 
         Errors: TimeoutError (nothing is lost by it), and ClientErrors that do not pass by
-        themselves (PermissionDenied, ClusterChanged, ClientClosed, ...).
+        themselves (PermissionDenied, ClientClosed, ...). ClusterChanged comes once: what was
+        seen before it is of another past, and the next call begins anew.
         """
-        patience = Patience(timeout)
+        self._is_closed = False
+        return self._change(Patience(timeout))
+
+    def _change(self, patience: Patience) -> KeyValue:
+        try:
+            return self._newer(patience)
+        except ClusterChanged:
+            self._seen = (0, 0)
+            self._hang_up()
+            raise
+
+    def _newer(self, patience: Patience) -> KeyValue:
+        """The first value behind what was seen."""
         while True:
             if self._watch is None:
                 self._look(patience)
@@ -245,13 +273,13 @@ class Observation:
         try:
             batch = watch.next(timeout=None if patience.is_endless else patience.left)
         except Compacted:
-            self.close()
+            self._hang_up()
             return
         except Unavailable:
             runtime.sleep(min(RETRY_SECONDS, patience.left))
             return
         if batch.events and not self._take(batch):
-            self.close()
+            self._hang_up()
 
     def _take(self, batch: WatchBatch) -> bool:
         """Notes the leader's last value; False if who leads must be read anew."""
@@ -264,7 +292,11 @@ class Observation:
         return True
 
     def close(self) -> None:
-        """Ends the watch. `next` begins another one."""
+        """Ends the watch, and an iteration. `next` begins another one."""
+        self._is_closed = True
+        self._hang_up()
+
+    def _hang_up(self) -> None:
         watch, self._watch = self._watch, None
         if watch is not None:
             watch.close()

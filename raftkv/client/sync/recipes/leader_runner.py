@@ -35,6 +35,7 @@ from typing import TYPE_CHECKING, Final
 from raftkv.client.errors import (
     BadRequest,
     LeaseLost,
+    Misused,
     NotAcquired,
     OutcomeUnknown,
     TimedOut,
@@ -101,6 +102,7 @@ class LeaderRunner:
         self._shift: Shift | None = None
         self._error: BaseException | None = None
         self._is_finished = False
+        self._is_running = False
 
     @property
     def shift(self) -> Shift | None:
@@ -116,8 +118,18 @@ class LeaderRunner:
         """Campaigns and works until the function returns or `stop` is called.
 
         Errors: the function's own, and those of a campaign (`Election.campaign`) that do not
-        pass by themselves.
+        pass by themselves; Misused if it runs already.
         """
+        if self._is_running:
+            raise Misused("this leader runner runs already")
+        self._is_running = True
+        try:
+            self._campaign()
+        finally:
+            self._is_running = False
+
+    def _campaign(self) -> None:
+        """Shift after shift."""
         while not self._stopping.is_set():
             try:
                 term = self._election.campaigning(

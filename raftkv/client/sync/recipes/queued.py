@@ -320,10 +320,30 @@ def hold(
     """Takes a place and waits until it is among the first.
 
     ttl: of a lease of its own, in seconds; lease: the caller's, to be used instead. patience: for
-    all of it. blocking: False = do not wait at all.
+    all of it; without any time it is as if not blocking. blocking: False = do not wait at all.
     Errors: NotAcquired (out of time, or taken), LeaseLost, queueing.AlreadyQueued and
     LimitDisagrees, and what the first requests met; nothing of it stays in the queue.
     """
+    if not patience.is_endless and not patience.left:
+        patience, blocking = Patience(None), False
+    try:
+        return _hold(client, queue, value, ttl, lease, patience, blocking)
+    except (OutcomeUnknown, TimedOut) as error:
+        if not patience.is_over:
+            raise
+        # Whatever it was that has no answer: it was given up again, or ends with its lease.
+        raise patience.over(_shown(queue.own)) from error
+
+
+def _hold(
+    client: "Client",
+    queue: queueing.Queue,
+    value: bytes,
+    ttl: float,
+    lease: "Lease | None",
+    patience: Patience,
+    blocking: bool,
+) -> Seat:
     if not blocking:
         taken = client.get_prefix(
             queue.before, limit=queue.limit, keys_only=True, timeout=patience.call_timeout()
@@ -349,13 +369,14 @@ class Lockable:
     """What is acquired by `acquire` or, the whole of it, by `with`."""
 
     def __init__(self) -> None:
-        self._entered: list[tuple[object, Holding]] = []  # by whom
+        self._entered: dict[object, list[Holding]] = {}  # by whom
 
     def acquire(
         self, timeout: float | None = None, *, blocking: bool = True
     ) -> runtime.Acquiring[Holding]:
         """Waits for it. timeout: seconds, None = for ever. blocking: False = do not wait at all.
 
+        timeout=0 means the same as blocking=False: then requests have the client's timeout.
         The result is awaited or used in `with`. Errors: NotAcquired (a TimeoutError),
         LeaseLost (the lease ended while waiting), and other ClientErrors.
         """
@@ -366,7 +387,7 @@ class Lockable:
 
     def __enter__(self) -> Holding:
         holding = self._acquire(None, True)
-        self._entered.append((runtime.caller(), holding))
+        self._entered.setdefault(runtime.caller(), []).append(holding)
         return holding
 
     def __exit__(
@@ -376,10 +397,13 @@ class Lockable:
         traceback: TracebackType | None,
     ) -> None:
         caller = runtime.caller()
-        mine = [entry for entry in self._entered if entry[0] is caller]
-        entry = (mine or self._entered)[-1]  # an exit stack may be closed by another task
-        self._entered.remove(entry)
-        entry[1].__exit__(kind, error, traceback)
+        if caller not in self._entered:  # an exit stack may be closed by another task
+            caller = next(reversed(tuple(self._entered)))
+        mine = self._entered[caller]
+        holding = mine.pop()
+        if not mine:
+            del self._entered[caller]
+        holding.__exit__(kind, error, traceback)
 
 
 def _shown(name: bytes) -> str:
