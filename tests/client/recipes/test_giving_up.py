@@ -190,7 +190,11 @@ class _PutBack:
     name = b"e"
 
     def __init__(self) -> None:
-        self.answers: list[RangeResult | Exception] = [_led(50), ClusterChanged("restored"), _led(7)]
+        self.answers: list[RangeResult | Exception] = [
+            _led(50),
+            ClusterChanged("restored"),
+            _led(7),
+        ]
 
     def _oldest(self, timeout: float | None) -> RangeResult:
         answer = self.answers.pop(0)
