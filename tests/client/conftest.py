@@ -39,7 +39,7 @@ def raftkv_served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 @pytest.fixture(scope="session")
 def etcd_served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """One etcd for all tests."""
-    with processes.etcd(tmp_path_factory.mktemp("etcd")) as cluster:
+    with processes.etcd(tmp_path_factory.mktemp("etcd"), "--unsafe-no-fsync") as cluster:
         yield Served("etcd", cluster.endpoints)
 
 
