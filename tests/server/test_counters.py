@@ -48,7 +48,8 @@ def test_a_member_counts_its_leases_and_watches(tmp_path: Path) -> None:
             await until(lambda: node.counters()["leases_expired_total"] == 1)
             assert node.counters()["leases"] == 2
             assert node.counters()["lease_questions"] == 0
-            await stream.end()
+            await stream.call.done_writing()
+            assert await stream.end() == ("OK", "")
             await until(lambda: node.counters()["lease_streams"] == 0)
 
             watcher = await WatchClient.to(node)
