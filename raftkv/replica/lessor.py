@@ -57,11 +57,12 @@ answers are like that, because the other may lead any moment. What remains: with
 that no handing over caused, a deposed leader can renew a lease which a client has revoked at the
 new one. That harms nobody, for its keys are gone, and the next keepalive says so.
 
-What is told of the time that is left holds under later leaders, too. What this leadership's entries
-say does, by the above. Of a lease of which they say nothing, q is this member's own: one that
+What is told of the time that is left holds under later leaders, too. Of a lease that was granted or
+renewed under this leader it does, by the above. Of another one q is this member's own: one that
 restarted, or was cut off for a while, has a later q than the others, and who leads next may end the
-lease earlier. So the first question about such a lease is answered when a checkpoint of it is
-applied, again one for all of a turn.
+lease earlier. So may it if this process was stopped behind a checkpoint: its own time has stood
+still. The first question about such a lease is answered when a checkpoint of it, proposed since,
+is applied, again one for all of a turn.
 
 Expiry
 ------
@@ -119,11 +120,6 @@ CLEARING: Final = 2  # its renewal goes to the log, because somebody waits for i
 EXPIRING: Final = 3  # its end is proposed
 OVER: Final = 4  # it does not exist any more
 
-# Does this leadership's log say how long a lease has?
-UNSAID: Final = 0
-PROPOSED: Final = 1
-SAID: Final = 2
-
 WAIT: Final = -1  # `Lessor.renew` and `tell`: an entry of the log has to decide first
 
 Question = tuple[int, int, Ticket]  # (kind, lease, ticket)
@@ -135,10 +131,11 @@ class Clock:
     """One lease's clock. Times in seconds of served time.
 
     check_at: when the lease has been silent for so long that its remaining time goes to the log.
-    answer: to a renewal. said: whether other members count it alike, UNSAID to SAID.
+    answer: to a renewal. proposed: how many entries are on their way that say what it has. stops:
+    how often the process had been stopped at the newest of them, -1: there was none.
     """
 
-    __slots__ = ("answer", "check_at", "deadline", "id", "said", "stage", "ttl")
+    __slots__ = ("answer", "check_at", "deadline", "id", "proposed", "stage", "stops", "ttl")
 
     def __init__(self, lease: int, ttl: float, deadline: float, check_at: float) -> None:
         self.id = lease
@@ -146,7 +143,8 @@ class Clock:
         self.deadline = deadline
         self.check_at = check_at
         self.stage = RUNNING
-        self.said = SAID
+        self.proposed = 0
+        self.stops = -1
         self.answer = renewed(lease, round(ttl * 1000))
 
 
@@ -180,6 +178,7 @@ class Lessor:
         self._due: deque[Clock] = deque()  # past their deadline, to be looked at once more
         self._clearing: list[int] = []  # to be proposed
         self._unsaid: dict[int, Clock] = {}  # whose checkpoint somebody waits for
+        self._stops = 0
         self._unloaded: list[int] = []
         self._began = self.time
         self._quiet_until = self.time + self._quiet
@@ -223,7 +222,6 @@ class Lessor:
             share = ttl / 4 if known.remaining_ms else ttl / 2
             clock = Clock(lease, ttl, deadline, since + share)
             clock.stage = DATED
-            clock.said = UNSAID
             self._clocks[lease] = clock
             self._put(clock)
         return clock
@@ -254,6 +252,7 @@ class Lessor:
             return
         if gap < 0:
             self._quiet_until = self.time + self._quiet
+            self._stops += 1
         else:
             budget = self._budget + gap * EXPIRIES_PER_SECOND
             self._budget = budget if budget < EXPIRY_BURST else EXPIRY_BURST
@@ -280,7 +279,8 @@ class Lessor:
                     self._put(clock)
             elif lease in clocks:
                 clock = clocks[lease]
-                clock.said = SAID
+                if clock.proposed:
+                    clock.proposed -= 1
                 if known.remaining_ms:
                     if clock.stage == RUNNING:
                         clock.stage = DATED
@@ -367,9 +367,10 @@ class Lessor:
         left, granted = self.remaining(lease, machine)
         if left > 0:
             clock = self._clocks[lease]
-            if clock.said == UNSAID:
+            if clock.stage and clock.stops != self._stops:  # stage: not RUNNING
                 self._unsaid[lease] = clock
-            if clock.said != SAID:
+                return WAIT, granted
+            if clock.proposed:
                 return WAIT, granted
         return left, granted
 
@@ -398,6 +399,9 @@ class Lessor:
             renewed = [(lease, 0) for lease in self._clearing[:MAX_RENEWED_LEASES]]
             if not propose(commands.LEASE_CHECKPOINT, checkpoint_request(known, renewed)):
                 return
+            for lease, _ in renewed:
+                if lease in self._clocks:
+                    self._clocks[lease].proposed += 1
             del self._clearing[:MAX_RENEWED_LEASES]
         if self._unsaid:
             asked = [one for one in self._unsaid.values() if one.stage == DATED]
@@ -449,8 +453,8 @@ class Lessor:
         if not propose(commands.LEASE_CHECKPOINT, checkpoint_request(known_index, left)):
             return False
         for clock in clocks:
-            if clock.said == UNSAID:
-                clock.said = PROPOSED
+            clock.proposed += 1
+            clock.stops = self._stops
         return True
 
     def _expire(self, machine: Leased, propose: Propose) -> None:

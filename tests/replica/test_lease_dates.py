@@ -201,6 +201,42 @@ def test_a_renewal_of_this_leadership_says_what_is_left() -> None:
     assert bench.count(commands.LEASE_CHECKPOINT) == len(bench.proposed) == 1
 
 
+def test_what_was_said_before_the_process_was_stopped_is_said_anew() -> None:
+    """M06, M10: its own time stood still, that of the others did not. Nor does it help that an
+    entry of before the stop is applied only now.
+    """
+    bench = leading()
+    bench.grant(1, ttl=20)
+    bench.lead()
+    bench.holding = True
+    assert bench.told(1) == WAIT
+    bench.turn()
+    bench.now += 5
+    assert bench.told(1) == WAIT
+    bench.turn()
+    assert bench.count(commands.LEASE_CHECKPOINT) == 2
+    bench.apply(*bench.proposed[0])
+    assert bench.told(1) == WAIT
+    bench.apply(*bench.proposed[1])
+    assert bench.told(1) == 20
+    bench.now += 5
+    assert bench.told(1) == WAIT
+    bench.turn()
+    bench.apply(*bench.proposed[2])
+    assert bench.told(1) == 20
+    assert bench.count(commands.LEASE_CHECKPOINT) == 3
+
+
+def test_a_stop_does_not_matter_to_a_lease_that_was_renewed_under_this_leader() -> None:
+    """M06: who leads next adds to its time."""
+    bench = leading()
+    bench.grant(1, ttl=20)
+    bench.run(3)
+    bench.now += 5
+    assert bench.told(1) == pytest.approx(17, abs=0.11)
+    assert not bench.proposed
+
+
 # --- a cluster -----------------------------------------------------------------------------
 
 
