@@ -69,8 +69,8 @@ class Mirror:
     """See the module's docstring. revision: 0 before the first load. loads: how many there were."""
 
     def __init__(self) -> None:
-        self.revision = 0
-        self.loads = 0
+        self.revision: int = 0
+        self.loads: int = 0
         self._kvs: dict[bytes, KeyValue] = {}
         self._copy: Snapshot | None = None
         self._guard = threading.Lock()

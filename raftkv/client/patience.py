@@ -23,6 +23,8 @@ class Patience:
     __slots__ = ("_end", "_is_cancelled", "_timeout")
 
     def __init__(self, timeout: float | None, is_cancelled: Callable[[], bool] = _never) -> None:
+        if timeout == math.inf:
+            timeout = None
         self._timeout = timeout
         self._end = math.inf if timeout is None else now() + timeout
         self._is_cancelled = is_cancelled

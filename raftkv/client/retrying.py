@@ -13,10 +13,12 @@ One call is a `Trial`: rounds over the endpoints until one answers or the time i
   reached but cannot serve yet (an election), at the call's own deadline.
 """
 
+import math
 from typing import Final
 
 from raftkv.client.endpoints import Places
 from raftkv.client.errors import (
+    BadRequest,
     ClientError,
     Misused,
     NotConnected,
@@ -31,6 +33,14 @@ FIRST_PAUSE_SECONDS: Final = 0.05
 LONGEST_PAUSE_SECONDS: Final = 0.4
 SHARE_SECONDS: Final = 1.5
 LEAST_SECONDS: Final = 0.001
+LONGEST_SECONDS: Final = 1e8  # more than three years; gRPC takes longer ones for none at all
+
+
+def longest(seconds: float) -> float:
+    """What stands for a timeout of so many seconds that are too many. Errors: BadRequest."""
+    if math.isnan(seconds):
+        raise BadRequest("a timeout that is no number", code=Code.INVALID_ARGUMENT)
+    return LONGEST_SECONDS
 
 
 def share(left: float, *, others: bool) -> float:

@@ -33,6 +33,7 @@ from raftkv.client.errors import (
     TokenRefused,
 )
 from raftkv.client.keeper import CLOSE_SECONDS, Keeper
+from raftkv.client.retrying import LONGEST_SECONDS, longest
 from raftkv.client.route import OwnChannels
 from raftkv.client.settings import Settings
 from raftkv.client.statuses import mapped
@@ -117,6 +118,8 @@ class Connection:
         """
         self.check()
         seconds = self.settings.timeout if timeout is None else timeout
+        if not seconds <= LONGEST_SECONDS:
+            seconds = longest(seconds)
         if self._leadership is not None and self._leadership.stale:
             await self._leadership.seek()
         question = Question(path, request, reply, write, leading, time.monotonic(), seconds, place)

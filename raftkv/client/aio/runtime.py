@@ -6,6 +6,7 @@ loop through `Event.set` and `Mailbox.put` only, which any thread may call.
 """
 
 import asyncio
+import math
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
@@ -63,7 +64,8 @@ class Event:
             future = asyncio.get_running_loop().create_future()
             self._waiting.append(future)
         try:
-            async with asyncio.timeout(timeout):
+            # uvloop has no timer for ever
+            async with asyncio.timeout(None if timeout == math.inf else timeout):
                 await future
         except TimeoutError:
             return self._is_set

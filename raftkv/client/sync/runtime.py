@@ -31,6 +31,11 @@ def sleep(seconds: float) -> None:
     time.sleep(seconds)
 
 
+def _waitable(timeout: float | None) -> float | None:
+    """A timeout that a lock takes: None for more seconds than it can count."""
+    return timeout if timeout is None or timeout < threading.TIMEOUT_MAX else None
+
+
 class Event:
     """Once set it stays set."""
 
@@ -41,7 +46,7 @@ class Event:
 
     def wait(self, timeout: float | None = None) -> bool:
         """Waits for `set`, at most so many seconds; returns whether it was set."""
-        return self._event.wait(timeout)
+        return self._event.wait(_waitable(timeout))
 
 
 class Mailbox(Generic[T]):

@@ -135,9 +135,9 @@ class Cache:
     def __init__(self, client: "Client", prefix: Key, *, check_seconds: float = 5.0) -> None:
         if check_seconds < 0:
             raise BadRequest(f"a check each {check_seconds} s")
-        self.prefix = encoded(prefix)
+        self.prefix: bytes = encoded(prefix)
         self.error: ClientError | None = None
-        self.changed = runtime.Event()
+        self.changed: runtime.Event = runtime.Event()
         self._client = client
         self._check_seconds = check_seconds
         self._mirror = Mirror()
