@@ -17,6 +17,8 @@ from raftkv.pb import (
 )
 
 NAME = b"n"
+PATIENCE_SECONDS = 30.0  # reached only when something is left that should not be
+POLL_SECONDS = 0.002
 
 
 @asynccontextmanager
@@ -95,9 +97,10 @@ class Party:
         return [pair.key for pair in await self.pairs()]
 
     async def wait_for(self, keys: int) -> None:
-        """Returns when so many keys are in the queue."""
-        while len(await self.keys()) != keys:
-            pass  # every look is a call of its own
+        """Returns when so many keys are in the queue; fails after PATIENCE_SECONDS."""
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while len(await self.keys()) != keys:
+                await asyncio.sleep(POLL_SECONDS)
 
     async def fenced_put(self, lock: Any, key: bytes, value: bytes) -> bool:
         """A put guarded by the token of a lock's pair; whether it was carried out."""

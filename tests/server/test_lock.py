@@ -278,7 +278,11 @@ def test_a_storm_of_callers_that_give_up_leaves_nothing_and_lets_nobody_write_tw
             await client.revoke(lease)
         try:
             key = await task
-        except (grpc.aio.AioRpcError, asyncio.CancelledError):
+        except asyncio.CancelledError:
+            return
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.UNAVAILABLE:  # whether the key was put is unknown
+                await client.revoke(lease)
             return
         mine = [pair for pair in await client.pairs() if pair.key == key]
         if mine:
@@ -286,8 +290,9 @@ def test_a_storm_of_callers_that_give_up_leaves_nothing_and_lets_nobody_write_tw
         await client.unlock(key)
 
     async def scenario() -> None:
+        # Nobody but the callers is to disturb: a busy machine shall not depose the leader.
         async with (
-            running(configs(3, tmp_path)) as nodes,
+            running(configs(3, tmp_path, election_timeout_ms=1500)) as nodes,
             party(nodes[0]) as first,
             party(nodes[1]) as second,
             party(nodes[2]) as third,
