@@ -206,7 +206,7 @@ class Driver:
         self._turning = True  # who is answered now needs no other turn to be flushed
         try:
             if self._watching is not None:
-                self._watching.publish_now()
+                self._watching.before_turn()
             effects = self.replica.turn(self.loop.time())
             if effects.brief:
                 self._say(effects)

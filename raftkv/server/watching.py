@@ -8,6 +8,10 @@ the next turn changes more. So an acknowledgement does not wait for watchers. Wh
 many takes several slices, with all waiting input between two of them; what changes meanwhile is
 told then, together.
 
+When turns follow one another so fast that a publication is due within `BUSY_SECONDS` of the last
+one, the changes of all turns of the next `GATHER_SECONDS` are told together: one pass over the
+watchers and one write per connection instead of one of each for every few changes.
+
 Watchers that are behind are served between turns, in slices of a few
 milliseconds. While turns have work, a slice is followed by as much rest as it took, so that
 writes and reads keep at least half of the loop; on an idle loop the slices follow one another,
@@ -33,6 +37,8 @@ if TYPE_CHECKING:
 
 POLL_SECONDS: Final = 0.1
 WAIT_SECONDS: Final = 0.002
+BUSY_SECONDS: Final = 0.0007
+GATHER_SECONDS: Final = 0.002
 RETIRED: Final = 500  # watchers removed at a time
 
 
@@ -64,6 +70,8 @@ class Watching:
         self._driver = driver
         self._changes: list[Change] | None = None  # not published yet
         self._publication: asyncio.Handle | None = None  # when that is due
+        self._gathered_until = 0.0  # perf_counter; later turns add to `_changes`; 0: they do not
+        self._published_at = 0.0  # perf_counter, the end of the last publication
         self._rest: asyncio.Handle | None = None  # the next slice of one that is under way
         self._touched: list[Outlet] = []
         self._inside = False  # a turn or slice that ends with `_settle`
@@ -129,30 +137,43 @@ class Watching:
     # --- what the driver says -------------------------------------------------------------
     def publish(self, changes: list[Change], *, waiting: bool) -> None:
         """What a turn changed, to be told soon. waiting: for `disk_begins`."""
-        assert self._changes is None, "publish_now comes before a turn"
-        if self.watches.count:
+        if self._changes is not None:
+            assert self._gathered_until, "before_turn comes before a turn"
+            self._changes += changes
+        elif self.watches.count:
             self._changes = changes
-            loop = self._driver.loop
-            self._publication = (
-                loop.call_later(WAIT_SECONDS, self._publish)
-                if waiting
-                else loop.call_soon(self._publish)
-            )
+            self._schedule(waiting)
+
+    def _schedule(self, waiting: bool) -> None:
+        loop = self._driver.loop
+        if time.perf_counter() - self._published_at < BUSY_SECONDS:
+            self._gathered_until = self._published_at + GATHER_SECONDS
+            self._publication = loop.call_later(GATHER_SECONDS, self._publish)
+        elif waiting:
+            self._publication = loop.call_later(WAIT_SECONDS, self._publish)
+        else:
+            self._publication = loop.call_soon(self._publish)
 
     def disk_begins(self) -> None:
         """The disk thread is at work on what the turn gave it, or done."""
-        if self._publication is not None:
+        if self._publication is not None and not self._gathered_until:
             self._publication.cancel()
             self._publication = self._driver.loop.call_soon(self._publish)
+
+    def before_turn(self) -> None:
+        """A turn follows: what the last ones changed is told now, unless more is gathered."""
+        if self._changes is not None and time.perf_counter() >= self._gathered_until:
+            self.publish_now()
 
     def _publish(self) -> None:
         self._driver.between_turns(self.publish_now)
 
     def publish_now(self) -> None:
-        """Tells the watchers what the last turn changed, if they have not heard of it."""
+        """Tells the watchers what the last turns changed, if they have not heard of it."""
         changes, self._changes = self._changes, None
         if changes is None:
             return
+        self._gathered_until = 0.0
         if self._publication is not None:
             self._publication.cancel()
             self._publication = None
@@ -160,6 +181,7 @@ class Watching:
         self._inside = self.publishing = True
         watches.publish(changes, watches.machine.revision)
         self._told()
+        self._published_at = time.perf_counter()
 
     def _told(self) -> None:
         """The end of a publication's slice."""
@@ -181,7 +203,14 @@ class Watching:
             self._told()
 
     def replaced(self, machine: StateMachine) -> None:
-        """The state was replaced: everybody is behind now, and is served from the new rows."""
+        """The state was replaced: everybody is behind now, and is served from the new rows, where
+        what is gathered is found as well.
+        """
+        self._changes = None
+        self._gathered_until = 0.0
+        if self._publication is not None:
+            self._publication.cancel()
+            self._publication = None
         self.watches.replaced(machine)
         if self.watches.behind:
             self._soon()

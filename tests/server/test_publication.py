@@ -115,6 +115,77 @@ def test_a_followers_disk_begins_with_entries_before_its_watchers_hear_of_earlie
     asyncio.run(scenario())
 
 
+def _count_told(hub: Any, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Of each publication from now on, how many changes it tells."""
+    told: list[int] = []
+    tell = hub.watches.publish
+
+    def count(changes: Any, revision: int) -> None:
+        told.append(len(changes))
+        tell(changes, revision)
+
+    monkeypatch.setattr(hub.watches, "publish", count)
+    return told
+
+
+def _gather_always(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """Whatever comes after a first publication is gathered for so long."""
+    monkeypatch.setattr(watching, "BUSY_SECONDS", 60.0)
+    monkeypatch.setattr(watching, "GATHER_SECONDS", seconds)
+
+
+def test_what_turns_in_quick_succession_change_is_told_together_and_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        async with running(configs(1, tmp_path)) as (node,):
+            assert node.driver is not None
+            hub = node.driver.watches
+            events = await Events.of(node, b"k", monkeypatch)
+            writer = await Client.connect(node)
+            told = _count_told(hub, monkeypatch)
+            _gather_always(monkeypatch, 0.3)
+            for one in range(20):
+                await writer.put(b"k", b"%d" % one)
+            await until(lambda: len(events.values) == 20)
+            assert events.values == [b"%d" % one for one in range(20)]
+            assert sum(told) == 20
+            assert len(told) < 20
+            writer.close()
+            events.client.close()
+
+    asyncio.run(scenario())
+
+
+def test_what_is_gathered_when_the_state_is_replaced_comes_once_and_from_the_new_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """W18"""
+
+    async def scenario() -> None:
+        async with running(configs(1, tmp_path)) as (node,):
+            assert node.driver is not None
+            hub = node.driver.watches
+            events = await Events.of(node, b"k", monkeypatch)
+            writer = await Client.connect(node)
+            await writer.put(b"k", b"0")
+            await until(lambda: len(events.values) == 1)
+            _gather_always(monkeypatch, 60.0)
+            for one in (1, 2, 3):
+                await writer.put(b"k", b"%d" % one)
+            assert events.values == [b"0"]
+            hub.replaced(node.driver.replica.machine)
+            await until(lambda: len(events.values) == 4)
+            _gather_always(monkeypatch, 0.0)
+            await writer.put(b"k", b"4")
+            await until(lambda: len(events.values) == 5)
+            assert events.values == [b"0", b"1", b"2", b"3", b"4"]
+            writer.close()
+            events.client.close()
+
+    asyncio.run(scenario())
+
+
 def _wait_always(hub: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every turn gives the disk something, and the disk never begins with it."""
     publish = hub.publish
