@@ -62,7 +62,7 @@ renewed under this leader it does, by the above. Of another one q is this member
 restarted, or was cut off for a while, has a later q than the others, and who leads next may end the
 lease earlier. So may it if this process was stopped behind a checkpoint: its own time has stood
 still. The first question about such a lease is answered when a checkpoint of it, proposed since,
-is applied, again one for all of a turn.
+is applied, again one for all of a turn. What this member had missed is then given back everywhere.
 
 Expiry
 ------
