@@ -4,6 +4,7 @@ import os
 import signal
 from collections.abc import Iterator
 from importlib.metadata import entry_points
+from typing import Final
 
 import hypothesis
 import psutil
@@ -19,10 +20,20 @@ pytest_plugins = [] if _FIXTURES in _INSTALLED else [_FIXTURES]
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# Slow tests end by themselves; this ends only what hangs, on a busy machine too.
+SLOW_TIMEOUT_SECONDS: Final = 600
+
 # The same examples on every run. To look for new ones: RAFTKV_HYPOTHESIS=explore make test
 hypothesis.settings.register_profile("repeat", derandomize=True, deadline=None)
 hypothesis.settings.register_profile("explore", max_examples=1000, deadline=None)
 hypothesis.settings.load_profile(os.environ.get("RAFTKV_HYPOTHESIS", "repeat"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Gives slow tests that name no timeout a longer one."""
+    for item in items:
+        if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(SLOW_TIMEOUT_SECONDS))
 
 
 @pytest.fixture(scope="session", autouse=True)

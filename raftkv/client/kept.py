@@ -37,7 +37,7 @@ class Kept:
         self.answered = sent
         self.due: float = sent + lifetime.ttl * RENEW_SHARE
         self.asked: object = None
-        self.warned = False
+        self.warned: bool = False
         self._when_renewed: list[Renewed] = []
         self._when_over: list[Callback] = []
         self._when_lost: list[Callback] = []

@@ -60,7 +60,7 @@ class KeyValue:
 
     @classmethod
     def read(cls, kv: kv_pb2.KeyValue, namespace: Namespace) -> "KeyValue":
-        """From the wire."""
+        """From the wire. namespace: to take off keys."""
         return cls(
             namespace.own(kv.key) if namespace.prefix else kv.key,
             kv.value,
@@ -161,7 +161,7 @@ class RangeResult:
         header: Header,
         may_be_stale: bool = False,
     ) -> "RangeResult":
-        """From the wire."""
+        """From the wire. namespace: to take off keys."""
         kvs = tuple([KeyValue.read(kv, namespace) for kv in answer.kvs])
         return cls(header, kvs, answer.count, answer.more, may_be_stale)
 
@@ -180,7 +180,7 @@ class PutResult:
 
     @classmethod
     def read(cls, answer: rpc_pb2.PutResponse, namespace: Namespace, header: Header) -> "PutResult":
-        """From the wire."""
+        """From the wire. namespace: to take off keys."""
         if answer.HasField("prev_kv"):
             return cls(header, KeyValue.read(answer.prev_kv, namespace))
         return cls(header)
@@ -217,7 +217,7 @@ class DeleteResult:
     def read(
         cls, answer: rpc_pb2.DeleteRangeResponse, namespace: Namespace, header: Header
     ) -> "DeleteResult":
-        """From the wire."""
+        """From the wire. namespace: to take off keys."""
         previous = tuple([KeyValue.read(kv, namespace) for kv in answer.prev_kvs])
         return cls(header, answer.deleted, previous)
 
@@ -244,7 +244,7 @@ class TxnResult:
 
     @classmethod
     def read(cls, answer: rpc_pb2.TxnResponse, namespace: Namespace, header: Header) -> "TxnResult":
-        """From the wire."""
+        """From the wire. namespace: to take off keys."""
         results = tuple([_result(op, namespace, header) for op in answer.responses])
         return cls(header, answer.succeeded, results)
 
@@ -362,7 +362,7 @@ class Event:
 
     @classmethod
     def read(cls, event: kv_pb2.Event, namespace: Namespace) -> "Event":
-        """From the wire."""
+        """From the wire. namespace: to take off keys."""
         return cls(
             EventType.DELETE if event.type else EventType.PUT,
             KeyValue.read(event.kv, namespace),

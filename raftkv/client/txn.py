@@ -68,7 +68,7 @@ class Compare:
     is_prefix: bool = False
 
     def encode(self, namespace: Namespace) -> rpc_pb2.Compare:
-        """For the wire."""
+        """For the wire. namespace: to put before keys."""
         if self.is_prefix:
             key, end = namespace.prefixed(self.key)
         else:
@@ -193,7 +193,10 @@ class Subject:
 
 
 def key(name: Key) -> Subject:
-    """What a condition is about: key("a").mod_revision == 5, key("a").missing(), ..."""
+    """What a condition is about: key("a").mod_revision == 5, key("a").missing(), ...
+
+    name: of the key; `.prefix()` or `.range(end)` make it a range.
+    """
     return Subject(encoded(name))
 
 
@@ -222,7 +225,7 @@ class Get:
     max_create_revision: int = 0
 
     def request(self, namespace: Namespace) -> rpc_pb2.RangeRequest:
-        """For the wire."""
+        """For the wire. namespace: to put before keys."""
         if self.prefix:
             first, end = namespace.prefixed(self.key)
         else:
@@ -248,23 +251,27 @@ class Get:
         return request
 
     def encode(self, namespace: Namespace) -> rpc_pb2.RequestOp:
-        """For the wire."""
+        """For the wire. namespace: to put before keys."""
         return rpc_pb2.RequestOp(request_range=self.request(namespace))
 
 
 def GetPrefix(prefix: Key, *, limit: int = 0, keys_only: bool = False) -> Get:  # noqa: N802
-    """Reads all keys that begin with `prefix`."""
+    """Reads all keys that begin with `prefix`. limit: 0 = all. keys_only: leaves values out."""
     return Get(prefix, prefix=True, limit=limit, keys_only=keys_only)
 
 
 def GetRange(key: Key, end: Key, *, limit: int = 0, keys_only: bool = False) -> Get:  # noqa: N802
-    """Reads the keys of [key, end)."""
+    """Reads the keys of [key, end). end, limit, keys_only: as in `Get`."""
     return Get(key, end, limit=limit, keys_only=keys_only)
 
 
 @dataclass(frozen=True, slots=True)
 class Put:
-    """Writes a key. lease: a Lease or its id. ignore_value, ignore_lease: keep the present one."""
+    """Writes a key.
+
+    lease: a Lease or its id, that the key shall hang on. prev_kv: return the pair before.
+    ignore_value, ignore_lease: keep the present one.
+    """
 
     key: Key
     value: Key = b""
@@ -274,7 +281,7 @@ class Put:
     ignore_lease: bool = False
 
     def request(self, namespace: Namespace) -> rpc_pb2.PutRequest:
-        """For the wire."""
+        """For the wire. namespace: to put before keys."""
         return rpc_pb2.PutRequest(
             key=namespace.key(self.key),
             value=encoded(self.value),
@@ -285,13 +292,16 @@ class Put:
         )
 
     def encode(self, namespace: Namespace) -> rpc_pb2.RequestOp:
-        """For the wire."""
+        """For the wire. namespace: to put before keys."""
         return rpc_pb2.RequestOp(request_put=self.request(namespace))
 
 
 @dataclass(frozen=True, slots=True)
 class Delete:
-    """Deletes a key; with `end` a range, with `prefix` all keys that begin with it."""
+    """Deletes a key; with `end` a range, with `prefix` all keys that begin with it.
+
+    prev_kv: return the pairs.
+    """
 
     key: Key
     end: Key = b""
@@ -299,7 +309,7 @@ class Delete:
     prev_kv: bool = False
 
     def request(self, namespace: Namespace) -> rpc_pb2.DeleteRangeRequest:
-        """For the wire."""
+        """For the wire. namespace: to put before keys."""
         if self.prefix:
             first, end = namespace.prefixed(self.key)
         else:
@@ -307,17 +317,17 @@ class Delete:
         return rpc_pb2.DeleteRangeRequest(key=first, range_end=end, prev_kv=self.prev_kv)
 
     def encode(self, namespace: Namespace) -> rpc_pb2.RequestOp:
-        """For the wire."""
+        """For the wire. namespace: to put before keys."""
         return rpc_pb2.RequestOp(request_delete_range=self.request(namespace))
 
 
 def DeletePrefix(prefix: Key, *, prev_kv: bool = False) -> Delete:  # noqa: N802
-    """Deletes all keys that begin with `prefix`."""
+    """Deletes all keys that begin with `prefix`. prev_kv: return them."""
     return Delete(prefix, prefix=True, prev_kv=prev_kv)
 
 
 def DeleteRange(key: Key, end: Key, *, prev_kv: bool = False) -> Delete:  # noqa: N802
-    """Deletes the keys of [key, end)."""
+    """Deletes the keys of [key, end). prev_kv: return them."""
     return Delete(key, end, prev_kv=prev_kv)
 
 
@@ -330,7 +340,7 @@ class Txn:
     failure: "tuple[Operation, ...]" = ()
 
     def when(self, *compares: Compare) -> "Txn":
-        """With more conditions; all must hold."""
+        """With more conditions; all must hold. compares: made with `key`, or a guard's."""
         return replace(self, compares=self.compares + compares)
 
     def then(self, *operations: "Operation") -> "Txn":
@@ -360,7 +370,7 @@ class Txn:
         )
 
     def request(self, namespace: Namespace) -> rpc_pb2.TxnRequest:
-        """For the wire."""
+        """For the wire. namespace: to put before keys."""
         return rpc_pb2.TxnRequest(
             compare=[compare.encode(namespace) for compare in self.compares],
             success=[operation.encode(namespace) for operation in self.success],
@@ -368,7 +378,7 @@ class Txn:
         )
 
     def encode(self, namespace: Namespace) -> rpc_pb2.RequestOp:
-        """For the wire."""
+        """For the wire. namespace: to put before keys."""
         return rpc_pb2.RequestOp(request_txn=self.request(namespace))
 
 

@@ -4,11 +4,12 @@ import ast
 import asyncio
 import importlib
 import inspect
+import re
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, Final
 
@@ -21,6 +22,7 @@ from scripts import generate_sync
 from tests.architecture import ROOT
 
 AIO: Final = ROOT / "raftkv" / "client" / "aio"
+FROM_THE_WIRE: Final = {"answer", "event", "header", "kv", "may_be_stale", "member"}  # of `read`
 
 
 def test_the_synchronous_face_is_what_its_source_makes() -> None:
@@ -137,6 +139,69 @@ def test_everything_offered_has_types_and_none_of_them_is_any(face: Any) -> None
                 if kind is inspect.Signature.empty or "Any" in text.replace("AnyStr", ""):
                     loose.append(f"{label}: {text}")
     assert not loose
+
+
+def test_public_attributes_state_their_types() -> None:
+    """So that every type checker comes to the same ones; a parameter's type is stated there."""
+    loose = []
+    for path in sorted(AIO.parent.rglob("*.py")):
+        if not path.is_relative_to(AIO.parent / "sync"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.FunctionDef) and node.name == "__init__":
+                    loose += [f"{path.name}: self.{name}" for name in _inferred(node)]
+    assert not loose
+
+
+def _inferred(function: ast.FunctionDef) -> Iterator[str]:
+    """Public attributes without an annotation, but those that are a parameter as it came."""
+    given = {each.arg for each in (*function.args.args, *function.args.kwonlyargs)}
+    for node in ast.walk(function):
+        if isinstance(node, ast.Assign):
+            if isinstance(node.value, ast.Name) and node.value.id in given:
+                continue
+            for target in node.targets:
+                if isinstance(target, ast.Attribute) and not target.attr.startswith("_"):
+                    yield target.attr
+
+
+def test_every_public_method_says_what_its_parameters_are() -> None:
+    """In its own docstring or its class's; and of a timeout, that it is in seconds."""
+    unsaid = []
+    for name in aio.__all__:
+        offered = getattr(aio, name)
+        for owner in offered.__mro__ if inspect.isclass(offered) else (offered,):
+            if not getattr(owner, "__module__", "").startswith("raftkv.client"):
+                continue
+            for label, function in _public(owner):
+                text = " ".join(f"{function.__doc__ or ''} {owner.__doc__ or ''}".split())
+                parameters = inspect.signature(function).parameters.keys() - {"self", "cls"}
+                unsaid += [f"{label}({each})" for each in parameters if not _says(text, each)]
+                if not function.__doc__:
+                    unsaid.append(label)
+    assert not sorted(set(unsaid))
+
+
+def _public(owner: Any) -> Iterator[tuple[str, Callable[..., object]]]:
+    """The functions that a class or a function offers, by name."""
+    if inspect.isfunction(owner):
+        yield owner.__name__, owner
+        return
+    for name, value in vars(owner).items():
+        function = value.fget if isinstance(value, property) else getattr(value, "__func__", value)
+        if inspect.isfunction(function) and not name.startswith("_"):
+            yield f"{owner.__name__}.{name}", function
+
+
+def _says(text: str, parameter: str) -> bool:
+    """Whether it is named, or the only thing that it can be is what the text is about."""
+    if parameter == "timeout":
+        return "timeout: seconds" in text or "`timeout` is in seconds" in text or _refers(text)
+    return re.search(rf"\b{parameter}\b", text) is not None or parameter in FROM_THE_WIRE
+
+
+def _refers(text: str) -> bool:
+    """Whether it leads to another method that says what a timeout is."""
+    return re.search(r"\btimeout\b[^.]*: as `", text) is not None
 
 
 def test_both_runtimes_offer_the_same_names() -> None:

@@ -53,7 +53,7 @@ def channel_of(node: Node) -> grpc.aio.Channel:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seconds", [None, 0.5], ids=["cancelled", "deadline"])
+@pytest.mark.parametrize("seconds", [None, 2.0], ids=["cancelled", "deadline"])
 def test_calls_that_are_given_up_while_they_wait_leave_nothing_behind(
     tmp_path: Path, seconds: float | None
 ) -> None:
@@ -70,10 +70,10 @@ def test_calls_that_are_given_up_while_they_wait_leave_nothing_behind(
                         await until(lambda: open_streams(node) == 2 * CALLS)
                         for call in calls:
                             call.cancel()
-                    await until(lambda: open_streams(node) == 0, 3.0)
+                    await until(lambda: open_streams(node) == 0)
                     await asyncio.gather(*calls, return_exceptions=True)
-            assert waiting(node) > CALLS
-            await until(lambda: waiting(node) == 0, 12.0)
+            assert waiting(node) > CALLS, "the streams did not wait for what was queued"
+            await until(lambda: waiting(node) == 0, 40.0)
             gc.collect()
             heads = sum(isinstance(one, RequestHead) for one in gc.get_objects())
             assert heads < CALLS // 10
@@ -95,6 +95,6 @@ def test_calls_that_are_given_up_at_once_are_forgotten(tmp_path: Path) -> None:
                 call.cancel()
             answers = await asyncio.gather(*calls[1::2])
             assert len(answers) == CALLS
-            await until(lambda: open_streams(node) == 0 and waiting(node) == 0, 5.0)
+            await until(lambda: open_streams(node) == 0 and waiting(node) == 0)
 
     asyncio.run(scenario())

@@ -207,14 +207,14 @@ def test_reads_of_everything_disturb_neither_writes_nor_the_leader(trio: Cluster
         everything = rpc_pb2.RangeRequest(key=b"k", range_end=b"l", keys_only=True)
         wires = [await Wire.connect(server.client_port) for _ in range(6)]
         reads = [
-            asyncio.create_task(wire.call(RANGE, everything, Unparsed, 60.0))
+            asyncio.create_task(wire.call(RANGE, everything, Unparsed, 100.0))
             for wire in wires[1:]
             for _ in range(6)
         ]
         took: list[float] = []
         while not all(read.done() for read in reads):
             started = time.monotonic()
-            await wires[0].call(PUT, rpc_pb2.PutRequest(key=b"p"), rpc_pb2.PutResponse, 20.0)
+            await wires[0].call(PUT, rpc_pb2.PutRequest(key=b"p"), rpc_pb2.PutResponse, 90.0)
             took.append(time.monotonic() - started)
         answers = [await read for read in reads]
         for wire in wires:

@@ -93,16 +93,15 @@ def test_an_observer_is_told_every_value_in_order(tmp_path: Path) -> None:
         async with running(configs(3, tmp_path)) as nodes, party(nodes[0]) as client:
             streams = [party(node) for node in nodes]
             observers = [(await one.__aenter__()).observe() for one in streams]
-            expected = []
             for term in range(4):
-                lease = await client.lease()
-                leading = await client.campaign(lease, b"%d" % term)
-                expected.append(b"%d" % term)
-                for number in range(3):
-                    expected.append(b"%d.%d" % (term, number))
-                    await client.proclaim(leading, expected[-1])
+                leading = await client.campaign(await client.lease(), b"%d" % term)
+                for observer in observers:  # the first time it says that they have begun
+                    assert (await told(observer))[1] == b"%d" % term
+                values = [b"%d.%d" % (term, number) for number in range(3)]
+                for value in values:
+                    await client.proclaim(leading, value)
                 for observer in observers:
-                    assert [(await told(observer))[1] for _ in range(4)] == expected[-4:]
+                    assert [(await told(observer))[1] for _ in values] == values
                 await client.resign(leading)
             for one in streams:
                 await one.__aexit__(None, None, None)

@@ -31,6 +31,7 @@ def small(seed: int) -> Summary:
     return Run(seed, profile).execute()
 
 
+@pytest.mark.slow
 def test_same_seed_gives_the_same_run_of_the_load_for_watches() -> None:
     first, second = small(5), small(5)
     assert not first.failure, first.failure

@@ -249,18 +249,20 @@ def real_life(path: str, fs: CutFileSystem) -> tuple[Life, list[DataDirectory]]:
     ("first", "step"), [(3, 11), pytest.param(0, 1, marks=pytest.mark.slow)], ids=["some", "all"]
 )
 def test_a_process_that_dies_at_a_boundary_of_the_real_disk_loses_nothing(
-    tmp_path: Path, first: int, step: int
+    scratch: Path, first: int, step: int
 ) -> None:
     """D01 on LevelDB."""
     fs = CutFileSystem()
-    life, _ = real_life(str(tmp_path / "whole"), fs)
+    place = scratch / f"from-{first}"
+    place.mkdir()
+    life, _ = real_life(str(place / "whole"), fs)
     live(life)
     total = fs.calls
     assert total > 60
     for at in range(first, total, step):
         fs = CutFileSystem()
         fs.left = at
-        life, opened = real_life(str(tmp_path / f"cut{at}"), fs)
+        life, opened = real_life(str(place / f"cut{at}"), fs)
         with pytest.raises(PowerCut):
             live(life)
         for directory in opened:

@@ -116,8 +116,10 @@ def opened(path: str, acked: int) -> str:
 
 
 @pytest.fixture(scope="module", params=["marked", "lagging"])
-def victim(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Victim:
-    return Victim(tmp_path_factory.mktemp("victim"), request.param, 150)
+def victim(request: pytest.FixtureRequest, scratch: Path) -> Victim:
+    place = scratch / request.param
+    place.mkdir()
+    return Victim(place, request.param, 150)
 
 
 def test_the_victim_has_a_write_ahead_log_tables_and_a_truncated_front(victim: Victim) -> None:
@@ -275,8 +277,10 @@ class InFlight:
 
 
 @pytest.fixture(scope="module", params=[700, 4000], ids=["one block", "many blocks"])
-def in_flight(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> InFlight:
-    return InFlight(tmp_path_factory.mktemp("flight"), request.param)
+def in_flight(request: pytest.FixtureRequest, scratch: Path) -> InFlight:
+    place = scratch / f"flight-{request.param}"
+    place.mkdir()
+    return InFlight(place, request.param)
 
 
 def test_a_torn_unacknowledged_batch_is_dropped_whole(in_flight: InFlight) -> None:

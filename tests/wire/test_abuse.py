@@ -481,7 +481,7 @@ def test_only_the_answer_to_a_probe_ends_it() -> None:
     (ping,) = frames_in(server.take_output())
     assert ping.kind == frames.PING
     server.receive(frame(frames.PING, frames.ACK, 0, bytes(8)), 1.0)
-    assert server.probing
+    assert not server.probe(), "that was another's answer"
     server.receive(frame(frames.PING, frames.ACK, 0, ping.payload), 1.0)
     assert not server.probing
     assert server.probe()

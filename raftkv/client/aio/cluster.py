@@ -23,7 +23,11 @@ class ClusterVerbs:
     _connection: Connection
 
     async def members(self, *, linearizable: bool = True, timeout: float | None = None) -> Members:
-        """The members (etcd Cluster.MemberList). linearizable: ask a quorum."""
+        """The members (etcd Cluster.MemberList).
+
+        linearizable: ask a quorum. timeout: seconds, None = the client's. Errors: Unavailable,
+        TimedOut.
+        """
         answer = await self._connection.call(
             CLUSTER + "MemberList",
             rpc_pb2.MemberListRequest(linearizable=linearizable),
@@ -43,6 +47,8 @@ class ClusterVerbs:
     ) -> tuple[Member, Members]:
         """Adds a member: (the new one, all) (etcd Cluster.MemberAdd).
 
+        peer_urls: where the others reach it. is_learner: without a vote, until
+        `member_promote`. timeout: seconds, None = the client's.
         Errors: MemberExists, NotReady, OutcomeUnknown.
         """
         answer = await self._connection.call(
@@ -55,7 +61,11 @@ class ClusterVerbs:
         return Member.read(answer.member), _members(answer)
 
     async def member_remove(self, member_id: int, *, timeout: float | None = None) -> Members:
-        """Removes a member: those that are left. Errors: MemberNotFound, NotReady, ..."""
+        """Removes a member: those that are left (etcd Cluster.MemberRemove).
+
+        member_id: as `members` tells it. timeout: seconds, None = the client's.
+        Errors: MemberNotFound, NotReady, OutcomeUnknown.
+        """
         answer = await self._connection.call(
             CLUSTER + "MemberRemove",
             rpc_pb2.MemberRemoveRequest(ID=member_id),
@@ -68,7 +78,11 @@ class ClusterVerbs:
     async def member_update(
         self, member_id: int, peer_urls: Sequence[str], *, timeout: float | None = None
     ) -> Members:
-        """Gives a member other peer URLs. Errors: MemberNotFound, MemberExists, ..."""
+        """Gives a member other peer URLs (etcd Cluster.MemberUpdate).
+
+        member_id, timeout: as `member_remove`. peer_urls: all of them.
+        Errors: MemberNotFound, MemberExists, OutcomeUnknown.
+        """
         answer = await self._connection.call(
             CLUSTER + "MemberUpdate",
             rpc_pb2.MemberUpdateRequest(ID=member_id, peerURLs=peer_urls),
@@ -79,7 +93,11 @@ class ClusterVerbs:
         return _members(answer)
 
     async def member_promote(self, member_id: int, *, timeout: float | None = None) -> Members:
-        """Gives a learner its vote. Errors: NotReady, MemberNotFound, ..."""
+        """Gives a learner its vote (etcd Cluster.MemberPromote).
+
+        member_id, timeout: as `member_remove`.
+        Errors: NotReady while it lags too far behind, MemberNotFound, OutcomeUnknown.
+        """
         answer = await self._connection.call(
             CLUSTER + "MemberPromote",
             rpc_pb2.MemberPromoteRequest(ID=member_id),
@@ -93,6 +111,8 @@ class ClusterVerbs:
         """One member's view (etcd Maintenance.Status).
 
         endpoint: one of the client's, as it was written there; None = whoever is asked first.
+        timeout: seconds, None = the client's. Errors: BadSettings for another endpoint,
+        Unavailable, TimedOut.
         """
         answer = await self._connection.call(
             MAINTENANCE + "Status",
@@ -106,13 +126,19 @@ class ClusterVerbs:
         return Status.read(answer)
 
     async def alarms(self, *, timeout: float | None = None) -> tuple[Alarm, ...]:
-        """The alarms that are on (etcd Maintenance.Alarm)."""
+        """The alarms that are on (etcd Maintenance.Alarm).
+
+        timeout: seconds, None = the client's. Errors: Unavailable, TimedOut.
+        """
         return await self._alarm(rpc_pb2.AlarmRequest(), False, timeout)
 
     async def disarm(
         self, alarm: Alarm | None = None, *, timeout: float | None = None
     ) -> tuple[Alarm, ...]:
-        """Turns one alarm off, or all; returns those that were."""
+        """Turns one alarm off, or all; returns those that were (etcd Maintenance.Alarm).
+
+        timeout: seconds for each alarm, None = the client's. Errors: OutcomeUnknown, ...
+        """
         if alarm is not None:
             return await self._disarm(alarm, timeout)
         gone: list[Alarm] = []
@@ -140,7 +166,8 @@ class ClusterVerbs:
     async def move_leader(self, member_id: int, *, timeout: float | None = None) -> Header:
         """Hands leadership to another member (etcd Maintenance.MoveLeader).
 
-        The leader itself is asked, so it must be among the endpoints.
+        The leader itself is asked, so it must be among the endpoints. member_id: of the next
+        leader. timeout: seconds for each member that is asked, None = the client's.
         Errors: NotLeader if it is not, NotReady if the target cannot lead.
         """
         place = await self._leading_place(timeout)

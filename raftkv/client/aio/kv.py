@@ -67,6 +67,7 @@ class KeyValueVerbs:
         revision: read the store as it was then, 0 = now. serializable: one member's own state
         will do, although it may lag. min_revision: a serializable answer older than that is
         not taken: the read is made linearizable (`client.revision` makes reads monotonic).
+        timeout: seconds, None = the client's.
         Errors: Compacted, FutureRevision, Unavailable, TimedOut.
         """
         request = rpc_pb2.RangeRequest(
@@ -98,8 +99,9 @@ class KeyValueVerbs:
     ) -> RangeResult:
         """Reads all keys that begin with `prefix`; an empty one reads all keys.
 
-        The bounds by mod and create revision are inclusive, 0 = none; otherwise as
-        `get_range`.
+        min_mod_revision, max_mod_revision, min_create_revision, max_create_revision: only keys
+        within, bounds included, 0 = no bound. limit, sort_by, descending, keys_only, count_only,
+        revision, serializable, min_revision, timeout, errors: as `get_range`.
         """
         wanted = Get(
             prefix,
@@ -135,8 +137,10 @@ class KeyValueVerbs:
     ) -> RangeResult:
         """Reads the keys of [key, end) (etcd KV.Range).
 
-        end: b"\\0" = all keys from `key` on. limit: at most so many, 0 = all. revision,
-        serializable, min_revision, errors: as `get`.
+        end: b"\\0" = all keys from `key` on. limit: at most so many, 0 = all; `more` tells whether
+        there are others. sort_by, descending: the order. keys_only: values are left out.
+        count_only: nothing but `count` is read. revision, serializable, min_revision, timeout,
+        errors: as `get`.
         """
         wanted = Get(
             key,
@@ -154,13 +158,16 @@ class KeyValueVerbs:
     async def read(
         self, wanted: Get, *, min_revision: int = 0, timeout: float | None = None
     ) -> RangeResult:
-        """Reads what a `Get` says, with every option that there is."""
+        """Reads what a `Get` says, with every option that there is (etcd KV.Range).
+
+        wanted: made with Get, GetPrefix or GetRange. min_revision, timeout, errors: as `get`.
+        """
         request = wanted.request(self._namespace)
         answer, stale = await self._range(request, min_revision, timeout)
         return RangeResult.read(answer, self._namespace, Header.read(answer.header), stale)
 
     async def count(self, prefix: Key, *, revision: int = 0, timeout: float | None = None) -> int:
-        """How many keys begin with `prefix`."""
+        """How many keys begin with `prefix`. revision, timeout, errors: as `get`."""
         found = await self.get_prefix(prefix, revision=revision, count_only=True, timeout=timeout)
         return found.count
 
@@ -177,8 +184,9 @@ class KeyValueVerbs:
         """All keys that begin with `prefix`, or those of [prefix, end), however many.
 
         They come in order, in pages or as a stream, all as of one revision: the first page's, or
-        the given one. timeout: seconds for each piece. Errors: as `get`; Compacted if history
-        overtakes a slow reader.
+        the given one. page_size: keys that are asked for at a time. keys_only: values are left
+        out. timeout: seconds for each piece. Errors: as `get`; Compacted if history overtakes a
+        slow reader.
         """
         if end is None:
             key, last = self._namespace.prefixed(prefix)
@@ -236,8 +244,9 @@ class KeyValueVerbs:
     ) -> PutResult:
         """Writes one key (etcd KV.Put).
 
-        lease: a Lease or its id, that the key shall hang on. prev_kv: return the pair before.
-        ignore_value, ignore_lease: keep the present one of a key that exists.
+        value: str is encoded as UTF-8. lease: a Lease or its id, that the key shall hang on.
+        prev_kv: return the pair before. ignore_value, ignore_lease: keep the present one of a key
+        that exists. timeout: seconds, None = the client's.
         Errors: OutcomeUnknown, LeaseNotFound, KeyNotFound, RequestTooLarge, NoSpace, ...
         """
         request = rpc_pb2.PutRequest(key=self._namespace.key(key), value=encoded(value))
@@ -265,7 +274,8 @@ class KeyValueVerbs:
         """Writes a key that goes away by itself (raftkv.v1 KV.PutWithTTL).
 
         ttl: seconds, at least 0.001; the key never goes earlier. A plain put makes it
-        permanent. Errors: as `put`; Unsupported by etcd, which needs a lease for that.
+        permanent. value, prev_kv, timeout: as `put`. Errors: as `put`; Unsupported by etcd,
+        which needs a lease for that.
         """
         request = v1_pb2.PutWithTTLRequest(
             key=self._namespace.key(key),
@@ -289,19 +299,29 @@ class KeyValueVerbs:
     async def delete(
         self, key: Key, *, prev_kv: bool = False, timeout: float | None = None
     ) -> DeleteResult:
-        """Deletes one key (etcd KV.DeleteRange). Errors: OutcomeUnknown, ..."""
+        """Deletes one key (etcd KV.DeleteRange); that it is not there is no error.
+
+        prev_kv: return the pair that is deleted. timeout: seconds, None = the client's.
+        Errors: OutcomeUnknown, Unavailable, ...
+        """
         return await self._delete(Delete(key, prev_kv=prev_kv), timeout)
 
     async def delete_prefix(
         self, prefix: Key, *, prev_kv: bool = False, timeout: float | None = None
     ) -> DeleteResult:
-        """Deletes all keys that begin with `prefix`, at one revision; an empty one: all keys."""
+        """Deletes all keys that begin with `prefix`, at one revision; an empty one: all keys.
+
+        prev_kv, timeout, errors: as `delete`.
+        """
         return await self._delete(Delete(prefix, prefix=True, prev_kv=prev_kv), timeout)
 
     async def delete_range(
         self, key: Key, end: Key, *, prev_kv: bool = False, timeout: float | None = None
     ) -> DeleteResult:
-        """Deletes the keys of [key, end), at one revision."""
+        """Deletes the keys of [key, end), at one revision.
+
+        end: b"\\0" = all keys from `key` on. prev_kv, timeout, errors: as `delete`.
+        """
         return await self._delete(Delete(key, end, prev_kv=prev_kv), timeout)
 
     async def _delete(self, wanted: Delete, timeout: float | None) -> DeleteResult:
@@ -317,8 +337,9 @@ class KeyValueVerbs:
 
     # --- transactions and history -----------------------------------------------------------
     async def txn(self, transaction: Txn, *, timeout: float | None = None) -> TxnResult:
-        """Decides a transaction (etcd KV.Txn).
+        """Decides a transaction (etcd KV.Txn); the result is true if its compares held.
 
+        transaction: a value, which may be used again. timeout: seconds, None = the client's.
         Errors: as `put`; DuplicateKey, RequestTooLarge (too many operations), ReadsTooMuch.
         """
         answer = await self._connection.call(
@@ -340,7 +361,8 @@ class KeyValueVerbs:
     ) -> CompactResult:
         """Forgets history: `revision` is the oldest that stays readable (etcd KV.Compact).
 
-        physical: answer only when the space is free. Errors: Compacted, FutureRevision.
+        physical: answer only when the space is free. timeout: seconds, None = the client's.
+        Errors: Compacted, FutureRevision, OutcomeUnknown.
         """
         answer = await self._connection.call(
             COMPACT,
@@ -362,7 +384,7 @@ class Transaction:
         self.txn: Txn = txn
 
     def when(self, *compares: Compare) -> "Transaction":
-        """With more conditions; all must hold."""
+        """With more conditions; all must hold. compares: made with `key`."""
         return Transaction(self._client, self.txn.when(*compares))
 
     def then(self, *operations: Operation) -> "Transaction":
@@ -374,5 +396,5 @@ class Transaction:
         return Transaction(self._client, self.txn.otherwise(*operations))
 
     async def commit(self, *, timeout: float | None = None) -> TxnResult:
-        """Decides it, see `Client.txn`."""
+        """Decides it. timeout: seconds, None = the client's. Errors: as `Client.txn`."""
         return await self._client.txn(self.txn, timeout=timeout)

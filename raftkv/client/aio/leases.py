@@ -27,8 +27,8 @@ class LeaseVerbs:
     async def grant(self, ttl: int, *, id: int = 0, timeout: float | None = None) -> LeaseResult:
         """Creates a lease that nobody keeps (etcd Lease.LeaseGrant).
 
-        ttl: seconds. id: 0 = the server chooses. Errors: LeaseExists, LeaseTtlTooLarge,
-        OutcomeUnknown.
+        ttl: seconds. id: 0 = the server chooses. timeout: seconds, None = the client's.
+        Errors: LeaseExists, LeaseTtlTooLarge, OutcomeUnknown.
         """
         answer = await self._connection.call(
             LEASE + "LeaseGrant",
@@ -44,6 +44,9 @@ class LeaseVerbs:
     ) -> RevokeResult:
         """Ends a lease now; its keys go with it (etcd Lease.LeaseRevoke).
 
+        lease: a Lease or an id. One that this client keeps is better ended by its own `revoke`,
+        which knows at once; otherwise the loss is told with the next renewal. timeout: seconds,
+        None = the client's.
         Errors: LeaseNotFound, OutcomeUnknown.
         """
         answer = await self._connection.call(
@@ -60,7 +63,8 @@ class LeaseVerbs:
     ) -> TimeToLive:
         """What is left of a lease; ttl -1 if there is none (etcd Lease.LeaseTimeToLive).
 
-        keys: tell its keys too; those outside the client's namespace are left out.
+        lease: a Lease or an id. keys: tell its keys too; those outside the client's namespace
+        are left out. timeout: seconds, None = the client's. Errors: Unavailable, TimedOut.
         """
         answer = await self._connection.call(
             LEASE + "LeaseTimeToLive",
@@ -77,7 +81,10 @@ class LeaseVerbs:
         return TimeToLive(Header.read(answer.header), answer.ID, answer.TTL, answer.grantedTTL, own)
 
     async def leases(self, *, timeout: float | None = None) -> tuple[int, ...]:
-        """The ids of all leases (etcd Lease.LeaseLeases)."""
+        """The ids of all leases (etcd Lease.LeaseLeases).
+
+        timeout: seconds, None = the client's. Errors: Unavailable, TimedOut.
+        """
         answer = await self._connection.call(
             LEASE + "LeaseLeases",
             rpc_pb2.LeaseLeasesRequest(),

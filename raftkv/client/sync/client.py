@@ -119,8 +119,10 @@ class Client(KeyValueVerbs, WatchVerbs, LeaseKeeping, LeaseVerbs, ClusterVerbs, 
     ) -> Reply:
         """Any unary call of the servers, with the same care as the verbs.
 
-        path: "/package.Service/Method". write: it may change something. timeout: seconds.
+        path: "/package.Service/Method". request: its message. reply: the class of the answer.
+        write: it may change something. timeout: seconds, None = the client's.
         Keys in messages are the server's: the namespace is not put before them.
+        Errors: ClientError; OutcomeUnknown only if `write`.
         """
         return self._connection.call(path, request, reply, write=write, timeout=timeout)
 

@@ -37,8 +37,11 @@ T = TypeVar("T")
 class RecipeFactories:
     """Makes recipes for this client. Part of `Client`.
 
-    name: what all who take part call it. ttl: seconds that a place outlives a process that is
-    gone; each acquisition has a lease of its own, unless `lease` is given.
+    name: what all who take part call it: the beginning of its keys. Names do not nest: the keys of
+    "a/b" would lie among those of "a". ttl: seconds that a place outlives a process that is gone;
+    each acquisition has a lease of its own, unless `lease` is given. identity: what others see.
+
+    None of them asks a server before it is used; they raise BadRequest for what can never be.
     """
 
     @property

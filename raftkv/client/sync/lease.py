@@ -84,9 +84,9 @@ class Lease:
         return self._kept.reason
 
     def on_loss(self, callback: Callable[[], object]) -> None:
-        """Calls a function, once, when the lease is lost; at once if it is.
+        """Calls `callback`, once, when the lease is lost; at once if it is.
 
-        Not when it was revoked by this object. The function is called in a thread of its own,
+        Not when it was revoked by this object. It is called in a thread of its own,
         also by an asynchronous client, whose event loop may be what hangs: to get into the loop
         use its `call_soon_threadsafe`, or wait for `lost` there.
         """

@@ -28,8 +28,8 @@ class LeaseVerbs:
     def grant(self, ttl: int, *, id: int = 0, timeout: float | None = None) -> LeaseResult:
         """Creates a lease that nobody keeps (etcd Lease.LeaseGrant).
 
-        ttl: seconds. id: 0 = the server chooses. Errors: LeaseExists, LeaseTtlTooLarge,
-        OutcomeUnknown.
+        ttl: seconds. id: 0 = the server chooses. timeout: seconds, None = the client's.
+        Errors: LeaseExists, LeaseTtlTooLarge, OutcomeUnknown.
         """
         answer = self._connection.call(
             LEASE + "LeaseGrant",
@@ -43,6 +43,9 @@ class LeaseVerbs:
     def revoke(self, lease: int | HasLeaseId, *, timeout: float | None = None) -> RevokeResult:
         """Ends a lease now; its keys go with it (etcd Lease.LeaseRevoke).
 
+        lease: a Lease or an id. One that this client keeps is better ended by its own `revoke`,
+        which knows at once; otherwise the loss is told with the next renewal. timeout: seconds,
+        None = the client's.
         Errors: LeaseNotFound, OutcomeUnknown.
         """
         answer = self._connection.call(
@@ -59,7 +62,8 @@ class LeaseVerbs:
     ) -> TimeToLive:
         """What is left of a lease; ttl -1 if there is none (etcd Lease.LeaseTimeToLive).
 
-        keys: tell its keys too; those outside the client's namespace are left out.
+        lease: a Lease or an id. keys: tell its keys too; those outside the client's namespace
+        are left out. timeout: seconds, None = the client's. Errors: Unavailable, TimedOut.
         """
         answer = self._connection.call(
             LEASE + "LeaseTimeToLive",
@@ -76,7 +80,10 @@ class LeaseVerbs:
         return TimeToLive(Header.read(answer.header), answer.ID, answer.TTL, answer.grantedTTL, own)
 
     def leases(self, *, timeout: float | None = None) -> tuple[int, ...]:
-        """The ids of all leases (etcd Lease.LeaseLeases)."""
+        """The ids of all leases (etcd Lease.LeaseLeases).
+
+        timeout: seconds, None = the client's. Errors: Unavailable, TimedOut.
+        """
         answer = self._connection.call(
             LEASE + "LeaseLeases",
             rpc_pb2.LeaseLeasesRequest(),

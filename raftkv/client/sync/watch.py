@@ -411,6 +411,7 @@ class WatchVerbs:
     ) -> Watch:
         """Watches a key, the keys of [key, end), or all that begin with `key` (etcd Watch.Watch).
 
+        end, prefix: make it a range; end = b"\\0": all keys from `key` on.
         start_revision: the first revision wanted, 0 = from when the server confirms the watch.
         prev_kv: events carry the pair before. no_put, no_delete: leave these out.
         progress_notify: hand out batches without events now and then, which say how far it is.
@@ -448,7 +449,8 @@ class WatchVerbs:
         callback: called in order, one at a time, in a thread of its own (synchronous) or in the
         event loop (asyncio). on_error: called once if the watch ends by itself, with the error
         that `callback` raised or that ended the watch. timeout: seconds for the confirmation.
-        The rest: as `watch`. Errors: as `Watch.open`.
+        key, end, prefix, start_revision, prev_kv, no_put, no_delete, progress_notify: as `watch`.
+        Errors: as `Watch.open`.
         """
         watch = self.watch(
             key,

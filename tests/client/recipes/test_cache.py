@@ -1,5 +1,6 @@
 """Cache: one revision at a time, changes, resumption, compaction, C15, staleness."""
 
+import asyncio
 import threading
 import time
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 
 from raftkv.client import (
     ClientClosed,
+    ClientError,
     Delete,
     Misused,
     NotAcquired,
@@ -17,6 +19,7 @@ from raftkv.client import (
     Put,
     TimedOut,
     Txn,
+    aio,
 )
 from raftkv.client.mirror import LONGEST_BACKLOG
 from raftkv.client.sync import Client
@@ -298,10 +301,36 @@ def test_a_start_without_a_server_fails_in_time_and_leaves_nothing(connect: Face
     assert not [each for each in threading.enumerate() if each.name == "raftkv _run"]
 
 
-def test_a_cache_is_started_once(server: Served, prefix: str) -> None:
-    with (
-        Client(server.endpoints) as client,
-        client.cache(prefix) as cache,
-        pytest.raises(Misused),
-    ):
-        cache.start()
+def test_a_cache_whose_thread_fails_tells_its_readers(raftkv_served: Served, prefix: str) -> None:
+    """Instead of letting them wait for a change that nobody will tell."""
+
+    def no_more_threads(*args: object, **options: object) -> Any:
+        raise RuntimeError("no more threads")
+
+    with Client(raftkv_served.endpoints) as client:
+        client.watch = no_more_threads  # type: ignore[method-assign]
+        with client.cache(prefix) as cache:
+            revision = client.put(prefix + "a", "1").revision
+            with pytest.raises(ClientError, match="no more threads"):
+                cache.wait_for(revision, timeout=20)
+            with pytest.raises(ClientError, match="no more threads"):
+                cache.changes().next(timeout=20)
+
+
+def test_a_cache_is_started_once(raftkv_served: Served, prefix: str) -> None:
+    """Two tasks would feed one copy; one that could not be started may be tried again."""
+
+    async def scenario() -> None:
+        async with aio.Client(raftkv_served.endpoints) as client:
+            cache = client.cache(prefix)
+            met = await asyncio.gather(cache.start(), cache.start(), return_exceptions=True)
+            assert [type(each) for each in met] == [type(None), Misused]
+            await cache.close()
+        nowhere = aio.Client(f"127.0.0.1:{free_ports(1)[0]}", dial_timeout=0.1)
+        async with nowhere:
+            cache = nowhere.cache(prefix)
+            for _ in range(2):
+                with pytest.raises(NotConnected):
+                    await cache.start()
+
+    asyncio.run(scenario())

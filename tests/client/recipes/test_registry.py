@@ -39,6 +39,7 @@ def test_instances_are_found_while_they_are_registered(
             assert registry.discover("web2") == registry.discover("we") == ()
             assert client.txn(first.guard(Txn()).then(Put(prefix + "x", "1"))).succeeded
         assert not first.is_registered
+        assert not client.txn(first.guard(Txn()).then(Put(prefix + "x", "late"))).succeeded
         assert addresses(registry.discover("web")) == ["10.0.0.2:80"]
     assert client.count(prefix + "s") == 0
 
@@ -234,3 +235,20 @@ def test_a_view_hands_out_everybody_each_time(server: Served, connect: Faces, pr
             assert addresses(found.next(10)) == ["x"]
             waiting = Beside(lambda: found.next(10))
         assert waiting.result() == ()
+
+
+def test_a_registration_whose_thread_fails_says_so(raftkv_served: Served, prefix: str) -> None:
+    """And takes the instance away: nobody would ask for its health any more."""
+    with Client(raftkv_served.endpoints) as client:
+        registry = client.registry(prefix + "s", ttl=60)
+        with registry.register("web", "a", "1.2.3.4:5", interval=0.05) as registration:
+            client.get = _no_more_threads  # type: ignore[method-assign]
+            wait_until(lambda: registration.error is not None)
+            assert "no more threads" in str(registration.error)
+            wait_until(lambda: not registration.is_registered)
+            del client.get
+            wait_until(lambda: not client.count(prefix))
+
+
+def _no_more_threads(*args: object, **options: object) -> Any:
+    raise RuntimeError("no more threads")

@@ -49,7 +49,7 @@ Change = Callable[[int], int]
 class Counter:
     """See the module's docstring. Made by `Client.counter`.
 
-    timeout of the methods: seconds for all of it, None = the client's default for one call.
+    In its methods timeout: seconds for all of it, None = the client's default for one call.
     """
 
     def __init__(self, client: "Client", name: Key) -> None:
@@ -63,7 +63,7 @@ class Counter:
         return number(self.name, found.value)
 
     async def add(self, delta: int = 1, timeout: float | None = None) -> int:
-        """Adds, and returns the number with this addition in it.
+        """Adds `delta`, and returns the number with this addition in it.
 
         Errors: NotANumber; OutcomeUnknown (see above); NotAcquired (a TimeoutError) when others
         were always faster: nothing was added.
@@ -71,7 +71,7 @@ class Counter:
         return await self._change(lambda present: present + delta, timeout)
 
     async def set(self, value: int, timeout: float | None = None) -> None:
-        """Writes a number, whatever there was. Errors: as `add`."""
+        """Writes `value`, whatever there was. Errors: as `add`."""
         await self._change(lambda _: value, timeout, replacing=True)
 
     async def _change(

@@ -113,7 +113,10 @@ class Term(Holding):
             self._value = wanted
 
     async def confirm(self, timeout: float | None = None) -> bool:
-        """Whether the servers have this leader at the head of the queue. Asks them."""
+        """Whether the servers still have this leader's key, which is the oldest of its queue.
+
+        timeout: seconds, None = the client's. Errors: Unavailable, TimedOut.
+        """
         now = await self._client.get(self.key, timeout=timeout)
         return self.is_held and now.create_revision == self.fencing_token
 
@@ -155,7 +158,10 @@ class Election:
         return runtime.acquiring(self.campaigning(encoded(value), Patience(timeout), blocking))
 
     async def campaigning(self, value: bytes, patience: Patience, blocking: bool = True) -> Term:
-        """What `campaign` does, with a patience that may be called off."""
+        """What `campaign` does, with a patience that may be called off: for other recipes.
+
+        value, blocking, errors: as `campaign`.
+        """
         seat = await hold(
             self._client,
             self._queue,
@@ -168,12 +174,15 @@ class Election:
         return Term(self._client, seat, value)
 
     async def leader(self, timeout: float | None = None) -> KeyValue | None:
-        """The leader's key and value (`.text`), or None while nobody leads."""
+        """The leader's key and value (`.text`), or None while nobody leads.
+
+        timeout: seconds, None = the client's. Errors: Unavailable, TimedOut.
+        """
         found = await self._oldest(timeout)
         return found.kvs[0] if found.kvs else None
 
     async def candidates(self, timeout: float | None = None) -> tuple[KeyValue, ...]:
-        """The leader and those who wait, in their order."""
+        """The leader and those who wait, in their order. timeout, errors: as `leader`."""
         found = await self._client.get_prefix(
             self._queue.before, sort_by=SortBy.CREATE_REVISION, timeout=timeout
         )

@@ -88,8 +88,8 @@ class Share:
         self.lease = lease
         self.stop: runtime.Event = runtime.Event()
         self.task: runtime.Task | None = None
-        self.is_over = False
-        self.is_gone = False
+        self.is_over: bool = False
+        self.is_gone: bool = False
 
     @property
     def text(self) -> str:
@@ -111,7 +111,7 @@ class Share:
         self.lease.on_loss(callback)
 
     def guard(self, txn: Txn) -> Txn:
-        """The transaction, to succeed only while this very ownership lasts."""
+        """`txn`, to succeed only while this very ownership lasts."""
         return txn.when(key(self.key).create_revision == self.fencing_token)
 
 

@@ -77,7 +77,7 @@ class Membership:
         self.lease.on_loss(callback)
 
     def guard(self, txn: Txn) -> Txn:
-        """The transaction, to succeed only while this membership lasts."""
+        """`txn`, to succeed only while this membership lasts."""
         return txn.when(key(self.key).create_revision == self.fencing_token)
 
     async def update(self, value: Key, timeout: float | None = None) -> None:

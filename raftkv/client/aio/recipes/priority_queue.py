@@ -36,9 +36,9 @@ class PriorityQueue(Queue):
         return items.Shelf(self.name, SortBy.KEY)
 
     async def put(self, value: Key, timeout: float | None = None, *, priority: int = 0) -> bytes:
-        """Adds an item; returns its key.
+        """Adds an item with this value; returns its key.
 
-        priority: 0 goes first, items.MAX_PRIORITY last.
+        timeout: seconds, None = the client's. priority: 0 goes first, items.MAX_PRIORITY last.
         Errors: BadRequest, OutcomeUnknown, other ClientErrors; NotAcquired (a TimeoutError) when
         others were always faster: nothing was put.
         """

@@ -102,14 +102,16 @@ class Registration:
         return lease is not None and lease.alive
 
     def guard(self, txn: Txn) -> Txn:
-        """The transaction, to succeed only while this registration is there."""
+        """`txn`, to succeed only while this registration is there."""
         lease = self._lease
-        return txn.when(key(self.key).lease == (0 if lease is None else lease.id))
+        if lease is None:  # a missing key has lease 0, so that is no condition for "never"
+            return txn.when(key(self.key).version < 0)
+        return txn.when(key(self.key).lease == lease.id)
 
     async def start(self, timeout: float | None = None) -> None:
         """Registers, if it is well, and begins to look after that. The recipe's own.
 
-        Errors: ClientError, and then nothing of it is left.
+        timeout: seconds, None = the client's. Errors: ClientError, and then nothing of it is left.
         """
         if await self._is_well():
             try:
@@ -146,6 +148,9 @@ class Registration:
         except ClientError as error:
             self.error = error
             _log.warning("the registration of %r has ended: %s", self.key, error)
+        except Exception as error:  # noqa: BLE001 - no thread to be had, or a fault of this library
+            self.error = ClientError(f"the registration has failed: {error!r}")
+            _log.exception("the registration of %r has failed", self.key)
         finally:
             if self.error is not None:
                 await self._withdraw()

@@ -107,9 +107,9 @@ async def stm(
 ) -> T:
     """Runs a function as a transaction; returns what it returns.
 
-    attempts: how often the function is run at most. marker: a key that only this caller, in one
-    call at a time, writes; see the module's docstring. timeout: seconds for all of it; None = as
-    long as the client gives each request.
+    isolation: see `Isolation`. attempts: how often the function is run at most. marker: a key that
+    only this caller, in one call at a time, writes; see the module's docstring. timeout: seconds
+    for all of it; None = as long as the client gives each request.
     Errors: TooManyConflicts, OutcomeUnknown, what the function raises, and other ClientErrors.
     """
     patience = Patience(timeout)

@@ -64,7 +64,7 @@ class Closed:
         return not self._is_released and (self.lease is None or self.lease.alive)
 
     def guard(self, txn: Txn) -> Txn:
-        """The transaction, to succeed only while this very barrier stands."""
+        """`txn`, to succeed only while this very barrier stands."""
         return txn.when(key(self.key).create_revision == self.fencing_token)
 
     def release(self) -> None:

@@ -75,7 +75,7 @@ class Subscription:
         self._is_closed = False
 
     def add(self, changes: Changes) -> None:
-        """The cache's own: appends."""
+        """The cache's own: appends `changes`."""
         self._backlog.add(changes)
 
     def next(self, timeout: float | None = None) -> Changes:
@@ -145,6 +145,7 @@ class Cache:
         self._watch: Watch | None = None
         self._task: runtime.Task | None = None
         self._closing = runtime.Event()
+        self._is_started = False
         self._subscriptions: list[Subscription] = []
         self._callbacks: list[Callable[[Changes], object]] = []
         self._must_load = False
@@ -153,13 +154,18 @@ class Cache:
 
     # --- beginning and end --------------------------------------------------------------------
     def start(self, timeout: float | None = None) -> None:
-        """Reads the keys and begins to follow them.
+        """Reads the keys and begins to follow them; once.
 
-        timeout: seconds, None = the client's. Errors: ClientError.
+        timeout: seconds, None = the client's. Errors: Misused, other ClientErrors.
         """
-        if self._task is not None:
+        if self._is_started:
             raise Misused("this cache was started already")
-        self._load(timeout)
+        self._is_started = True
+        try:
+            self._load(timeout)
+        except BaseException:
+            self._is_started = False
+            raise
         self._task = runtime.spawn(self._run)
 
     def close(self) -> None:
@@ -201,7 +207,7 @@ class Cache:
         return self._mirror.stale_for(now())
 
     def get(self, name: Key) -> KeyValue | None:
-        """One pair, None if there is none. Asks nobody."""
+        """One pair, None if there is none. name: its key. Asks nobody."""
         return self._mirror.get(encoded(name))
 
     def snapshot(self) -> Snapshot:
@@ -221,7 +227,7 @@ class Cache:
         self._wake()
 
     def on_change(self, callback: Callable[[Changes], object]) -> None:
-        """Calls a function with every change, in order, in the cache's own thread or task.
+        """Calls `callback` with every change, in order, in the cache's own thread or task.
 
         It must not block: the cache stands still meanwhile. Its errors are logged.
         """
@@ -297,6 +303,9 @@ class Cache:
             if not self._closing.is_set():
                 _log.warning("the cache of %r has ended: %s", self.prefix, error)
                 self.error = error
+        except Exception as error:  # noqa: BLE001 - no thread to be had, or a fault of this library
+            self.error = ClientError(f"the cache has failed: {error!r}")
+            _log.exception("the cache of %r has failed", self.prefix)
         finally:
             self._wake()
 

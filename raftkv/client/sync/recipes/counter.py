@@ -50,7 +50,7 @@ Change = Callable[[int], int]
 class Counter:
     """See the module's docstring. Made by `Client.counter`.
 
-    timeout of the methods: seconds for all of it, None = the client's default for one call.
+    In its methods timeout: seconds for all of it, None = the client's default for one call.
     """
 
     def __init__(self, client: "Client", name: Key) -> None:
@@ -64,7 +64,7 @@ class Counter:
         return number(self.name, found.value)
 
     def add(self, delta: int = 1, timeout: float | None = None) -> int:
-        """Adds, and returns the number with this addition in it.
+        """Adds `delta`, and returns the number with this addition in it.
 
         Errors: NotANumber; OutcomeUnknown (see above); NotAcquired (a TimeoutError) when others
         were always faster: nothing was added.
@@ -72,7 +72,7 @@ class Counter:
         return self._change(lambda present: present + delta, timeout)
 
     def set(self, value: int, timeout: float | None = None) -> None:
-        """Writes a number, whatever there was. Errors: as `add`."""
+        """Writes `value`, whatever there was. Errors: as `add`."""
         self._change(lambda _: value, timeout, replacing=True)
 
     def _change(self, change: Change, timeout: float | None, *, replacing: bool = False) -> int:

@@ -92,7 +92,10 @@ class Lock(Lockable):
         return Holding(seat)
 
     def queue(self, timeout: float | None = None) -> tuple[KeyValue, ...]:
-        """Who holds it (the first) and who waits, in their order; values are the identities."""
+        """Who holds it (the first) and who waits, in their order; values are the identities.
+
+        timeout: seconds, None = the client's. Errors: Unavailable, TimedOut.
+        """
         found = self._client.get_prefix(
             self._queue.before, sort_by=SortBy.CREATE_REVISION, timeout=timeout
         )

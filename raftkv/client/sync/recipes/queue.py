@@ -90,7 +90,7 @@ class Claim:
         self.lease.on_loss(callback)
 
     def guard(self, txn: Txn) -> Txn:
-        """The transaction, to succeed only while this claim stands."""
+        """`txn`, to succeed only while this claim stands."""
         return txn.when(key(self._shelf.claim(self.key)).create_revision == self.fencing_token)
 
     def done(self) -> None:
@@ -144,7 +144,7 @@ class Claim:
 class Queue:
     """See the module's docstring. Made by `Client.queue`.
 
-    timeout of the methods: seconds, None = for ever where they wait for an item, else the
+    In its methods timeout: seconds, None = for ever where they wait for an item, else the
     client's default.
     """
 
@@ -157,7 +157,10 @@ class Queue:
         return items.Shelf(self.name)
 
     def put(self, value: Key, timeout: float | None = None) -> bytes:
-        """Appends an item; returns its key. Errors: ClientError, among them OutcomeUnknown."""
+        """Appends an item with this value; returns its key.
+
+        Errors: OutcomeUnknown, other ClientErrors.
+        """
         fresh = self._shelf.fresh()
         try:
             self._client.put(fresh, value, timeout=timeout)
@@ -193,8 +196,8 @@ class Queue:
     def claim(self, timeout: float | None = None, *, ttl: float = 10.0) -> runtime.Acquiring[Claim]:
         """Waits for the next item and claims it.
 
-        ttl: seconds after which the item is free again if this process is gone.
-        Errors: NotAcquired (a TimeoutError).
+        timeout: seconds, None = for ever. ttl: seconds after which the item is free again if this
+        process is gone. Errors: NotAcquired (a TimeoutError), other ClientErrors.
         """
         return runtime.acquiring(self._claim(timeout, ttl))
 

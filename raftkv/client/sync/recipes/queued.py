@@ -63,7 +63,7 @@ class Seat:
         self, client: "Client", queue: queueing.Queue, lease: "Lease", *, is_own: bool
     ) -> None:
         self.lease = lease
-        self.users = 1
+        self.users: int = 1
         self._client = client
         self._is_own = is_own
         self._key = queue.key(lease.id)
@@ -261,7 +261,7 @@ class Holding:
         self._seat.lease.on_loss(tell)
 
     def guard(self, txn: Txn) -> Txn:
-        """The transaction, to succeed only while the key is there, by the servers' own state."""
+        """`txn`, to succeed only while the key is there, by the servers' own state."""
         return self._seat.place.guard(txn)
 
     def check(self) -> None:

@@ -63,13 +63,19 @@ class RWLock:
     def read(
         self, timeout: float | None = None, *, blocking: bool = True
     ) -> runtime.Acquiring[Holding]:
-        """Waits until no writer that came before is left. Arguments and errors: `Lock.acquire`."""
+        """Waits until no writer that came before is left.
+
+        timeout, blocking, errors: as `Lock.acquire`.
+        """
         return runtime.acquiring(self._acquire(queueing.read_queue(self.name), timeout, blocking))
 
     def write(
         self, timeout: float | None = None, *, blocking: bool = True
     ) -> runtime.Acquiring[Holding]:
-        """Waits until nobody that came before is left. Arguments and errors: `Lock.acquire`."""
+        """Waits until nobody that came before is left.
+
+        timeout, blocking, errors: as `Lock.acquire`.
+        """
         return runtime.acquiring(self._acquire(queueing.write_queue(self.name), timeout, blocking))
 
     def _acquire(self, queue: queueing.Queue, timeout: float | None, blocking: bool) -> Holding:
@@ -85,7 +91,10 @@ class RWLock:
         return Holding(seat)
 
     def queue(self, timeout: float | None = None) -> tuple[KeyValue, ...]:
-        """All readers and writers that hold or wait, in their order; the key tells which."""
+        """All readers and writers that hold or wait, in their order; the key tells which.
+
+        timeout: seconds, None = the client's. Errors: Unavailable, TimedOut.
+        """
         found = self._client.get_prefix(
             self.name + b"/", sort_by=SortBy.CREATE_REVISION, timeout=timeout
         )

@@ -75,7 +75,10 @@ class Semaphore(Lockable):
         return Holding(seat)
 
     def queue(self, timeout: float | None = None) -> tuple[KeyValue, ...]:
-        """Who holds it (the first `limit`) and who waits; values are the identities."""
+        """Who holds it (the first `limit`) and who waits; values are the identities.
+
+        timeout: seconds, None = the client's. Errors: Unavailable, TimedOut.
+        """
         found = self._client.get_prefix(
             self._queue.before, sort_by=SortBy.CREATE_REVISION, timeout=timeout
         )
