@@ -116,14 +116,17 @@ class Asker:
     def __init__(self, bench: "Bench") -> None:
         self._bench = bench
         self._watchers = list(bench.watchers)
+        self._asked = bench.machine.revision
 
     def settled(self) -> bool:
         """As `WatchStream.settled`."""
         watches = self._bench.hub.watches
         here = [one for one in self._watchers if self._bench.is_served(one)]
-        if watches.amid_publication or not all(map(watches.is_synced, here)):
-            return False
         revision = watches.revision if watches.count else watches.machine.revision
+        if watches.amid_publication or revision < self._asked:
+            return False
+        if not all(map(watches.is_synced, here)):
+            return False
         for watcher in here:
             self._bench.bookmark(watcher, revision)
         return True

@@ -9,6 +9,7 @@ import pytest
 
 from raftkv import limits
 from raftkv.pb import kv_pb2, rpc_pb2
+from raftkv.server import watching
 from raftkv.server.services import watch_stream
 from tests.server.harness import configs, running
 from tests.server.test_counting import CountingLoop, count_writes
@@ -253,6 +254,32 @@ def test_progress_waits_until_every_watch_of_the_stream_has_caught_up(tmp_path: 
         assert seen == 6000
         assert answer.header.revision == 6001
         assert not answer.events
+
+    on_one_node(tmp_path, scenario)
+
+
+def test_progress_covers_what_could_be_read_when_it_was_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """W04: although watchers hear of it later, together with what other turns change."""
+
+    async def scenario(node: Any, client: WatchClient) -> None:
+        watch = client.watch()
+        await watch.create(b"k")
+        await client.put(b"k", b"first")
+        await watch.events(1)
+        monkeypatch.setattr(watching, "BUSY_SECONDS", 60.0)
+        monkeypatch.setattr(watching, "GATHER_SECONDS", 0.5)
+        await client.put(b"k", b"gathered")
+        watch.send(progress())
+        revision = (await client.put(b"k", b"gathered, too")).header.revision
+        watch.send(progress())
+        seen = 0
+        while seen < revision:
+            answer = await watch.next()
+            if not answer.events:
+                seen = answer.header.revision
+                assert len([event for each in watch.responses for event in each.events]) == seen - 1
 
     on_one_node(tmp_path, scenario)
 

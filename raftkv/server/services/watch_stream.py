@@ -46,6 +46,8 @@ class WatchStream:
     """One call; see the module's docstring."""
 
     __slots__ = (
+        "_asked",
+        "_asked_last",
         "_client",
         "_next_id",
         "_notified",
@@ -69,6 +71,8 @@ class WatchStream:
         self._watchers: dict[int, Watcher | None] = {}  # None: cancelled by the server
         self._next_id = 0
         self._unsynced: Watcher | None = None  # why a progress request has no answer yet
+        self._asked = 0  # the oldest revision that a progress request waits for; 0: none waits
+        self._asked_last = 0  # the newest one
         self._notified: dict[int, Watcher] = {}  # watches that want bookmarks
         self._timer: asyncio.TimerHandle | None = None
 
@@ -88,8 +92,8 @@ class WatchStream:
             self._create(request.create_request)
         elif kind == "cancel_request":
             self._cancel(request.cancel_request.watch_id)
-        elif kind == "progress_request" and not self.settled():
-            self._service.watching.await_settled(self)
+        elif kind == "progress_request":
+            self._ask()
 
     def half_closed(self) -> None:
         """The client will ask for nothing more; what it watches goes on."""
@@ -146,6 +150,13 @@ class WatchStream:
         head = self._service.context.header_now() + id_field(NO_ID)
         self._sink.tell(head + CREATED + CANCELED + reason(text))
 
+    def _ask(self) -> None:
+        """Progress: whoever has read a revision waits for a bookmark of that one or later."""
+        self._asked_last = self._service.context.replica.machine.revision
+        self._asked = self._asked or self._asked_last
+        if not self.settled():
+            self._service.watching.await_settled(self)
+
     def _cancel(self, watch_id: int) -> None:
         if watch_id not in self._watchers:
             return
@@ -165,9 +176,11 @@ class WatchStream:
         self._sink.tell(head + compacted(compact_revision))
 
     def settled(self) -> bool:
-        """Answers a progress request, if it can be answered now."""
+        """Answers progress requests that can be answered now; are there no others?"""
         watches = self._service.watching.watches
-        if watches.amid_publication:
+        # What the present turn has applied but not yet published is not included.
+        revision = watches.revision if watches.count else watches.machine.revision
+        if watches.amid_publication or revision < self._asked:
             return False
         unsynced, is_synced = self._unsynced, watches.is_synced
         if unsynced is not None and not is_synced(unsynced) and self._is_member(unsynced):
@@ -177,10 +190,9 @@ class WatchStream:
                 self._unsynced = watcher
                 return False
         self._unsynced = None
-        # What the present turn has applied but not yet published is not included.
-        revision = watches.revision if watches.count else watches.machine.revision
         self._sink.tell(self._service.context.header(revision) + id_field(NO_ID))
-        return True
+        self._asked = self._asked_last if revision < self._asked_last else 0
+        return not self._asked
 
     def _is_member(self, watcher: Watcher) -> bool:
         return self._watchers.get(watcher.watch_id) is watcher
