@@ -41,9 +41,13 @@ LEASE_CHECKPOINT: Final = 18  # what is left of some, or that they were renewed
 LEASE_EXPIRE: Final = 19  # what the leader's clock has decided
 PUT_WITH_TTL: Final = 20  # a lease and the put of its only key
 SESSION_OPEN: Final = 21  # a lease that is a session (`sessions`)
+LEASE_GRANT_DRAWN: Final = 22  # LEASE_GRANT of an id that the proposing member drew
 # Numbers kept for what is built on top of this machine.
 ALARM: Final = 24
 AUTH: Final = 32  # 32 to 63
+
+# The proposing member drew the lease's id. If it is taken, the member proposes again with another.
+DRAWN_IDS: Final = (LEASE_GRANT_DRAWN, PUT_WITH_TTL, SESSION_OPEN)
 
 ORIGIN: Final = 1
 SESSION: Final = 2

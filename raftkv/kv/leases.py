@@ -13,6 +13,7 @@ Requests of the commands, big-endian, behind the envelope (`commands`):
     LEASE_EXPIRE      term u64 | known u64 | id i64*
     PUT_WITH_TTL      id i64 | ttl_ms i64 | PutRequest
     SESSION_OPEN      id i64 | ttl_ms i64
+    LEASE_GRANT_DRAWN id i64 | ttl_ms i64                          LEASE_GRANT of a drawn id
 
 The proposer chooses ids and has raised a TTL to the minimum. A request that is longer or shorter
 than this, or has an id or a TTL of 0, is of another version: ProtocolError, so that no two versions
@@ -66,6 +67,7 @@ GRANTED: Final = 1
 REVOKED: Final = 2
 CHECKPOINTED: Final = 3
 
+_GRANTS: Final = (commands.LEASE_GRANT, commands.LEASE_GRANT_DRAWN, commands.SESSION_OPEN)
 _VERSION: Final = 1
 _HIDDEN: Final = 1
 _SESSION: Final = 2
@@ -123,7 +125,7 @@ class Leases:
 
 # --- requests ------------------------------------------------------------------
 def grant_request(lease: int, ttl_ms: int) -> bytes:
-    """The request of LEASE_GRANT."""
+    """The request of LEASE_GRANT, LEASE_GRANT_DRAWN and SESSION_OPEN."""
     return _PAIR.pack(lease, ttl_ms)
 
 
@@ -246,7 +248,7 @@ class LeaseCommands:
         """
         command, request = entry.payload[1], entry.payload[at:]
         try:
-            if command in (commands.LEASE_GRANT, commands.SESSION_OPEN):
+            if command in _GRANTS:
                 return self._grant(request, entry.index, command == commands.SESSION_OPEN)
             if command == commands.PUT_WITH_TTL:
                 return self._put_with_ttl(request, entry.index)

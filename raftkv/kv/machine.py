@@ -224,7 +224,7 @@ class StateMachine(SlicedReads):
                     store.hash = crc32(answer.text.encode(), store.hash)
                     outcome = answer
                 if asked is not None:
-                    self.sessions.keep(asked, outcome)
+                    self.sessions.keep(asked, outcome, payload[1])
         elif kind == CONFIG:
             self._configure(entry.payload)
         self.applied_index = index

@@ -14,8 +14,8 @@ of each entry (dissertation 6.3):
 The lowest unanswered sequence of a session is the highest that any entry has named. What lies below
 it is forgotten, so a client that gives a write up and names a higher one has made sure that the
 write is not carried out from then on. An error that was decided when the entry was applied is an
-answer like any other, but for LEASE_EXISTS: nothing was done, and where a member chose the id it
-proposes the same sequence with another one.
+answer like any other, but for LEASE_EXISTS where a member drew the id: no client hears of it, for
+the member proposes the same sequence with another one.
 
 At most MAX_KEPT_ANSWERS are kept of a session: as many sequences as it may be ahead of its lowest
 unanswered one. Of an answer longer than MAX_KEPT_ANSWER_BYTES, or beyond MAX_ALL_KEPT_BYTES of all
@@ -47,7 +47,7 @@ from raftkv.errors import (
     ProtocolError,
 )
 from raftkv.kv.answers import Result
-from raftkv.kv.commands import Triple
+from raftkv.kv.commands import DRAWN_IDS, Triple
 from raftkv.kv.encoding import SESSION_ROWS
 from raftkv.kv.store import Store
 from raftkv.limits import MAX_ALL_KEPT_BYTES, MAX_KEPT_ANSWER_BYTES, MAX_KEPT_ANSWERS
@@ -141,14 +141,16 @@ class Sessions:
             return SESSION_PASSED
         return session.answers.get(sequence)
 
-    def keep(self, asked: Triple, answer: Answer) -> None:
-        """A new entry was carried out, with this answer. Its session may have ended by it."""
+    def keep(self, asked: Triple, answer: Answer, command: int) -> None:
+        """A new entry of this command was carried out, with this answer. Its session may have ended
+        by it.
+        """
         number, sequence, lowest = asked
         session = self.by_id.get(number)
         if session is None:
             return
         self._advance(number, session, lowest)
-        if answer is LEASE_EXISTS:
+        if answer is LEASE_EXISTS and command in DRAWN_IDS:
             return
         if isinstance(answer, Result) and not self._fits(len(answer.body)):
             answer = ALREADY_APPLIED.with_text(

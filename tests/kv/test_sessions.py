@@ -120,6 +120,7 @@ _LONG_TXN = pb.TxnRequest(
         (commands.TXN, _compared()),
         (commands.TXN, _LONG_TXN),
         (commands.LEASE_GRANT, leases.grant_request(5, 5000)),
+        (commands.LEASE_GRANT_DRAWN, leases.grant_request(5, 5000)),
         (commands.LEASE_REVOKE, leases.revoke_request(6)),
         (
             commands.PUT_WITH_TTL,
@@ -188,14 +189,35 @@ def test_an_error_that_was_decided_is_an_answer_too() -> None:
     ok(put(driver, 2, lease=8))
 
 
-def test_an_id_that_is_taken_is_no_answer() -> None:
-    """The member that chose it proposes the same sequence with another one."""
+def test_an_id_that_a_member_drew_and_that_is_taken_is_no_answer() -> None:
+    """The member proposes the same sequence with another one."""
     driver = opened()
     ok(driver.grant(8))
-    assert once(driver, commands.LEASE_GRANT, leases.grant_request(8, 5000), 1) is LEASE_EXISTS
-    answer = ok(once(driver, commands.LEASE_GRANT, leases.grant_request(9, 5000), 1))
+    drawn = commands.LEASE_GRANT_DRAWN
+    assert once(driver, drawn, leases.grant_request(8, 5000), 1) is LEASE_EXISTS
+    answer = ok(once(driver, drawn, leases.grant_request(9, 5000), 1))
     assert pb.LeaseGrantResponse.FromString(answer.body).ID == 9
-    assert once(driver, commands.LEASE_GRANT, leases.grant_request(10, 5000), 1) == answer
+    assert once(driver, drawn, leases.grant_request(10, 5000), 1) == answer
+    request = leases.put_with_ttl_request(8, 700, pb.PutRequest(key=b"k").SerializeToString())
+    assert once(driver, commands.PUT_WITH_TTL, request, 2) is LEASE_EXISTS
+    assert 2 not in kept(driver.machine)
+
+
+def test_that_an_id_named_by_the_client_is_taken_is_its_answer_for_good() -> None:
+    """C01: two attempts are under way, the first is answered that the lease exists, the lease is
+    revoked by somebody else, and only then comes the second: its client has long gone on.
+    """
+    driver = opened()
+    ok(driver.grant(8))
+    grant = leases.grant_request(8, 5000)
+    first = once(driver, commands.LEASE_GRANT, grant, 1)
+    assert first is LEASE_EXISTS
+    ok(revoke(driver, 8))
+    driver.reopen()
+    second = once(driver, commands.LEASE_GRANT, grant, 1)
+    assert isinstance(second, ApiError)
+    assert (second.code, second.text) == (first.code, first.text)
+    assert 8 not in driver.machine.leases
 
 
 def test_sequences_may_come_in_any_order() -> None:

@@ -100,21 +100,26 @@ class LeaseService:
             return
         ttl_ms = max(request.TTL, self._minimum) * 1000
         if request.ID:
-            self._grant(head, request.ID, ttl_ms, (self._answer, client, stream))
+            granted = grant_request(request.ID, ttl_ms)
+            ticket = (self._answer, client, stream)
+            error = propose_once(self._context, head, commands.LEASE_GRANT, granted, ticket)
+            if error is not None:
+                client.fail(stream, error)
         else:
-            ticket = (self._granted, client, stream, ttl_ms, head)
-            self._grant(head, choose_id(self._context), ttl_ms, ticket)
+            self._draw((self._drawn, client, stream, ttl_ms, head))
 
-    def _grant(self, head: RequestHead, lease: int, ttl_ms: int, ticket: tuple[Any, ...]) -> None:
-        request = grant_request(lease, ttl_ms)
-        error = propose_once(self._context, head, commands.LEASE_GRANT, request, ticket)
+    def _draw(self, ticket: tuple[Any, ...]) -> None:
+        """Proposes a grant whose id is chosen here."""
+        granted = grant_request(choose_id(self._context), ticket[3])
+        command = commands.LEASE_GRANT_DRAWN
+        error = propose_once(self._context, ticket[4], command, granted, ticket)
         if error is not None:
             self._answer(ticket, error)
 
-    def _granted(self, ticket: Any, result: Result | ApiError) -> None:
-        """The answer to a grant whose id was chosen here."""
-        if result is LEASE_EXISTS:
-            self._grant(ticket[4], choose_id(self._context), ticket[3], ticket)
+    def _drawn(self, ticket: Any, result: Result | ApiError) -> None:
+        """The answer to that."""
+        if result is LEASE_EXISTS:  # nothing was done: choose another id
+            self._draw(ticket)
             self._context.driver.wake()
         else:
             self._answer(ticket, result)
