@@ -15,12 +15,16 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from raftkv.client.errors import BadRequest
+from raftkv.client.errors import BadRequest, RecipeError
 from raftkv.client.results import KeyValue, RangeResult
 from raftkv.client.txn import Compare, Delete, Get, Put, SortBy, Txn, key
 
 MAX_PRIORITY = 99_999
 SEARCHED = 64  # oldest items looked at for one without a claim, at first
+
+
+class NotAnItem(RecipeError):
+    """Somebody else's key lies behind a queue's last item, so the next number is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,13 +113,19 @@ class Sequence:
         return b"__" + self.prefix
 
     def last(self) -> Get:
-        """Reads the item with the highest number."""
-        return Get(self.prefix + b"/", prefix=True, limit=1, descending=True, keys_only=True)
+        """Reads the item with the highest number, past keys that begin with no digit."""
+        first, behind = self.prefix + b"/0", self.prefix + b"/:"
+        return Get(first, end=behind, limit=1, descending=True, keys_only=True)
 
     def following(self, found: RangeResult) -> bytes:
-        """The key behind the last one. found: by `last`."""
-        number = int(found.kvs[0].key.rpartition(b"/")[2]) + 1 if found.kvs else 0
-        return self.prefix + b"/%016d" % number
+        """The key behind the last one. found: by `last`. Errors: NotAnItem."""
+        if not found.kvs:
+            return self.prefix + b"/%016d" % 0
+        last = found.kvs[0].key
+        digits = last.removeprefix(self.prefix + b"/")
+        if not digits.isdigit():
+            raise NotAnItem(f"{last!r}, where a queue numbers its items, has no number of its own")
+        return self.prefix + b"/%016d" % (int(digits) + 1)
 
     def appending(self, revision: int, fresh: bytes, value: bytes, mark: bytes) -> Txn:
         """Puts an item at the key `fresh`, if nobody has put any since `revision`."""

@@ -22,6 +22,7 @@ from raftkv.client.aio.kv import KeyValueVerbs
 from raftkv.client.aio.lease import LeaseKeeping
 from raftkv.client.aio.leases import LeaseVerbs
 from raftkv.client.aio.pages import Pages
+from raftkv.client.aio.runtime import finish
 from raftkv.client.aio.watch import WatchVerbs
 from raftkv.client.keys import Key, Namespace, encoded
 from raftkv.client.settings import TLS, ChannelOptions, Settings, parsed
@@ -126,8 +127,11 @@ class Client(KeyValueVerbs, WatchVerbs, LeaseKeeping, LeaseVerbs, ClusterVerbs, 
         return await self._connection.call(path, request, reply, write=write, timeout=timeout)
 
     async def close(self) -> None:
-        """Ends what runs and closes the connections; calls under way raise ClientClosed."""
-        await self._connection.close()
+        """Ends what runs and closes the connections; calls under way raise ClientClosed.
+
+        Also when its caller is cancelled meanwhile: nobody would end the keeping of leases then.
+        """
+        await finish(self._connection.close)
 
     async def __aenter__(self) -> Self:
         return self

@@ -25,6 +25,7 @@ from raftkv.client.sync.kv import KeyValueVerbs
 from raftkv.client.sync.lease import LeaseKeeping
 from raftkv.client.sync.leases import LeaseVerbs
 from raftkv.client.sync.pages import Pages
+from raftkv.client.sync.runtime import finish
 from raftkv.client.sync.watch import WatchVerbs
 
 Reply = TypeVar("Reply", bound=Message)
@@ -127,8 +128,11 @@ class Client(KeyValueVerbs, WatchVerbs, LeaseKeeping, LeaseVerbs, ClusterVerbs, 
         return self._connection.call(path, request, reply, write=write, timeout=timeout)
 
     def close(self) -> None:
-        """Ends what runs and closes the connections; calls under way raise ClientClosed."""
-        self._connection.close()
+        """Ends what runs and closes the connections; calls under way raise ClientClosed.
+
+        Also when its caller is cancelled meanwhile: nobody would end the keeping of leases then.
+        """
+        finish(self._connection.close)
 
     def __enter__(self) -> Self:
         return self

@@ -2,10 +2,8 @@
 
 import asyncio
 import math
-import random
 import threading
 import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -43,70 +41,6 @@ def test_a_timeout_may_be_longer_than_any_clock_counts(
     assert waiting.result()
     with pytest.raises(BadRequest):
         client.get(prefix + "k", timeout=math.nan)
-
-
-async def _used(acquiring: Any) -> None:
-    async with acquiring:
-        await asyncio.sleep(0.001)
-
-
-def _all_recipes(client: Any, prefix: str, lease: Any) -> dict[str, Callable[[], Any]]:
-    """What acquires something, by a name."""
-    return {
-        "lock": lambda: client.lock(prefix + "l").acquire(),
-        "whole lock": lambda: client.lock(prefix + "w"),
-        "lock of a given lease": lambda: client.lock(prefix + "g", lease=lease).acquire(),
-        "reader": lambda: client.rwlock(prefix + "rw").read(),
-        "writer": lambda: client.rwlock(prefix + "rw").write(),
-        "semaphore": lambda: client.semaphore(prefix + "s", 2).acquire(),
-        "election": lambda: client.election(prefix + "e").campaign("x"),
-        "barrier": lambda: client.barrier(prefix + "b").hold(),
-        "endless barrier": lambda: client.barrier(prefix + "b0").hold(ttl=None),
-        "double barrier": lambda: client.double_barrier(prefix + "d", 1),
-        "claim": lambda: client.queue(prefix + "q").claim(),
-        "party": lambda: client.party(prefix + "p").join("me"),
-        "registry": lambda: client.registry(prefix + "r").register("web", "a", "1.2.3.4"),
-        "view": lambda: client.party(prefix + "p").watch(),
-        "lease": lambda: client.lease(60),
-    }
-
-
-@pytest.mark.slow
-def test_what_is_cancelled_at_any_moment_leaves_no_key_no_lease_and_no_task(
-    raftkv_served: Served, prefix: str
-) -> None:
-    """C09, C14: of every recipe; also in a client with a namespace."""
-    moments = random.Random(9)
-
-    async def scenario() -> None:
-        async with (
-            aio.Client(raftkv_served.endpoints, namespace=prefix) as client,
-            aio.Client(raftkv_served.endpoints) as other,
-        ):
-            await other.put(prefix + "q/1", "an item")
-            lease = await client.lease(60)
-            kept = client._connection.keeper._leases
-            for name, make in _all_recipes(client, "", lease).items():
-                for _ in range(15):
-                    task = asyncio.ensure_future(_used(make()))
-                    await asyncio.sleep(moments.uniform(0, 0.012))
-                    task.cancel()
-                    _, pending = await asyncio.wait([task], timeout=10)
-                    assert not pending, name
-                while set(kept) != {lease.id}:  # a claim's keeper may notice a moment later
-                    await asyncio.sleep(0.01)
-                left = {kv.key_text for kv in await other.get_prefix(prefix)}
-                harmless = {prefix + key for key in ("q/1", "s/limit", "d/ready")}
-                assert left <= harmless, name
-            await lease.revoke()
-            while asyncio.all_tasks() != {asyncio.current_task()}:
-                await asyncio.sleep(0.01)
-
-    async def in_time() -> None:
-        async with asyncio.timeout(60):
-            await scenario()
-
-    asyncio.run(in_time())
 
 
 def test_an_acquisition_may_be_made_a_task(raftkv_served: Served, prefix: str) -> None:

@@ -6,10 +6,12 @@ import time
 import pytest
 
 from raftkv.client import BadRequest, LeaseLost, NotAcquired, NotHeld, OutcomeUnknown, Txn
+from raftkv.client.items import NotAnItem
 from raftkv.client.sync import Client
 from raftkv.client.txn import Put
 from tests.client.conftest import Served
 from tests.client.faces import Faces
+from tests.client.recipes.contention import lose_answers
 from tests.client.recipes.test_counter import Forgetful
 
 
@@ -117,6 +119,51 @@ def test_work_that_fails_puts_the_item_back_and_work_that_ends_takes_it_out(
         assert queue.size() == 0
         assert not client.txn(claim.guard(Txn()).then(Put(prefix + "x", "2"))).succeeded
         assert client.count("_claims/" + prefix) == 0
+
+
+def test_a_claim_that_somebody_deletes_is_lost_and_its_lease_kept_no_more(
+    server: Served, connect: Faces, prefix: str
+) -> None:
+    client = connect(server.endpoints)
+    queue = client.queue(prefix + "q")
+    queue.put("one")
+    claim = queue.claim(timeout=20)
+    client.delete_prefix("_claims/" + prefix)
+    with pytest.raises(LeaseLost):
+        claim.done()
+    assert not claim.is_held
+    assert not claim.lease.alive
+    assert queue.take(timeout=20) == b"one"
+
+
+def test_work_whose_end_cannot_be_told_gives_the_item_back(
+    server: Served, connect: Faces, prefix: str
+) -> None:
+    """C01: nobody is left who could try again, so nobody may keep the claim."""
+    client = connect(server.endpoints)
+    queue = client.queue(prefix + "q")
+    queue.put("one")
+    losing = None
+    with pytest.raises(OutcomeUnknown), queue.claim(timeout=20) as claim:
+        losing = lose_answers(client, 2, carry_out=False)
+    assert losing is not None
+    assert losing.lost == 2
+    assert not claim.lease.alive
+    assert queue.take(timeout=20) == b"one"
+
+
+def test_other_keys_among_the_urgent_ones_are_passed_over_or_named(
+    server: Served, connect: Faces, prefix: str
+) -> None:
+    client = connect(server.endpoints)
+    queue = client.priority_queue(prefix + "q")
+    for other in ("", "notes", "~"):
+        client.put(f"{prefix}q/00007/{other}", "no item")
+    first = queue.put("one", priority=7)
+    assert queue.put("two", priority=7) == first[:-1] + b"1"
+    client.put(prefix + "q/00007/9-lives", "no item")
+    with pytest.raises(NotAnItem, match="9-lives"):
+        queue.put("three", priority=7)
 
 
 def test_the_item_of_a_dead_claimant_comes_back(server: Served, prefix: str) -> None:

@@ -126,7 +126,7 @@ class DoubleBarrier:
                 lambda kvs: self._round.leaving(kvs, own, opened), patience, "the others' end"
             )
             if step is Step.GO:
-                await self._give_up()
+                await runtime.finish(self._give_up)  # half of it would leave the place behind
                 await self._until(
                     lambda kvs: _only(self._round.leaving(kvs, own, opened), Step.LEFT),
                     patience,

@@ -96,22 +96,32 @@ class Claim:
         """Takes the item out of the queue for good.
 
         Errors: LeaseLost when the claim was lost before: somebody else may work on the item, or
-        has; NotHeld after `release`; other ClientErrors, and then `done` may be called again.
+        has; NotHeld after `release`; other ClientErrors, and then `done` may be called again, as
+        it may when its caller was cancelled. Until then, or `release`, the claim is kept; the end
+        of an `async with` never leaves it so.
         """
+        await self._done(Patience(None))
+
+    async def _done(self, patience: Patience) -> None:
         if self._is_over:
             raise NotHeld(f"the claim on {self.key!r} is over")
         finishing = self._shelf.finishing(self.key, self.fencing_token)
         try:
-            result = await self._client.txn(finishing)
+            result = await self._client.txn(finishing, timeout=patience.call_timeout())
         except OutcomeUnknown as error:
             # Sent again, it can find nothing but its own traces: the claim is nobody else's.
             self._may_be_done = True
-            result = await again(self._client, finishing, Patience(None), error)
+            result = await again(self._client, finishing, patience, error)
+        except ClientError:
+            raise
+        except BaseException:  # cancelled, while it may be carried out
+            self._may_be_done = True
+            raise
         if not result.succeeded:
             left = result.results[0]
             assert isinstance(left, RangeResult)
             if left.kvs or not self._may_be_done:
-                self._is_over = True
+                await self.release()  # the lease may live: others can delete a claim, too
                 raise LeaseLost(f"the claim on {self.key!r} was lost before the work was done")
         self._is_over = True
         await self._let_go()
@@ -137,7 +147,15 @@ class Claim:
         if error is not None:
             await self.release()
         elif not self._is_over:
-            await self.done()
+            await runtime.finish(self._end)
+
+    async def _end(self) -> None:
+        """`done`; if that fails, the item is given back: nobody is left who would try again."""
+        try:
+            await self._done(Patience(self._client.timeout))
+        except BaseException:
+            await self.release()
+            raise
 
 
 class Queue:

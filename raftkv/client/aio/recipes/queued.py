@@ -113,7 +113,13 @@ class Seat:
         """The transaction's result; None: a write whose outcome is unknown."""
         while True:
             try:
-                return await self._client.txn(ask.txn, timeout=patience.call_timeout())
+                if self._is_own or not ask.is_write:
+                    return await self._client.txn(ask.txn, timeout=patience.call_timeout())
+                # No lease is revoked that would refuse a put which comes behind its deletion, so
+                # a cancelled caller waits for the answer.
+                return await runtime.finish(
+                    self._client.txn, ask.txn, timeout=patience.call_timeout()
+                )
             except LeaseNotFound as error:
                 raise queueing.lost(self._key) from error
             except OutcomeUnknown:

@@ -124,9 +124,11 @@ class Registration:
     async def close(self) -> None:
         """Takes the instance out of the registry; the second time nothing happens."""
         self._closing.set()
-        if self._task is not None:
-            await self._task.stop(STOP_SECONDS)
-        await self._withdraw()
+        try:
+            if self._task is not None:
+                await self._task.stop(STOP_SECONDS)
+        finally:
+            await self._withdraw()
 
     async def __aenter__(self) -> Self:
         return self
@@ -234,7 +236,7 @@ class Registration:
         """Ends the lease, and the key with it, unless another process has the key by now."""
         lease, self._lease = self._lease, None
         if lease is not None:
-            await let_go(lease)
+            await runtime.finish(let_go, lease)
 
 
 class ServiceRegistry:

@@ -72,6 +72,9 @@ class Closed:
 
         Errors: ClientError. A barrier without a lease stays closed then: call this again.
         """
+        runtime.finish(self._release)
+
+    def _release(self) -> None:
         if self._is_released:
             return
         self._is_released = True
@@ -94,7 +97,7 @@ class Closed:
         traceback: TracebackType | None,
     ) -> None:
         was_lost = not self._is_released and not self.is_held
-        runtime.finish(self.release)
+        self.release()
         if was_lost and error is None:
             raise LeaseLost(f"the lease of barrier {self.key!r} was lost while it was held")
 
@@ -124,7 +127,11 @@ class Barrier:
             .otherwise(Get(self.name))
         )
         try:
-            return self._close(closing, lease, token)
+            if lease is not None:
+                return self._close(closing, lease, token)
+            # What is taken back must not come later than its taking back: a cancelled caller
+            # waits for the answer.
+            return runtime.finish(self._close, closing, None, token)
         except BaseException as error:
             if lease is not None:
                 runtime.finish(_let_go, lease)

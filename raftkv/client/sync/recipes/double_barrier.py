@@ -125,7 +125,7 @@ class DoubleBarrier:
                 lambda kvs: self._round.leaving(kvs, own, opened), patience, "the others' end"
             )
             if step is Step.GO:
-                self._give_up()
+                runtime.finish(self._give_up)  # half of it would leave the place behind
                 self._until(
                     lambda kvs: _only(self._round.leaving(kvs, own, opened), Step.LEFT),
                     patience,

@@ -17,6 +17,7 @@ from typing import Final
 
 from raftkv.client import items
 from raftkv.client.errors import NotAcquired, OutcomeUnknown
+from raftkv.client.items import NotAnItem
 from raftkv.client.keys import Key, encoded
 from raftkv.client.patience import Patience
 from raftkv.client.sync import runtime
@@ -24,7 +25,7 @@ from raftkv.client.sync.recipes.marks import MARK_BYTES, carried_out
 from raftkv.client.sync.recipes.queue import Claim, Queue
 from raftkv.client.txn import SortBy
 
-__all__ = ["Claim", "PriorityQueue"]
+__all__ = ["Claim", "NotAnItem", "PriorityQueue"]
 
 FIRST_PAUSE_SECONDS: Final = 0.002
 LAST_PAUSE_SECONDS: Final = 0.25
@@ -40,8 +41,8 @@ class PriorityQueue(Queue):
         """Adds an item with this value; returns its key.
 
         timeout: seconds, None = the client's. priority: 0 goes first, items.MAX_PRIORITY last.
-        Errors: BadRequest, OutcomeUnknown, other ClientErrors; NotAcquired (a TimeoutError) when
-        others were always faster: nothing was put.
+        Errors: BadRequest, NotAnItem, OutcomeUnknown, other ClientErrors; NotAcquired (a
+        TimeoutError) when others were always faster: nothing was put.
         """
         sequence = items.Sequence.of(self._shelf, priority)
         patience = Patience(self._client.timeout if timeout is None else timeout)

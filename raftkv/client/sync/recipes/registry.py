@@ -125,9 +125,11 @@ class Registration:
     def close(self) -> None:
         """Takes the instance out of the registry; the second time nothing happens."""
         self._closing.set()
-        if self._task is not None:
-            self._task.stop(STOP_SECONDS)
-        self._withdraw()
+        try:
+            if self._task is not None:
+                self._task.stop(STOP_SECONDS)
+        finally:
+            self._withdraw()
 
     def __enter__(self) -> Self:
         return self
@@ -235,7 +237,7 @@ class Registration:
         """Ends the lease, and the key with it, unless another process has the key by now."""
         lease, self._lease = self._lease, None
         if lease is not None:
-            let_go(lease)
+            runtime.finish(let_go, lease)
 
 
 class ServiceRegistry:
