@@ -22,7 +22,7 @@ import random
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from raftkv.storage.files import REAL, read_file, replace_file
+from raftkv.storage.files import REAL, FileSystem, read_file, replace_file
 
 PEERS_FILE: Final = "peers"
 _MAGIC: Final = b"RKP1"
@@ -32,12 +32,13 @@ _NUMBER_SHIFT: Final = 32
 class KnownMembers:
     """Addresses and incarnations by member id. path: of the file that keeps incarnations."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, fs: FileSystem = REAL) -> None:
         self._path = path
+        self._fs = fs
         self._addresses: dict[int, tuple[str, ...]] = {}
         self.life = 0  # of this member; `begin_life` sets it
         self._met: dict[int, tuple[int, int]] = {}  # incarnation and life by member id
-        pairs = json.loads(read_file(REAL, path, _MAGIC)) if REAL.exists(path) else {}
+        pairs = json.loads(read_file(fs, path, _MAGIC)) if fs.exists(path) else {}
         for member, text in pairs.items():
             incarnation, _, life = text.partition(":")
             self._met[int(member, 16)] = (int(incarnation, 16), int(life or "0", 16))
@@ -80,7 +81,7 @@ class KnownMembers:
             return
         self._met[member] = (incarnation, life)
         pairs = {f"{key:016x}": f"{one:016x}:{two:016x}" for key, (one, two) in self._met.items()}
-        replace_file(REAL, self._path, _MAGIC, json.dumps(pairs, sort_keys=True).encode())
+        replace_file(self._fs, self._path, _MAGIC, json.dumps(pairs, sort_keys=True).encode())
 
     def forget(self, member: int) -> None:
         """Drops a removed member's address; its incarnation stays known for ever."""

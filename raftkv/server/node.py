@@ -44,6 +44,7 @@ from raftkv.server.services.catalogue import known_services, register_all
 from raftkv.server.services.context import Context
 from raftkv.server.services.health import HealthService
 from raftkv.server.services.inspect import InspectService
+from raftkv.server.surroundings import PLAIN, Surroundings
 from raftkv.storage.recovery import DataDirectory, Identity
 from raftkv.wire.h2 import ConnectionLimits
 
@@ -57,27 +58,21 @@ DRAIN_SECONDS = 3.0
 CATCH_UP_ENTRIES = 5_000  # kept in the log behind a checkpoint (etcd's number)
 
 
-def run(config: ServerConfig) -> int:
+def run(config: ServerConfig, surroundings: Surroundings = PLAIN) -> int:
     """Runs one member until it is told to stop; returns the process's exit code."""
     logs.configure(config.log_level, config.log_format)
     raise_limit()
     # Long switch intervals let a helper thread hold the interpreter lock against the loop.
     sys.setswitchinterval(0.0005)
     try:
-        return uvloop.run(_serve(config))
-    except ConfigError as error:
-        log.error("%s", error)
-        return 1
-    except StorageError as error:
-        log.error("%s", error)
-        return error.exit_code
+        return uvloop.run(_serve(config, surroundings), loop_factory=surroundings.new_loop)
     except RaftkvError as error:
         log.error("%s", error)
-        return 1
+        return error.exit_code if isinstance(error, StorageError) else 1
 
 
-async def _serve(config: ServerConfig) -> int:
-    node = Node(config)
+async def _serve(config: ServerConfig, surroundings: Surroundings) -> int:
+    node = Node(config, surroundings)
     for name in (signal.SIGTERM, signal.SIGINT):
         node.loop.add_signal_handler(name, node.stopped.set)
     start = asyncio.create_task(node.start())
@@ -99,8 +94,9 @@ async def _serve(config: ServerConfig) -> int:
 class Node:
     """One member. `start`, then wait for `stopped`, then `stop`."""
 
-    def __init__(self, config: ServerConfig) -> None:
+    def __init__(self, config: ServerConfig, surroundings: Surroundings = PLAIN) -> None:
         self.config = config
+        self._surroundings = surroundings
         self.loop = asyncio.get_running_loop()
         self.stopped = asyncio.Event()
         self.exit_code = 0
@@ -122,12 +118,14 @@ class Node:
 
     async def start(self) -> None:
         """Everything up to the moment when clients can connect."""
-        config = self.config
+        config, around = self.config, self._surroundings
         peer_tls = config.peer_tls
         dial = tls.client_context(peer_tls) if peer_tls else None
         cluster, member, addresses = await self._who_am_i(dial)
         config.data_dir.absolute().parent.mkdir(parents=True, exist_ok=True)
-        directory = DataDirectory.open(str(config.data_dir), cluster, member)
+        directory = DataDirectory.open(
+            str(config.data_dir), cluster, member, fs=around.files, engine=around.engine
+        )
         self._directory = directory
         machine = self._machine(directory.state, cluster)
         recovered = directory.recovered
@@ -143,7 +141,7 @@ class Node:
         tick_seconds = config.heartbeat_interval_ms / 1000
         driver = Driver(self.loop, replica, directory, tick_seconds, self._failed)
         self.driver = driver
-        known = KnownMembers(os.path.join(config.data_dir, PEERS_FILE))
+        known = KnownMembers(os.path.join(config.data_dir, PEERS_FILE), around.files)
         known.begin_life(member, directory.identity.incarnation)
         known.learn_addresses(addresses)
         own_urls = tuple(str(url) for url in config.initial_advertise_peer_urls)
@@ -201,7 +199,7 @@ class Node:
     ) -> tuple[int, int, dict[int, tuple[str, ...]]]:
         """Cluster id, member id, and the peer URLs that are known before the member table is."""
         config = self.config
-        identity: Identity | None = DataDirectory.peek(str(config.data_dir))
+        identity = DataDirectory.peek(str(config.data_dir), fs=self._surroundings.files)
         if identity is not None:
             described = config.name in config.initial_cluster
             if (
@@ -353,7 +351,8 @@ class Node:
             config.election_timeout_ms / 1000,
             config.watch_progress_notify_interval_seconds,
         )
-        InspectService(context, config, self.counters).register(routes)
+        wall_clock_ns = self._surroundings.wall_clock_ns
+        InspectService(context, config, self.counters, wall_clock_ns).register(routes)
         limits_ = ConnectionLimits(
             max_concurrent_streams=config.max_concurrent_streams,
             max_message_bytes=config.max_request_bytes + 512 * 1024,

@@ -25,15 +25,21 @@ PATH: Final = b"/raftkv.v1.Inspect/Inspect"
 class InspectService:
     """raftkv.v1.Inspect of one member.
 
-    counters: the member's counters by name, asked for at each call.
+    counters: the member's counters by name, asked for at each call. wall_clock_ns: nanoseconds
+    since 1970.
     """
 
     def __init__(
-        self, context: Context, config: ServerConfig, counters: Callable[[], dict[str, int]]
+        self,
+        context: Context,
+        config: ServerConfig,
+        counters: Callable[[], dict[str, int]],
+        wall_clock_ns: Callable[[], int],
     ) -> None:
         self._context = context
         self._config = config
         self._counters = counters
+        self._wall_clock_ns = wall_clock_ns
         self._settings = _settings(config)
         self._started = time.monotonic()
 
@@ -49,7 +55,7 @@ class InspectService:
             name=self._config.name,
             version=raftkv.__version__,
             settings=self._settings,
-            wall_clock_ns=time.time_ns(),
+            wall_clock_ns=self._wall_clock_ns(),
             uptime_ms=int((time.monotonic() - self._started) * 1000),
         )
         self._fill_log(reply)
