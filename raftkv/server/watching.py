@@ -201,6 +201,8 @@ class Watching:
             self._inside = self.publishing = True
             self.watches.go_on()
             self._told()
+        else:
+            self._settle()  # the last watcher has gone: no other slice would do that
 
     def replaced(self, machine: StateMachine) -> None:
         """The state was replaced: everybody is behind now, and is served from the new rows, where
