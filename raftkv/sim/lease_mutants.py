@@ -68,6 +68,10 @@ OLD_DATES: Final[Patches] = ((Served, "leadership_ended_at", _renewed_long_ago),
 PATCHES: Final[tuple[tuple[str, Patches], ...]] = (
     ("expire without the term fence", NO_FENCE),
     ("renew without clearing the checkpoint", NO_CLEARING),
-    ("let what was decided for a lease meet a later one of its id", NO_KNOWN),
     ("count a lease as silent since an old change of the leader", OLD_DATES),
+)
+
+# Likewise, of those that need a leader which applies its decisions late.
+OVERTAKEN_PATCHES: Final[tuple[tuple[str, Patches], ...]] = (
+    ("let what was decided for a lease meet a later one of its id", NO_KNOWN),
 )

@@ -39,6 +39,7 @@ _NETWORK: Final = ("partition", "isolate leader", "deaf leader", "mute leader", 
 _WATCHED: Final = ("crash one", "isolate one", "slow disk")
 _VIEWED: Final = ("crash one", "isolate one", "transfer")
 _DEPOSED: Final = ("crash leader", "transfer", "isolate leader")
+_OVERTAKEN: Final = ("slow disk",)  # decisions are long on their way
 _REPEATED: Final = ("crash leader", "crash some", "isolate one", "bad weather")
 _MIXED: Final = ("crash leader", "crash some", "partition", "isolate leader", "slow disk")
 
@@ -410,6 +411,7 @@ MUTANTS: Final = (
     *(Mutant(*one, _REPEATED, snapshot_count=20, sessions=4) for one in session_mutants.PATCHES),
     # leases
     *(Mutant(*one, _DEPOSED, watched=True) for one in lease_mutants.PATCHES),
+    *(Mutant(*one, _OVERTAKEN, watched=True) for one in lease_mutants.OVERTAKEN_PATCHES),
     *(Mutant(*one, _DEPOSED, watched=True) for one in ttl_mutants.PATCHES),
 )
 

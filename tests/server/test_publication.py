@@ -66,6 +66,7 @@ def test_changes_that_wait_for_the_disk_are_told_before_the_next_turn_changes_mo
 
     async def scenario() -> None:
         monkeypatch.setattr(watching, "WAIT_SECONDS", 30.0)
+        monkeypatch.setattr(watching, "BUSY_SECONDS", 0.0)  # nothing else makes changes wait
         async with running(configs(1, tmp_path)) as (node,):
             assert node.driver is not None
             events = await Events.of(node, b"k", monkeypatch)
@@ -89,6 +90,8 @@ def test_a_followers_disk_begins_with_entries_before_its_watchers_hear_of_earlie
 
     async def scenario() -> None:
         monkeypatch.setattr(watching, "WAIT_SECONDS", 30.0)
+        # What is gathered behind a publication of a moment ago waits for no disk.
+        monkeypatch.setattr(watching, "BUSY_SECONDS", 0.0)
         slow = {"heartbeat_interval_ms": 100, "election_timeout_ms": 1000}
         async with running(configs(3, tmp_path, **slow)) as nodes:
             leader = next(node for node in nodes if replica_of(node).is_leader)
