@@ -1,0 +1,26 @@
+"""Nemeses by name, and several of them as one (`compose`)."""
+
+from collections.abc import Mapping, Sequence
+from random import Random
+from typing import TYPE_CHECKING, Final
+
+from jepsen_lite import registry
+
+if TYPE_CHECKING:
+    from jepsen_lite.nemesis.base import Nemesis
+
+NEMESES: Final[Mapping[str, str]] = {}
+
+
+def nemesis_class(name: str) -> "type[Nemesis]":
+    """The class of this name. Errors: UnknownName."""
+    found: type[Nemesis] = registry.find("nemesis", NEMESES, name)
+    return found
+
+
+def compose(names: Sequence[str], random: Random) -> "list[Nemesis]":
+    """One nemesis of each name; each runs by itself, so their faults overlap.
+
+    Errors: UnknownName.
+    """
+    return [nemesis_class(name)() for name in names]

@@ -1,0 +1,1 @@
+"""What is tested: clusters of several kinds behind one face (`base`)."""

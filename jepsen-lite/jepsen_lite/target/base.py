@@ -1,0 +1,157 @@
+"""A cluster that can be started, broken and healed.
+
+Members are named by their index, 0..count-1. What a target cannot do is not in `abilities`; the
+method that would do it raises `TargetError`.
+
+Methods that take time are coroutines; none of them blocks the event loop for long.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from jepsen_lite.session import Session
+from raftkv.errors import RaftkvError
+
+ABILITIES: Final = frozenset(
+    {
+        "kill",
+        "pause",
+        "network",
+        "disk",
+        "clock",
+        "files",
+        "transfer",
+        "membership",
+        "root",
+    }
+)
+
+
+class TargetError(RaftkvError):
+    """The cluster cannot be started, reached, or cannot do what was asked of it."""
+
+
+class NetworkFaults(Protocol):
+    """Faults of the links between members; nodes are the members' indices."""
+
+    def cut(self, sources: Iterable[int], targets: Iterable[int]) -> None:
+        """Holds everything from sources to targets, one way."""
+
+    def partition(self, side: Iterable[int], other_side: Iterable[int]) -> None:
+        """Cuts both ways between two sets."""
+
+    def delay(self, sources: Iterable[int], targets: Iterable[int], seconds: float) -> None:
+        """Everything arrives so much later; 0 = at once again."""
+
+    def loss(self, sources: Iterable[int], targets: Iterable[int], share: float) -> None:
+        """This share of what is sent meets a loss (over TCP: a late arrival or a break); 0..1."""
+
+    def heal(self) -> None:
+        """Ends every cut, delay and loss."""
+
+
+class Control(Protocol):
+    """Faults inside a member's process (`jepsen_lite.member`)."""
+
+    async def send(self, command: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Sends one command, as {"fault": "fsync-delay", "seconds": 0.2}; returns the answer.
+
+        Errors: TargetError.
+        """
+
+    async def heal(self) -> None:
+        """Ends every fault of this member. Errors: TargetError."""
+
+
+class Target(ABC):
+    """A cluster under test.
+
+    endpoints: "host:port" for clients, by member. abilities: a subset of ABILITIES. system:
+    "raftkv" or "etcd". world: as `Options.world`.
+    """
+
+    endpoints: list[str]
+    abilities: frozenset[str] = frozenset()
+    system: str = "raftkv"
+    world: str = "processes"
+
+    @property
+    def count(self) -> int:
+        """How many members there are."""
+        return len(self.endpoints)
+
+    # --- beginning and end --------------------------------------------------------
+
+    @abstractmethod
+    async def start(self) -> None:
+        """Returns when every member serves clients. Errors: TargetError."""
+
+    @abstractmethod
+    async def stop(self) -> None:
+        """Ends what was started, whatever state it is in. A second call does nothing."""
+
+    @abstractmethod
+    async def session(self, process: int, timeout_seconds: float) -> Session:
+        """A new client for a process: one endpoint first (by its number), then the others."""
+
+    # --- members ------------------------------------------------------------------
+
+    async def kill(self, member: int) -> None:
+        """The member vanishes (SIGKILL). Harmless if it does not run."""
+        raise self.cannot("kill")
+
+    async def restart(self, member: int) -> None:
+        """Starts a member that does not run. It need not serve yet. Harmless if it runs."""
+        raise self.cannot("kill")
+
+    async def pause(self, member: int) -> None:
+        """The member stands still (SIGSTOP)."""
+        raise self.cannot("pause")
+
+    async def resume(self, member: int) -> None:
+        """A paused member goes on. Harmless if it was not paused."""
+        raise self.cannot("pause")
+
+    def running(self, member: int) -> bool:
+        """Whether the member has a process, paused or not."""
+        return True
+
+    async def leader(self) -> int | None:
+        """Who says that it leads, in the newest term that anybody names; None if nobody does."""
+        raise self.cannot("transfer")
+
+    @property
+    def network(self) -> NetworkFaults:
+        """The links between members. Errors: TargetError."""
+        raise self.cannot("network")
+
+    def control(self, member: int) -> Control:
+        """Faults inside a member's process. Errors: TargetError."""
+        raise self.cannot("disk")
+
+    def data_dir(self, member: int) -> Path:
+        """Where a member keeps its data. Errors: TargetError."""
+        raise self.cannot("files")
+
+    def log_path(self, member: int) -> Path | None:
+        """The log of a member; None if it cannot be read from here."""
+        return None
+
+    def member_logs(self) -> dict[str, Path]:
+        """The logs of all members that can be read, by a name."""
+        paths = {f"member-{member}": self.log_path(member) for member in range(self.count)}
+        return {name: path for name, path in paths.items() if path is not None}
+
+    @abstractmethod
+    async def recover(self) -> None:
+        """Ends every fault: network, pauses, member faults; starts who is down.
+
+        Returns when every member serves again. Errors: TargetError.
+        """
+
+    def cannot(self, what: str) -> TargetError:
+        """The error of something that this target is not able to do."""
+        able = ", ".join(sorted(self.abilities)) or "none"
+        return TargetError(f"this cluster cannot do {what!r}; abilities: {able}")
