@@ -20,6 +20,8 @@ FORM = (
     r"(?:PASS|FAIL)"
 )
 LOAD = Load(100, 50, 10.0)
+# A load that is too much leaves servers with work to do, behind which its keys are deleted.
+PATIENT = ("--dial-timeout=60s", "--command-timeout=60s")
 
 
 def measured(seconds: list[float], elapsed_seconds: float = 10.0, **errors: int) -> Measured:
@@ -106,7 +108,7 @@ def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def test_a_run_keeps_to_the_rate_and_cleans_up_behind_itself(endpoint: str) -> None:
-    flags = ["--endpoints", endpoint, "check", "perf", "--duration=1s"]
+    flags = ["--endpoints", endpoint, *PATIENT, "check", "perf", "--duration=1s"]
     done = raftctl(flags)
     text = done.out.decode()
     assert re.fullmatch(FORM + "\n", text)
@@ -116,23 +118,23 @@ def test_a_run_keeps_to_the_rate_and_cleans_up_behind_itself(endpoint: str) -> N
     assert tree["errors"] == {}
     assert 0 < tree["writes_per_second"] <= 160
     assert tree["passed"] == (as_json.exit_code == 0)
-    left = raftctl(["--endpoints", endpoint, "get", "--prefix", "/etcdctl-check-perf/"])
+    left = raftctl(["--endpoints", endpoint, *PATIENT, "get", "--prefix", "/etcdctl-check-perf/"])
     assert left.out == b""
     compacted = re.search(r"Compacted with revision (\d+)", as_json.err)
     assert compacted is not None
-    old = raftctl(["--endpoints", endpoint, "get", "a", f"--rev={int(compacted[1]) - 1}"])
+    old = raftctl(["--endpoints", endpoint, *PATIENT, "get", "a", f"--rev={int(compacted[1]) - 1}"])
     assert "compacted" in old.err
 
 
 def test_a_load_that_no_server_carries_fails_with_exit_code_1(endpoint: str) -> None:
-    flags = ["--endpoints", endpoint, "check", "perf", "--load=xl", "--duration=500ms"]
+    flags = ["--endpoints", endpoint, *PATIENT, "check", "perf", "--load=xl", "--duration=500ms"]
     done = raftctl(flags)
-    assert done.exit_code == 1
+    assert done.exit_code == 1, done
     assert done.out.endswith(b"\nFAIL\n")
     assert re.fullmatch(FORM + "\n", done.out.decode())
 
 
 def test_defragmentation_is_refused_before_anything_is_put(endpoint: str) -> None:
-    done = raftctl(["--endpoints", endpoint, "check", "perf", "--auto-defrag"])
+    done = raftctl(["--endpoints", endpoint, *PATIENT, "check", "perf", "--auto-defrag"])
     assert done.exit_code == 4
     assert done.out == b""
