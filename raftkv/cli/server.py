@@ -9,6 +9,7 @@ Exit codes: 0, 1 for an error, 2 for wrong arguments, and those of
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,6 +19,8 @@ from raftkv import ETCD_VERSION, __version__
 from raftkv.cli.flags import FLAGS
 from raftkv.config import ServerConfig, check_bootstrap
 from raftkv.errors import ConfigError, RaftkvError, StorageError
+
+Runner = Callable[[ServerConfig], int]
 
 EXIT_ERROR: Final = 1
 EXIT_BAD_ARGUMENTS: Final = 2
@@ -58,7 +61,8 @@ def _is_first_start(config: ServerConfig) -> bool:
 
 
 @cli.command("serve", cls=ServeCommand)
-def serve(**typed: str | None) -> int:
+@click.pass_obj
+def serve(runner: Runner | None, /, **typed: str | None) -> int:
     """Run one server until it is told to stop (Ctrl-C, SIGTERM).
 
     Each flag can also be set as RAFTKV_<NAME> in the environment, or in the file
@@ -75,7 +79,7 @@ def serve(**typed: str | None) -> int:
         print(f"warning: {note}", file=sys.stderr)
     from raftkv.server.node import run as run_node
 
-    return run_node(config)
+    return (runner or run_node)(config)
 
 
 @cli.command("local", context_settings={"ignore_unknown_options": False})
@@ -117,10 +121,13 @@ def main(argv: list[str] | None = None) -> None:
     sys.exit(run(sys.argv[1:] if argv is None else argv))
 
 
-def run(argv: list[str]) -> int:
-    """Run raftkv; the exit code. Errors are printed as one line, never raised."""
+def run(argv: list[str], runner: Runner | None = None) -> int:
+    """Run raftkv; the exit code. Errors are printed as one line, never raised.
+
+    runner: runs the member that `serve` has configured; None: `server.node.run`.
+    """
     try:
-        result = cli.main(args=argv, prog_name="raftkv", standalone_mode=False)
+        result = cli.main(args=argv, prog_name="raftkv", standalone_mode=False, obj=runner)
         return result if isinstance(result, int) else 0
     except click.exceptions.NoArgsIsHelpError as error:
         print(error.format_message())
