@@ -8,8 +8,9 @@ Single calls of the store, for `witness` and, key by key, `linear` (f: "read" is
 
     get     key [at] [serializable]          + revision value mod_revision version create_revision
                                                [lease]; value null: there is no such key
-    range   key end [at] [limit]             + revision kvs [count] [more]; an item of kvs is
-                                               {key value mod_revision version create_revision [lease]}
+    range   key end [at] [limit]             + revision kvs [count] [more]; an item has
+                                               key value mod_revision version
+                                               create_revision [lease]
     put     key value [lease]                + revision
     delete  key [end]                        + revision [deleted]
     cas     key value, and expected (a value, null: no key) or guard (a mod_revision, 0: no key)
@@ -26,7 +27,8 @@ Higher workloads may say which calls of the store stood behind an operation: mem
 of objects like those above, each with its "f" (and "type" where it is not "ok"). The witness checks
 these as well; real time is that of the operation.
 
-    append  f txn     txn: [["append", key, element], ["r", key, [elements] or null], ...] [revision]
+    append  f txn     txn: [["append", key, element], ["r", key, [elements] or null], ...]
+                      [revision]
     wr      f txn     txn: [["w", key, value], ["r", key, value or null], ...] [revision]
                       [versions: {key: mod_revision} of what was read]
     set     f add     element                                                        [revision]
@@ -102,7 +104,7 @@ def seconds(time_ns: float) -> str:
 
 def shown_op(op: Op) -> str:
     """An operation in a sentence: who, what, when."""
-    return f"process {op.process}'s {op.f} of {seconds(op.time_ns)}"
+    return f"Process {op.process}'s {op.f} of {seconds(op.time_ns)}"
 
 
 def of_kind(calls: Sequence[Call], *names: str) -> Iterator[Call]:
