@@ -1,0 +1,52 @@
+"""Compactions beside reads of the past, watches from the past, and writes.
+
+A read of an old revision is answered in full or refused as compacted, a watch from an old one is
+served in full or cancelled with the compacted revision; nothing in between.
+"""
+
+from typing import ClassVar, Final
+
+from jepsen_lite.checker.base import Checker
+from jepsen_lite.generator import Context, Generator, Wish, each_process, reserve
+from jepsen_lite.workload.calls import end_of
+from jepsen_lite.workload.churn import KEYS, OLDEST, CaughtUp, Churn
+from jepsen_lite.workload.judges import judges
+from jepsen_lite.workload.steps import latest_revision, learning
+
+COMPACTIONS: Final = 0.02  # part of the operations that are no watches
+OLD_READS: Final = 0.4
+
+
+class Compaction(Churn):
+    """See the module's docstring."""
+
+    name: ClassVar[str] = "compaction"
+    summary: ClassVar[str] = "compactions beside old reads, watches and writes"
+
+    def generator(self) -> Generator:
+        """A third of the processes watch; the others write, read the past and compact it."""
+        watchers = max(1, self.options.concurrency // 3)
+        rest = learning(self._next, latest_revision, 0)
+        return reserve(watchers, each_process(self.watches()), rest)
+
+    def final_generator(self) -> Generator:
+        """A watch that must reach the present."""
+        return self.last_watches()
+
+    def _next(self, number: int, latest: int, context: Context) -> Wish:
+        random = context.random
+        lot = random.random()
+        at = latest - int(random.random() * OLDEST)
+        if at <= 1 or lot >= COMPACTIONS + OLD_READS:
+            return self.write(number, latest, context)
+        if lot < COMPACTIONS:
+            return {"f": "compact", "value": {"at": at}}
+        if random.random() < 0.5:
+            key = self.key(int(random.random() * KEYS))
+            return {"f": "get", "value": {"key": key, "at": at}}
+        first = f"{self.prefix}k"
+        return {"f": "range", "value": {"key": first, "end": end_of(first), "at": at}}
+
+    def checkers(self) -> dict[str, Checker]:
+        """All promises of watches, and the revision witness, which knows of old reads."""
+        return {**judges("watch", "witness"), "caught-up": CaughtUp()}

@@ -1,0 +1,134 @@
+"""Bounds of leases: a key must be there as long as its lease was promised, and go soon after.
+
+Each process grants a lease, hangs a key on it, renews it some times and then lets it run out or
+revokes it, reading the key all the while. Lease ids are chosen by the process, so that an
+operation names its lease even if it was never answered.
+"""
+
+from typing import Any, ClassVar, Final, NamedTuple
+
+from jepsen_lite.checker.base import Checker
+from jepsen_lite.generator import Context, Generator, Wish, each_process, stagger
+from jepsen_lite.history import Op
+from jepsen_lite.session import Session
+from jepsen_lite.workload.base import Options, Workload
+from jepsen_lite.workload.calls import perform
+from jepsen_lite.workload.judges import judges
+from jepsen_lite.workload.steps import learning
+from raftkv.client.aio.lease import Lease
+from raftkv.client.errors import ClientError, LeaseError
+
+TTL_SECONDS: Final = (2, 3)  # in turn
+PAUSE_SECONDS: Final = 0.2  # of a process between two operations, in the mean
+RENEWALS: Final = 4  # at most
+LOOKS: Final = 100  # at a key that does not go, before the next lease
+
+
+class Stage(NamedTuple):
+    """How far a process is with its lease; 0: it has none.
+
+    granted: it was answered. bound: a key hangs on it. renewals, looks: how many there were.
+    ended: revoked, or found to be over.
+    """
+
+    lease: int = 0
+    granted: bool = False
+    bound: bool = False
+    renewals: int = 0
+    looks: int = 0
+    ended: bool = False
+
+
+class Leases(Workload):
+    """See the module's docstring."""
+
+    name: ClassVar[str] = "lease"
+    summary: ClassVar[str] = "how long leases and their keys live"
+    worlds: ClassVar[frozenset[str]] = frozenset({"processes", "compose", "attach"})
+    reads: ClassVar[frozenset[str]] = frozenset({"get"})
+
+    def __init__(self, options: Options) -> None:
+        super().__init__(options)
+        self._leases: dict[int, Lease] = {}
+
+    def generator(self) -> Generator:
+        """Each process goes through the life of one lease after the other."""
+        return each_process(stagger(PAUSE_SECONDS, learning(self._next, _learn, Stage())))
+
+    def _next(self, number: int, stage: Stage, context: Context) -> Wish:
+        lease, random = stage.lease, context.random
+        if not lease or not stage.granted:
+            fresh = _id_of(self.options.seed, context.free[0], number)
+            ttl = TTL_SECONDS[int(random.random() * len(TTL_SECONDS))]
+            return {"f": "grant", "value": {"lease": fresh, "ttl": ttl}}
+        key = f"{self.prefix}lease/{lease:x}"
+        if not stage.bound:
+            value = {"key": key, "value": f"{lease:x}", "lease": lease}
+            return {"f": "put", "value": value}
+        if not stage.ended and stage.renewals < lease % (RENEWALS + 1) and random.random() < 0.5:
+            return {"f": "keepalive", "value": {"lease": lease}}
+        if not stage.ended and lease % 4 == 0 and random.random() < 0.2:
+            return {"f": "revoke", "value": {"lease": lease}}
+        return {"f": "get", "value": {"key": key}}
+
+    async def close(self, session: Session, process: int) -> None:
+        """The session goes; its lease runs out."""
+        self._leases.pop(process, None)
+
+    async def invoke(self, session: Session, op: Op) -> Op:
+        """Errors: ClientError."""
+        value: dict[str, Any] = {**op.value}
+        if op.f in ("put", "get"):
+            answer = await perform(session, {"f": op.f, **value})
+            del answer["f"]
+            return op.done("ok", answer)
+        if op.f == "grant":
+            lease = await session.lease(value["ttl"], id=value["lease"], keep_alive=False)
+            self._leases[op.process] = lease
+            return op.done("ok", {**value, "ttl": int(lease.ttl)})
+        if op.f == "revoke":
+            self._leases.pop(op.process, None)
+            answered = await session.revoke(value["lease"])
+            return op.done("ok", {**value, "revision": answered.header.revision})
+        return await self._keepalive(op)
+
+    async def _keepalive(self, op: Op) -> Op:
+        held = self._leases.get(op.process)
+        if held is None:
+            return op.done("fail", error="the lease was another session's")
+        try:
+            await held.refresh()
+        except LeaseError as error:
+            return op.done("fail", error=f"{type(error).__name__}: {error}")
+        except ClientError as error:
+            # It may have been renewed: whoever asks for a renewal is not told that it was not.
+            return op.done("info", error=f"{type(error).__name__}: {error}")
+        return op.done("ok", {**op.value, "ttl": int(held.ttl)})
+
+    def checkers(self) -> dict[str, Checker]:
+        """The bounds, and the revision witness."""
+        return judges("lease", "witness")
+
+
+def _id_of(seed: int, process: int, number: int) -> int:
+    """A lease id that no other process and no other run with another seed takes."""
+    return ((seed & 0x3FFF) << 44 | (process & 0xFFFFF) << 24 | number & 0xFFFFFF) + 1
+
+
+def _learn(stage: Stage, event: Op) -> Stage:
+    if event.type == "invoke":
+        return stage
+    if event.type == "info":
+        return Stage()
+    ok = event.type == "ok"
+    if event.f == "grant":
+        return Stage(event.value["lease"], granted=True) if ok else Stage()
+    if event.f == "put":
+        return stage._replace(bound=True) if ok else Stage()
+    if event.f == "keepalive":
+        return stage._replace(renewals=stage.renewals + 1, ended=not ok)
+    if event.f == "revoke":
+        return stage._replace(ended=ok or stage.ended)
+    looks = stage.looks + 1
+    gone = ok and event.value["value"] is None
+    return Stage() if gone or looks > LOOKS else stage._replace(looks=looks)

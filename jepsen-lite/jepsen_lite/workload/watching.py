@@ -1,0 +1,182 @@
+"""One watch, taken as the server sends it, and as a history keeps it.
+
+The client library's watch goes on elsewhere when a stream breaks, and hides what no server should
+send. Here nothing is hidden: a stream is opened, one watch is created on it, and everything that
+comes is written down until the time is over, the stream breaks or the server cancels.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import grpc
+
+from jepsen_lite.session import Session
+from raftkv.client.errors import ClientError
+from raftkv.client.lifetime import now
+from raftkv.pb import kv_pb2, rpc_pb2
+
+WATCH: Final = "/etcdserverpb.Watch/Watch"
+CANCEL_SECONDS: Final = 0.5  # for the answer to a cancel
+PROGRESS_SECONDS: Final = 0.4  # between questions for progress
+
+
+@dataclass(slots=True)
+class Recording:
+    """What came.
+
+    seen: greatest revision that an event or a notice of progress told of. trouble: why the
+    stream ended, if it did. watch_id: the server's.
+    """
+
+    received: list[list[Any]] = field(default_factory=list)
+    seen: int = 0
+    watch_id: int = 0
+    cancelled: bool = False
+    trouble: str = ""
+
+    @property
+    def created(self) -> bool:
+        """Whether the server has confirmed the watch."""
+        return bool(self.received) and self.received[0][0] == "created"
+
+    def add(self, response: rpc_pb2.WatchResponse) -> None:
+        """Takes one answer."""
+        revision = response.header.revision
+        if response.created:
+            self.watch_id = response.watch_id
+            self.received.append(["created", revision])
+        if response.canceled:
+            self.cancelled = True
+            reason = response.cancel_reason
+            self.received.append(["cancelled", response.compact_revision, reason])
+        elif response.events:
+            events = [_event(one) for one in response.events]
+            self.received.append(["events", events, bool(response.fragment)])
+            self.seen = max(self.seen, *(one["mod_revision"] for one in events))
+        elif not response.created:
+            self.received.append(["progress", revision])
+            self.seen = max(self.seen, revision)
+
+    def drop_half(self) -> None:
+        """Forgets the fragments of a revision whose last one did not come."""
+        while self.received and self.received[-1][0] == "events" and self.received[-1][2]:
+            self.received.pop()
+        revisions = [0]
+        for kind, *rest in self.received:
+            if kind == "events":
+                revisions += [one["mod_revision"] for one in rest[0]]
+            elif kind == "progress":
+                revisions.append(rest[0])
+        self.seen = max(revisions)
+
+
+def _event(event: kv_pb2.Event) -> dict[str, Any]:
+    kv = event.kv
+    found: dict[str, Any] = {
+        "key": _text(kv.key),
+        "value": None if event.type == kv_pb2.Event.DELETE else _text(kv.value),
+        "mod_revision": kv.mod_revision,
+        "version": kv.version,
+        "create_revision": kv.create_revision,
+    }
+    if kv.lease:
+        found["lease"] = kv.lease
+    if event.HasField("prev_kv"):
+        before = event.prev_kv
+        found["prev"] = {
+            "key": _text(before.key),
+            "value": _text(before.value),
+            "mod_revision": before.mod_revision,
+            "version": before.version,
+            "create_revision": before.create_revision,
+        }
+        if before.lease:
+            found["prev"]["lease"] = before.lease
+    return found
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8", "backslashreplace")
+
+
+def _creation(asked: Mapping[str, Any]) -> rpc_pb2.WatchRequest:
+    kinds = rpc_pb2.WatchCreateRequest.FilterType
+    create = rpc_pb2.WatchCreateRequest(
+        key=asked["key"].encode(),
+        range_end=asked.get("end", "").encode(),
+        start_revision=asked.get("start_revision", 0),
+        prev_kv=asked.get("prev_kv", False),
+        fragment=asked.get("fragment", False),
+        progress_notify=True,
+    )
+    if asked.get("no_put"):
+        create.filters.append(kinds.NOPUT)
+    if asked.get("no_delete"):
+        create.filters.append(kinds.NODELETE)
+    return rpc_pb2.WatchRequest(create_request=create)
+
+
+async def record(
+    session: Session,
+    asked: Mapping[str, Any],
+    seconds: float,
+    *,
+    until: int = 0,
+    cancel: bool = False,
+    ask_progress: bool = False,
+) -> Recording:
+    """Watches for a time.
+
+    asked: see `jepsen_lite.checker.values`. until: a revision at which it may end early, 0 =
+    none. cancel: ask the server to cancel at the end. ask_progress: ask now and then how far it
+    is. Errors: ClientError, if no stream was to be had; what happens later is in `trouble`.
+    """
+    # The verbs have no way to a bare stream; what users get is built on this one.
+    _, stream = await session._connection.stream(WATCH, rpc_pb2.WatchResponse)
+    recording = Recording()
+    end = now() + seconds
+    asks_at = now() + PROGRESS_SECONDS if ask_progress or until else end
+    try:
+        await stream.write(_creation(asked))
+        while not recording.cancelled and (moment := now()) < end:
+            if until and recording.seen >= until:
+                break
+            if moment >= asks_at and recording.created:
+                await stream.write(
+                    rpc_pb2.WatchRequest(progress_request=rpc_pb2.WatchProgressRequest())
+                )
+                asks_at = moment + PROGRESS_SECONDS
+            if not await _take(stream, recording, min(end, max(asks_at, moment + 0.01)) - moment):
+                break
+        if cancel and not recording.cancelled and not recording.trouble:
+            await _cancel(stream, recording)
+    finally:
+        await stream.close()
+    recording.drop_half()
+    return recording
+
+
+async def _take(stream: Any, recording: Recording, seconds: float) -> bool:
+    """One answer, or the time; False: the stream is over."""
+    try:
+        response = await stream.read(seconds)
+    except TimeoutError:
+        return True
+    except (grpc.RpcError, ClientError) as error:
+        recording.trouble = f"{type(error).__name__}: {error}"[:200]
+        return False
+    if response is None:
+        recording.trouble = "the server ended the stream"
+        return False
+    recording.add(response)
+    return True
+
+
+async def _cancel(stream: Any, recording: Recording) -> None:
+    wanted = rpc_pb2.WatchCancelRequest(watch_id=recording.watch_id)
+    await stream.write(rpc_pb2.WatchRequest(cancel_request=wanted))
+    end = now() + CANCEL_SECONDS
+    while not recording.cancelled and now() < end:
+        if not await _take(stream, recording, max(end - now(), 0.001)):
+            break
