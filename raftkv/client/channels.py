@@ -32,7 +32,12 @@ LONGEST_BACKOFF_MS: Final = 1000
 
 
 def options(settings: Settings) -> Options:
-    """The options of every channel; the user's own win."""
+    """The options of every channel; the user's own win.
+
+    Of grpcio's optional stages, which every call would pass through, none is wanted: no limits of
+    messages' sizes, no compression, no closing of connections without calls. Where the user sets
+    options of his own they are there, for these may be meant for one of them.
+    """
     milliseconds = max(int(settings.dial_timeout * 1000), 1)
     patience = max(int(settings.keepalive_timeout * 1000), 1)
     chosen: Options = [
@@ -49,6 +54,8 @@ def options(settings: Settings) -> Options:
         ("grpc.http2.ping_timeout_ms", patience),  # what grpcio really goes by; else a minute
         ("grpc.use_local_subchannel_pool", 1),
     ]
+    if not settings.channel_options:
+        chosen.append(("grpc.minimal_stack", 1))
     if settings.tls is not None and settings.tls.server_name:
         chosen.append(("grpc.ssl_target_name_override", settings.tls.server_name))
     return list((dict(chosen) | dict(settings.channel_options)).items())  # no name twice

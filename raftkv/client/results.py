@@ -3,19 +3,21 @@
 Keys and values are bytes; `.text` and `.key_text` decode them as UTF-8. Keys are as the user
 knows them, without the client's namespace. Every answer's header says which member gave it and
 at what revision of the store.
+
+What there may be many of (headers, pairs, events) are named tuples: they are made in a third of
+the time that a frozen dataclass takes.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
-from typing import overload
+from typing import NamedTuple, overload
 
 from raftkv.client.keys import Namespace
 from raftkv.pb import kv_pb2, rpc_pb2
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
+class Header(NamedTuple):
     """Stands in front of every answer (etcd ResponseHeader).
 
     member_id: who answered. revision: of the store when the request was done.
@@ -32,8 +34,7 @@ class Header:
         return cls(header.cluster_id, header.member_id, header.revision, header.raft_term)
 
 
-@dataclass(frozen=True, slots=True)
-class KeyValue:
+class KeyValue(NamedTuple):
     """One key as it stood at one revision.
 
     create_revision: of the write that created this generation of the key; mod_revision: of the
@@ -117,6 +118,14 @@ class GetResult:
     def revision(self) -> int:
         """Of the store, when the key was read."""
         return self.header.revision
+
+    @classmethod
+    def read(
+        cls, answer: rpc_pb2.RangeResponse, namespace: Namespace, may_be_stale: bool
+    ) -> "GetResult":
+        """From the wire. namespace: to take off keys."""
+        header, kvs = Header.read(answer.header), answer.kvs
+        return cls(header, KeyValue.read(kvs[0], namespace) if kvs else None, may_be_stale)
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,8 +322,7 @@ class EventType(Enum):
     DELETE = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(NamedTuple):
     """One change of one key.
 
     kv: the new pair; of a deletion only key and mod_revision, which is the deletion's.

@@ -8,7 +8,7 @@ Everything happens at one revision (etcd API, Txn). A `Txn` is itself an operati
 
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import TYPE_CHECKING, ClassVar, Final, Protocol, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple, Protocol, TypeAlias
 
 from raftkv.client.keys import Key, Namespace, encoded
 from raftkv.pb import rpc_pb2
@@ -47,14 +47,18 @@ def lease_id(lease: LeaseLike) -> int:
 
 
 # --- compares ---------------------------------------------------------------------------
+_VERSION: Final = rpc_pb2.Compare.VERSION
+_CREATE: Final = rpc_pb2.Compare.CREATE
+_MOD: Final = rpc_pb2.Compare.MOD
+_VALUE: Final = rpc_pb2.Compare.VALUE
+_LEASE: Final = rpc_pb2.Compare.LEASE
 _EQUAL: Final = rpc_pb2.Compare.EQUAL
 _GREATER: Final = rpc_pb2.Compare.GREATER
 _LESS: Final = rpc_pb2.Compare.LESS
 _NOT_EQUAL: Final = rpc_pb2.Compare.NOT_EQUAL
 
 
-@dataclass(frozen=True, slots=True)
-class Compare:
+class Compare(NamedTuple):
     """One condition: "stored (result) given" for a key, or for every key of a range.
 
     target, result: numbers of etcd's Compare. end, is_prefix: the range, if it is one.
@@ -67,15 +71,12 @@ class Compare:
     end: bytes = b""
     is_prefix: bool = False
 
-    def encode(self, namespace: Namespace) -> rpc_pb2.Compare:
-        """For the wire. namespace: to put before keys."""
-        if self.is_prefix:
-            key, end = namespace.prefixed(self.key)
-        else:
-            key, end = namespace.range(self.key, self.end)
-        message = rpc_pb2.Compare(key=key, range_end=end, target=self.target, result=self.result)
+    def fill(self, message: rpc_pb2.Compare, namespace: Namespace) -> None:
+        """Says it in an empty message. namespace: to put before keys."""
+        _fill_range(message, namespace, self.key, self.end, self.is_prefix)
+        message.target = self.target
+        message.result = self.result
         setattr(message, _FIELDS[self.target], self.given)
-        return message
 
 
 _FIELDS: Final = ("version", "create_revision", "mod_revision", "value", "lease")
@@ -120,7 +121,7 @@ class Content:
         subject = self.subject
         return Compare(
             subject.key,
-            rpc_pb2.Compare.VALUE,
+            _VALUE,
             result,
             encoded(given),
             subject.end,
@@ -161,22 +162,22 @@ class Subject:
     @property
     def version(self) -> Number:
         """1 for a key's first write, 0 for a missing one."""
-        return Number(self, rpc_pb2.Compare.VERSION)
+        return Number(self, _VERSION)
 
     @property
     def create_revision(self) -> Number:
         """Of the write that created the key, 0 for a missing one."""
-        return Number(self, rpc_pb2.Compare.CREATE)
+        return Number(self, _CREATE)
 
     @property
     def mod_revision(self) -> Number:
         """Of the key's last write, 0 for a missing one."""
-        return Number(self, rpc_pb2.Compare.MOD)
+        return Number(self, _MOD)
 
     @property
     def lease(self) -> Number:
         """Id of the key's lease, 0 for none."""
-        return Number(self, rpc_pb2.Compare.LEASE)
+        return Number(self, _LEASE)
 
     @property
     def value(self) -> Content:
@@ -201,8 +202,25 @@ def key(name: Key) -> Subject:
 
 
 # --- operations ---------------------------------------------------------------------------
-@dataclass(frozen=True, slots=True)
-class Get:
+# An operation fills the empty message that lies in its transaction's: a message that is made
+# first and handed over is copied, which costs as much again.
+def _fill_range(
+    message: rpc_pb2.Compare | rpc_pb2.RangeRequest | rpc_pb2.DeleteRangeRequest,
+    namespace: Namespace,
+    key: Key,
+    end: Key,
+    is_prefix: bool,
+) -> None:
+    """Says which keys are meant. namespace: to put before them."""
+    if is_prefix:
+        message.key, message.range_end = namespace.prefixed(key)
+    elif end:
+        message.key, message.range_end = namespace.range(key, end)
+    else:
+        message.key = namespace.key(key)
+
+
+class Get(NamedTuple):
     """Reads a key; with `end` a range, with `prefix` all keys that begin with it.
 
     end: b"\\0" = all keys from `key` on. limit: 0 = all. revision: 0 = now. The bounds by
@@ -226,33 +244,40 @@ class Get:
 
     def request(self, namespace: Namespace) -> rpc_pb2.RangeRequest:
         """For the wire. namespace: to put before keys."""
-        if self.prefix:
-            first, end = namespace.prefixed(self.key)
-        else:
-            first, end = namespace.range(self.key, self.end)
-        request = rpc_pb2.RangeRequest(
-            key=first,
-            range_end=end,
-            limit=self.limit,
-            revision=self.revision,
-            keys_only=self.keys_only,
-            count_only=self.count_only,
-            serializable=self.serializable,
-            min_mod_revision=self.min_mod_revision,
-            max_mod_revision=self.max_mod_revision,
-            min_create_revision=self.min_create_revision,
-            max_create_revision=self.max_create_revision,
-        )
+        request = rpc_pb2.RangeRequest()
+        self._fill(request, namespace)
+        return request
+
+    def fill(self, message: rpc_pb2.RequestOp, namespace: Namespace) -> None:
+        """Says it in an empty message. namespace: to put before keys."""
+        self._fill(message.request_range, namespace)
+
+    def _fill(self, request: rpc_pb2.RangeRequest, namespace: Namespace) -> None:
+        _fill_range(request, namespace, self.key, self.end, self.prefix)
+        for name in _OPTIONS:
+            wanted = getattr(self, name)
+            if wanted:
+                setattr(request, name, wanted)
         if self.descending:
             request.sort_order = rpc_pb2.RangeRequest.DESCEND
         elif self.sort_by is not SortBy.KEY:
             request.sort_order = rpc_pb2.RangeRequest.ASCEND
-        request.sort_target = self.sort_by.value  # type: ignore[assignment]
-        return request
+        if self.sort_by is not SortBy.KEY:
+            request.sort_target = self.sort_by.value
 
-    def encode(self, namespace: Namespace) -> rpc_pb2.RequestOp:
-        """For the wire. namespace: to put before keys."""
-        return rpc_pb2.RequestOp(request_range=self.request(namespace))
+
+# What a Get has under the same names as its message.
+_OPTIONS: Final = (
+    "limit",
+    "revision",
+    "keys_only",
+    "count_only",
+    "serializable",
+    "min_mod_revision",
+    "max_mod_revision",
+    "min_create_revision",
+    "max_create_revision",
+)
 
 
 def GetPrefix(prefix: Key, *, limit: int = 0, keys_only: bool = False) -> Get:  # noqa: N802
@@ -265,8 +290,7 @@ def GetRange(key: Key, end: Key, *, limit: int = 0, keys_only: bool = False) -> 
     return Get(key, end, limit=limit, keys_only=keys_only)
 
 
-@dataclass(frozen=True, slots=True)
-class Put:
+class Put(NamedTuple):
     """Writes a key.
 
     lease: a Lease or its id, that the key shall hang on. prev_kv: return the pair before.
@@ -280,24 +304,20 @@ class Put:
     ignore_value: bool = False
     ignore_lease: bool = False
 
-    def request(self, namespace: Namespace) -> rpc_pb2.PutRequest:
-        """For the wire. namespace: to put before keys."""
-        return rpc_pb2.PutRequest(
-            key=namespace.key(self.key),
-            value=encoded(self.value),
-            lease=lease_id(self.lease),
-            prev_kv=self.prev_kv,
-            ignore_value=self.ignore_value,
-            ignore_lease=self.ignore_lease,
-        )
-
-    def encode(self, namespace: Namespace) -> rpc_pb2.RequestOp:
-        """For the wire. namespace: to put before keys."""
-        return rpc_pb2.RequestOp(request_put=self.request(namespace))
+    def fill(self, message: rpc_pb2.RequestOp, namespace: Namespace) -> None:
+        """Says it in an empty message. namespace: to put before keys."""
+        request = message.request_put
+        request.key = namespace.key(self.key)
+        request.value = encoded(self.value)
+        if self.lease is not None:
+            request.lease = lease_id(self.lease)
+        if self.prev_kv or self.ignore_value or self.ignore_lease:
+            request.prev_kv = self.prev_kv
+            request.ignore_value = self.ignore_value
+            request.ignore_lease = self.ignore_lease
 
 
-@dataclass(frozen=True, slots=True)
-class Delete:
+class Delete(NamedTuple):
     """Deletes a key; with `end` a range, with `prefix` all keys that begin with it.
 
     prev_kv: return the pairs.
@@ -310,15 +330,17 @@ class Delete:
 
     def request(self, namespace: Namespace) -> rpc_pb2.DeleteRangeRequest:
         """For the wire. namespace: to put before keys."""
-        if self.prefix:
-            first, end = namespace.prefixed(self.key)
-        else:
-            first, end = namespace.range(self.key, self.end)
-        return rpc_pb2.DeleteRangeRequest(key=first, range_end=end, prev_kv=self.prev_kv)
+        request = rpc_pb2.DeleteRangeRequest()
+        self._fill(request, namespace)
+        return request
 
-    def encode(self, namespace: Namespace) -> rpc_pb2.RequestOp:
-        """For the wire. namespace: to put before keys."""
-        return rpc_pb2.RequestOp(request_delete_range=self.request(namespace))
+    def fill(self, message: rpc_pb2.RequestOp, namespace: Namespace) -> None:
+        """Says it in an empty message. namespace: to put before keys."""
+        self._fill(message.request_delete_range, namespace)
+
+    def _fill(self, request: rpc_pb2.DeleteRangeRequest, namespace: Namespace) -> None:
+        _fill_range(request, namespace, self.key, self.end, self.prefix)
+        request.prev_kv = self.prev_kv
 
 
 def DeletePrefix(prefix: Key, *, prev_kv: bool = False) -> Delete:  # noqa: N802
@@ -331,8 +353,7 @@ def DeleteRange(key: Key, end: Key, *, prev_kv: bool = False) -> Delete:  # noqa
     return Delete(key, end, prev_kv=prev_kv)
 
 
-@dataclass(frozen=True, slots=True)
-class Txn:
+class Txn(NamedTuple):
     """A transaction. `when`, `then` and `otherwise` return a longer one; this one stays."""
 
     compares: tuple[Compare, ...] = ()
@@ -341,23 +362,23 @@ class Txn:
 
     def when(self, *compares: Compare) -> "Txn":
         """With more conditions; all must hold. compares: made with `key`, or a guard's."""
-        return replace(self, compares=self.compares + compares)
+        return Txn(self.compares + compares, self.success, self.failure)
 
     def then(self, *operations: "Operation") -> "Txn":
         """With more operations to do when the conditions hold."""
-        return replace(self, success=self.success + operations)
+        return Txn(self.compares, self.success + operations, self.failure)
 
     def otherwise(self, *operations: "Operation") -> "Txn":
         """With more operations to do when a condition does not hold."""
-        return replace(self, failure=self.failure + operations)
+        return Txn(self.compares, self.success, self.failure + operations)
 
     @property
     def writes(self) -> bool:
         """Whether one of its branches can change anything."""
-        return any(
-            operation.writes if isinstance(operation, Txn) else not isinstance(operation, Get)
-            for operation in (*self.success, *self.failure)
-        )
+        for operation in self.success + self.failure:
+            if operation.writes if isinstance(operation, Txn) else not isinstance(operation, Get):
+                return True
+        return False
 
     @property
     def is_linearizable(self) -> bool:
@@ -366,20 +387,27 @@ class Txn:
             operation.is_linearizable is False
             if isinstance(operation, Txn)
             else isinstance(operation, Get) and operation.serializable
-            for operation in (*self.success, *self.failure)
+            for operation in self.success + self.failure
         )
 
     def request(self, namespace: Namespace) -> rpc_pb2.TxnRequest:
         """For the wire. namespace: to put before keys."""
-        return rpc_pb2.TxnRequest(
-            compare=[compare.encode(namespace) for compare in self.compares],
-            success=[operation.encode(namespace) for operation in self.success],
-            failure=[operation.encode(namespace) for operation in self.failure],
-        )
+        request = rpc_pb2.TxnRequest()
+        self._fill(request, namespace)
+        return request
 
-    def encode(self, namespace: Namespace) -> rpc_pb2.RequestOp:
-        """For the wire. namespace: to put before keys."""
-        return rpc_pb2.RequestOp(request_txn=self.request(namespace))
+    def fill(self, message: rpc_pb2.RequestOp, namespace: Namespace) -> None:
+        """Says it in an empty message. namespace: to put before keys."""
+        message.request_txn.SetInParent()  # it may have nothing to say
+        self._fill(message.request_txn, namespace)
+
+    def _fill(self, request: rpc_pb2.TxnRequest, namespace: Namespace) -> None:
+        for compare in self.compares:
+            compare.fill(request.compare.add(), namespace)
+        for operation in self.success:
+            operation.fill(request.success.add(), namespace)
+        for operation in self.failure:
+            operation.fill(request.failure.add(), namespace)
 
 
 Operation = Get | Put | Delete | Txn

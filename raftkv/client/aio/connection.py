@@ -7,7 +7,6 @@ the answers say about the cluster: another cluster id, or a linearizable answer 
 that was there before it was asked for, is a `ClusterChanged` (catalogue C15).
 """
 
-import os
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -16,9 +15,20 @@ from typing import Final, Generic, TypeVar
 import grpc
 from google.protobuf.message import Message
 
-from raftkv.client import channels, once, retrying
+from raftkv.client import channels, once, process, retrying
 from raftkv.client.aio.leadership import Leadership
-from raftkv.client.aio.runtime import CHANNEL_CLOSED, Channel, Metadata, Mutex, Stream, sleep
+from raftkv.client.aio.runtime import (
+    CHANNEL_CLOSED,
+    INTERRUPTED,
+    Channel,
+    Metadata,
+    Mutex,
+    Prepared,
+    Stream,
+    is_cancelled,
+    prepared,
+    sleep,
+)
 from raftkv.client.aio.sessions import Sessions
 from raftkv.client.endpoints import Places
 from raftkv.client.errors import (
@@ -82,12 +92,13 @@ class Connection:
         self._options = channels.options(settings)
         self._credentials = [channels.credentials(settings, each) for each in settings.endpoints]
         self._channels: dict[int, Channel] = {}
-        self._pid = os.getpid()
+        self._pid = process.number
         self._closed = False
         self._several = self.places.count > 1
         self._login = Mutex()
         self._token: str | None = None if settings.user else ""
-        self._metadata: tuple[Metadata, Metadata] = ((), ())
+        self._metadata: tuple[Metadata, Metadata] = ((), ())  # without and with "hasleader"
+        self._prepared: tuple[Prepared, Prepared] = self._metadata  # the same, for calls
         self._note_token(self._token)
         self._sessions = Sessions(self) if settings.exactly_once else None
         self._leadership = Leadership(self) if settings.prefer_leader and self._several else None
@@ -127,13 +138,17 @@ class Connection:
         if self._token is None:
             await self._log_in(None, seconds)
         token = self._token
+        if self._sessions is not None and write and path in once.PATHS:
+            ask = self._sessions.write
+        else:
+            ask = self.ask
         try:
-            answer = await self._answer(question)
+            answer = await ask(question)
         except (TokenRefused, AccountError) as error:
             if not self.settings.user or not _is_stale(error):
                 raise
             await self._log_in(token, question.left)
-            answer = await self._answer(question)
+            answer = await ask(question)
         header: rpc_pb2.ResponseHeader | None = getattr(answer, "header", None)
         if header is not None:
             if self._leadership is not None:
@@ -141,12 +156,7 @@ class Connection:
             self._note(header, floor, linearizable, write)
         return answer
 
-    async def _answer(self, question: "Question[Reply]") -> Reply:
-        if self._sessions is not None and question.write and question.path in once.PATHS:
-            return await self._sessions.write(question)
-        return await self.ask(question, None)
-
-    async def ask(self, question: "Question[Reply]", within: once.Write | None) -> Reply:
+    async def ask(self, question: "Question[Reply]", within: once.Write | None = None) -> Reply:
         """Asks until one endpoint answers. Errors: ClientError, which is final.
 
         within: the write of a session that this is; then it may be repeated.
@@ -155,7 +165,7 @@ class Connection:
         others = self._several and question.only is None
         repeatable = within is not None or not question.write
         share = retrying.share(question.left, others=others and repeatable)
-        metadata = self._metadata[question.leading]
+        metadata = self._prepared[question.leading]
         trial: retrying.Trial | None = None
         while True:
             try:
@@ -168,6 +178,11 @@ class Connection:
                 )
             except grpc.RpcError as error:
                 failure = self.failure(error, place, write=question.write)
+            except INTERRUPTED:
+                # Closing a channel cancels its calls, but not those who wait for them.
+                if not self._closed or is_cancelled():
+                    raise
+                failure = self._cut_off(place, question.write)
             except CHANNEL_CLOSED:
                 self.check()
                 raise
@@ -180,15 +195,7 @@ class Connection:
             if within is not None and _leaves_open(failure):
                 within.may_be_done = True
             if trial is None:
-                trial = retrying.Trial(
-                    self.places,
-                    place,
-                    alone=not others,
-                    repeatable=repeatable,
-                    started=question.started,
-                    timeout=question.seconds,
-                    dial_timeout=self.settings.dial_timeout,
-                )
+                trial = self._trial(question, place, not others, repeatable)
             pause = trial.failed(failure, time.monotonic())
             if pause:
                 await sleep(pause)
@@ -196,16 +203,33 @@ class Connection:
             place = trial.place
             share = trial.share(time.monotonic())
 
+    def _trial(
+        self, question: "Question[Reply]", place: int, alone: bool, repeatable: bool
+    ) -> retrying.Trial:
+        return retrying.Trial(
+            self.places,
+            place,
+            alone=alone,
+            repeatable=repeatable,
+            started=question.started,
+            timeout=question.seconds,
+            dial_timeout=self.settings.dial_timeout,
+        )
+
     def failure(self, error: grpc.RpcError, place: int, *, write: bool = False) -> ClientError:
         """What an error of grpcio's means, of a call at this endpoint."""
-        endpoint = self.settings.endpoints[place].text
         if self._closed:
-            closed = ClientClosed("the client was closed", endpoint=endpoint)
-            return OutcomeUnknown(closed) if write else closed
+            return self._cut_off(place, write)
+        endpoint = self.settings.endpoints[place].text
         code: int = error.code().value[0]
         failure = mapped(code, error.details() or "", write=write, endpoint=endpoint)
         failure.__cause__ = error
         return failure
+
+    def _cut_off(self, place: int, write: bool) -> ClientError:
+        """What it means that the client was closed during a call at this endpoint."""
+        closed = ClientClosed("the client was closed", endpoint=self.settings.endpoints[place].text)
+        return OutcomeUnknown(closed) if write else closed
 
     # --- streams --------------------------------------------------------------------------
     async def stream(
@@ -284,6 +308,10 @@ class Connection:
         plain: Metadata = (("token", token),) if token else ()
         leading: Metadata = (*plain, ("hasleader", "true"))
         self._metadata = (plain, leading if self.settings.require_leader else plain)
+        if not self.settings.interceptors:  # which may write to what they are given
+            self._prepared = (prepared(self._metadata[0]), prepared(self._metadata[1]))
+        else:
+            self._prepared = self._metadata
 
     # --- what the answers tell --------------------------------------------------------------
     def _note(
@@ -330,7 +358,7 @@ class Connection:
         """Errors: ClientClosed, ForkedClient."""
         if self._closed:
             raise ClientClosed("the client is closed")
-        if self._pid != os.getpid():
+        if self._pid != process.number:
             raise ForkedClient(
                 "this client was made before the process forked and cannot be used in the child: "
                 "make a new one there"
@@ -354,10 +382,10 @@ class Connection:
 
     async def close(self) -> None:
         """Closes every channel; calls that still run end with ClientClosed."""
-        if self._sessions is not None and not self._closed and self._pid == os.getpid():
+        if self._sessions is not None and not self._closed and self._pid == process.number:
             await self._sessions.close()
         self._closed = True
-        if self._pid != os.getpid():
+        if self._pid != process.number:
             return  # they belong to the parent
         self.keeper.stop()
         for channel in list(self._channels.values()):

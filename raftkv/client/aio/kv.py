@@ -9,6 +9,7 @@ from typing import Final
 
 from raftkv.client.aio.connection import Connection
 from raftkv.client.aio.pages import RANGE, Pages
+from raftkv.client.aio.runtime import Eventually
 from raftkv.client.errors import Unavailable
 from raftkv.client.keys import Key, Namespace, encoded
 from raftkv.client.results import (
@@ -70,14 +71,14 @@ class KeyValueVerbs:
         timeout: seconds, None = the client's.
         Errors: Compacted, FutureRevision, Unavailable, TimedOut.
         """
-        request = rpc_pb2.RangeRequest(
-            key=self._namespace.key(key), revision=revision, serializable=serializable
-        )
-        answer, stale = await self._range(request, min_revision, timeout)
-        header = Header.read(answer.header)
-        if not answer.kvs:
-            return GetResult(header, None, stale)
-        return GetResult(header, KeyValue.read(answer.kvs[0], self._namespace), stale)
+        request = rpc_pb2.RangeRequest(key=self._namespace.key(key))
+        if revision or serializable:
+            request.revision = revision
+            request.serializable = serializable
+        answer = await self._range(request, timeout)
+        if min_revision:
+            answer = await self._newer(answer, request, min_revision, timeout)
+        return GetResult.read(answer, self._namespace, request.serializable)
 
     async def get_prefix(
         self,
@@ -163,8 +164,11 @@ class KeyValueVerbs:
         wanted: made with Get, GetPrefix or GetRange. min_revision, timeout, errors: as `get`.
         """
         request = wanted.request(self._namespace)
-        answer, stale = await self._range(request, min_revision, timeout)
-        return RangeResult.read(answer, self._namespace, Header.read(answer.header), stale)
+        answer = await self._range(request, timeout)
+        if min_revision:
+            answer = await self._newer(answer, request, min_revision, timeout)
+        header = Header.read(answer.header)
+        return RangeResult.read(answer, self._namespace, header, request.serializable)
 
     async def count(self, prefix: Key, *, revision: int = 0, timeout: float | None = None) -> int:
         """How many keys begin with `prefix`. revision, timeout, errors: as `get`."""
@@ -198,37 +202,38 @@ class KeyValueVerbs:
         async for kv in self._pages.read(request, timeout):
             yield KeyValue.read(kv, self._namespace)
 
-    async def _range(
-        self, request: rpc_pb2.RangeRequest, min_revision: int, timeout: float | None
-    ) -> tuple[rpc_pb2.RangeResponse, bool]:
-        """The answer, and whether it may be stale."""
-        serializable = request.serializable
-        call = self._connection.call
-        answer = await call(
+    def _range(
+        self, request: rpc_pb2.RangeRequest, timeout: float | None
+    ) -> Eventually[rpc_pb2.RangeResponse]:
+        """The answer, of any age if the request is serializable."""
+        current = not request.serializable
+        return self._connection.call(
             RANGE,
             request,
             rpc_pb2.RangeResponse,
             write=False,
-            linearizable=not serializable,
-            leading=not serializable,
+            linearizable=current,
+            leading=current,
             timeout=timeout,
         )
-        if answer.header.revision < min_revision and serializable:
-            request.serializable = serializable = False
-            answer = await call(
-                RANGE,
-                request,
-                rpc_pb2.RangeResponse,
-                write=False,
-                linearizable=True,
-                timeout=timeout,
-            )
+
+    async def _newer(
+        self,
+        answer: rpc_pb2.RangeResponse,
+        request: rpc_pb2.RangeRequest,
+        min_revision: int,
+        timeout: float | None,
+    ) -> rpc_pb2.RangeResponse:
+        """The answer if it is new enough, or that of the read made linearizable."""
+        if answer.header.revision < min_revision and request.serializable:
+            request.serializable = False
+            answer = await self._range(request, timeout)
         if answer.header.revision < min_revision:
             raise Unavailable(
                 f"the store is at revision {answer.header.revision}, "
                 f"at least {min_revision} was asked for"
             )
-        return answer, serializable
+        return answer
 
     # --- writes ---------------------------------------------------------------------------
     async def put(
@@ -342,12 +347,13 @@ class KeyValueVerbs:
         transaction: a value, which may be used again. timeout: seconds, None = the client's.
         Errors: as `put`; DuplicateKey, RequestTooLarge (too many operations), ReadsTooMuch.
         """
+        write = transaction.writes
         answer = await self._connection.call(
             TXN,
             transaction.request(self._namespace),
             rpc_pb2.TxnResponse,
-            write=transaction.writes,
-            linearizable=transaction.is_linearizable,
+            write=write,
+            linearizable=write or transaction.is_linearizable,
             timeout=timeout,
         )
         return TxnResult.read(answer, self._namespace, Header.read(answer.header))

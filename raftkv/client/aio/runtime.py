@@ -9,7 +9,7 @@ import asyncio
 import math
 import threading
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Generator, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Final, Generic, ParamSpec, Protocol, Self, TypeVar
@@ -23,6 +23,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 Reply = TypeVar("Reply", bound=Message)
 Metadata = Sequence[tuple[str, str]]
+Prepared = Collection[tuple[str, str]]  # metadata as calls take it best
 
 READ_AHEAD: Final = 16  # answers of a stream that are taken before they are asked for
 
@@ -376,7 +377,6 @@ class Channel:
     ) -> None:
         given = list(options)
         self._loop = asyncio.get_running_loop()
-        self._is_closed = False
         self._channel = (
             grpc.aio.insecure_channel(address, given, interceptors=list(interceptors))
             if credentials is None
@@ -386,10 +386,10 @@ class Channel:
         )
         self._methods: dict[str, Callable[..., Awaitable[Any]]] = {}
 
-    async def unary(
-        self, path: str, request: Message, reply: type[Reply], timeout: float, metadata: Metadata
-    ) -> Reply:
-        """One call. path: "/package.Service/Method". Errors: grpc.RpcError."""
+    def unary(
+        self, path: str, request: Message, reply: type[Reply], timeout: float, metadata: Prepared
+    ) -> Awaitable[Reply]:
+        """One call. path: "/package.Service/Method". Errors: grpc.RpcError, INTERRUPTED."""
         if asyncio.get_running_loop() is not self._loop:
             raise _wrong_loop()
         method = self._methods.get(path)
@@ -399,18 +399,7 @@ class Channel:
                 request_serializer=type(request).SerializeToString,
                 response_deserializer=reply.FromString,
             )
-        try:
-            answer: Reply = await method(request, timeout=timeout, metadata=metadata)
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if not self._is_closed or (task is not None and task.cancelling()):
-                raise
-            # The call was cancelled with its channel, not its caller: who waits is told as by any
-            # other end of a call, and not as if somebody had cancelled the task.
-            nothing = grpc.aio.Metadata()
-            raise grpc.aio.AioRpcError(
-                grpc.StatusCode.CANCELLED, nothing, nothing, "the channel was closed"
-            ) from None
+        answer: Awaitable[Reply] = method(request, timeout=timeout, metadata=metadata)
         return answer
 
     def stream(self, path: str, reply: type[Reply], metadata: Metadata) -> Stream[Reply]:
@@ -426,7 +415,6 @@ class Channel:
 
     async def close(self) -> None:
         """Ends the calls that still run. From another loop it only lets go of the channel."""
-        self._is_closed = True
         if asyncio.get_running_loop() is self._loop:
             await self._channel.close()
 
@@ -438,6 +426,20 @@ def _wrong_loop() -> WrongLoop:
     )
 
 
+def prepared(metadata: Metadata) -> Prepared:
+    """Metadata as grpcio uses it; of anything else it makes that anew in every call."""
+    made: Prepared = grpc.aio.Metadata(*metadata)
+    return made
+
+
+def is_cancelled() -> bool:
+    """Whether somebody is cancelling the task that runs this."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+# What a call raises when it is cancelled, its caller or its channel.
+INTERRUPTED: Final = (asyncio.CancelledError,)
 # What grpcio raises when a channel is used after its end.
 CHANNEL_CLOSED: Final = (grpc.aio.UsageError,)
 THREADS: Final = False

@@ -23,6 +23,7 @@ from raftkv.client.results import (
 )
 from raftkv.client.sync.connection import Connection
 from raftkv.client.sync.pages import RANGE, Pages
+from raftkv.client.sync.runtime import Eventually
 from raftkv.client.txn import (
     Compare,
     Delete,
@@ -71,14 +72,14 @@ class KeyValueVerbs:
         timeout: seconds, None = the client's.
         Errors: Compacted, FutureRevision, Unavailable, TimedOut.
         """
-        request = rpc_pb2.RangeRequest(
-            key=self._namespace.key(key), revision=revision, serializable=serializable
-        )
-        answer, stale = self._range(request, min_revision, timeout)
-        header = Header.read(answer.header)
-        if not answer.kvs:
-            return GetResult(header, None, stale)
-        return GetResult(header, KeyValue.read(answer.kvs[0], self._namespace), stale)
+        request = rpc_pb2.RangeRequest(key=self._namespace.key(key))
+        if revision or serializable:
+            request.revision = revision
+            request.serializable = serializable
+        answer = self._range(request, timeout)
+        if min_revision:
+            answer = self._newer(answer, request, min_revision, timeout)
+        return GetResult.read(answer, self._namespace, request.serializable)
 
     def get_prefix(
         self,
@@ -164,8 +165,11 @@ class KeyValueVerbs:
         wanted: made with Get, GetPrefix or GetRange. min_revision, timeout, errors: as `get`.
         """
         request = wanted.request(self._namespace)
-        answer, stale = self._range(request, min_revision, timeout)
-        return RangeResult.read(answer, self._namespace, Header.read(answer.header), stale)
+        answer = self._range(request, timeout)
+        if min_revision:
+            answer = self._newer(answer, request, min_revision, timeout)
+        header = Header.read(answer.header)
+        return RangeResult.read(answer, self._namespace, header, request.serializable)
 
     def count(self, prefix: Key, *, revision: int = 0, timeout: float | None = None) -> int:
         """How many keys begin with `prefix`. revision, timeout, errors: as `get`."""
@@ -200,36 +204,37 @@ class KeyValueVerbs:
             yield KeyValue.read(kv, self._namespace)
 
     def _range(
-        self, request: rpc_pb2.RangeRequest, min_revision: int, timeout: float | None
-    ) -> tuple[rpc_pb2.RangeResponse, bool]:
-        """The answer, and whether it may be stale."""
-        serializable = request.serializable
-        call = self._connection.call
-        answer = call(
+        self, request: rpc_pb2.RangeRequest, timeout: float | None
+    ) -> Eventually[rpc_pb2.RangeResponse]:
+        """The answer, of any age if the request is serializable."""
+        current = not request.serializable
+        return self._connection.call(
             RANGE,
             request,
             rpc_pb2.RangeResponse,
             write=False,
-            linearizable=not serializable,
-            leading=not serializable,
+            linearizable=current,
+            leading=current,
             timeout=timeout,
         )
-        if answer.header.revision < min_revision and serializable:
-            request.serializable = serializable = False
-            answer = call(
-                RANGE,
-                request,
-                rpc_pb2.RangeResponse,
-                write=False,
-                linearizable=True,
-                timeout=timeout,
-            )
+
+    def _newer(
+        self,
+        answer: rpc_pb2.RangeResponse,
+        request: rpc_pb2.RangeRequest,
+        min_revision: int,
+        timeout: float | None,
+    ) -> rpc_pb2.RangeResponse:
+        """The answer if it is new enough, or that of the read made linearizable."""
+        if answer.header.revision < min_revision and request.serializable:
+            request.serializable = False
+            answer = self._range(request, timeout)
         if answer.header.revision < min_revision:
             raise Unavailable(
                 f"the store is at revision {answer.header.revision}, "
                 f"at least {min_revision} was asked for"
             )
-        return answer, serializable
+        return answer
 
     # --- writes ---------------------------------------------------------------------------
     def put(
@@ -343,12 +348,13 @@ class KeyValueVerbs:
         transaction: a value, which may be used again. timeout: seconds, None = the client's.
         Errors: as `put`; DuplicateKey, RequestTooLarge (too many operations), ReadsTooMuch.
         """
+        write = transaction.writes
         answer = self._connection.call(
             TXN,
             transaction.request(self._namespace),
             rpc_pb2.TxnResponse,
-            write=transaction.writes,
-            linearizable=transaction.is_linearizable,
+            write=write,
+            linearizable=write or transaction.is_linearizable,
             timeout=timeout,
         )
         return TxnResult.read(answer, self._namespace, Header.read(answer.header))

@@ -8,7 +8,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from typing import Annotated, Any, Final, Generic, ParamSpec, TypeVar
 
@@ -19,6 +19,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 Reply = TypeVar("Reply", bound=Message)
 Metadata = Sequence[tuple[str, str]]
+Prepared = Collection[tuple[str, str]]  # metadata as calls take it best
 
 READ_AHEAD: Final = 16  # answers of a stream that its thread takes before they are asked for
 
@@ -231,7 +232,7 @@ class Channel:
         self._methods: dict[str, Callable[..., Any]] = {}
 
     def unary(
-        self, path: str, request: Message, reply: type[Reply], timeout: float, metadata: Metadata
+        self, path: str, request: Message, reply: type[Reply], timeout: float, metadata: Prepared
     ) -> Reply:
         """One call. path: "/package.Service/Method". Errors: grpc.RpcError."""
         method = self._methods.get(path)
@@ -258,6 +259,18 @@ class Channel:
         self._channel.close()
 
 
+def prepared(metadata: Metadata) -> Prepared:
+    """Metadata as grpcio uses it."""
+    return tuple(metadata)
+
+
+def is_cancelled() -> bool:
+    """Whether somebody is cancelling the caller: nobody can cancel a thread."""
+    return False
+
+
+# What a call raises when it is cancelled without having failed.
+INTERRUPTED: Final = ()
 # What grpcio raises when a channel is used after its end.
 CHANNEL_CLOSED: Final = (ValueError,)
 THREADS: Final = True

@@ -107,7 +107,7 @@ class Store:
             found.sort(key=lambda kv: kv.create_revision, reverse=get.descending)
         kept = found[: get.limit] if get.limit else found
         if get.keys_only:
-            kept = [replace(kv, value=b"") for kv in kept]
+            kept = [kv._replace(value=b"") for kv in kept]
         return RangeResult(self.header(), tuple(kept), count, len(kept) < len(found))
 
 
