@@ -75,7 +75,8 @@ be renewed.
 A stopped process must not conclude that its clients were silent (M10): when the time between two
 turns exceeds half an election timeout, that whole gap does not count (`Lessor.time` lags behind the
 driver's clock by the sum of gaps), and nothing expires for an election timeout more, so that what
-queued up outside is heard first.
+queued up outside is heard first. A shorter hold-up counts, but what is found due after it ends in
+a later turn, so that what has come in meanwhile is heard first all the same.
 
 The driver's clock must be monotonic (R20) and must not stand still while those of other members
 run: a leader on a host that was suspended together with its clock would think that it spoke with
@@ -414,11 +415,13 @@ class Lessor:
         To be called only while a quorum is heard, after the keepalives of the turn. Returns True
         if more clocks are due than one turn looks at.
         """
+        # What an earlier turn has found due. The timer of a process that was held up for a moment
+        # comes before what waits in its sockets: those clients are heard in between.
+        if self._due and self.time >= self._quiet_until:
+            self._expire(machine, propose)
         silent = self._look()
         if silent:
             self._checkpoint(silent, machine.applied_index, propose)
-        if self._due and self.time >= self._quiet_until:
-            self._expire(machine, propose)
         return self._wheel.more
 
     def _look(self) -> list[Clock]:

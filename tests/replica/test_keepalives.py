@@ -460,6 +460,25 @@ def test_a_single_member_that_was_stopped_for_half_a_minute_hears_its_clients_fi
     assert [lease for _, lease in cluster.ended] == [7]
 
 
+@pytest.mark.parametrize("voters", [1, 3])
+def test_a_member_that_was_held_up_for_a_moment_hears_its_clients_first(voters: int) -> None:
+    """M10: so short a time counts, and the timer comes before what waits in sockets."""
+    cluster = Cluster(voters)
+    replica = cluster.elect()
+    cluster.grant(7, 2)
+    cluster.grant(8, 2)
+    cluster.run(0.9)
+    assert (cluster.renew(7), cluster.renew(8)) == (LeaseAnswer(7, 2, 2), LeaseAnswer(8, 2, 2))
+    cluster.run(1.7)
+    cluster.now += 0.45
+    replica.tick()
+    cluster.settle()
+    assert not cluster.ended
+    cluster.renew(8)
+    cluster.run(1)
+    assert {lease for _, lease in cluster.ended} == {7}
+
+
 def test_a_clock_that_jumps_by_an_hour_expires_nothing() -> None:
     """R20. The driver's clock is monotonic; should it jump all the same, that is no silence."""
     cluster = Cluster(1)
