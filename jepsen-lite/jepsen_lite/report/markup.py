@@ -58,7 +58,7 @@ def drawing(width: float, height: float, title: str, *children: str) -> str:
             viewBox=f"0 0 {width:g} {height:g}",
             role="img",
             xmlns="http://www.w3.org/2000/svg",
-            style=f"min-width:{min(width, 640):g}px",
+            style=f"min-width:{min(width, 640):g}px;max-width:{width * 1.2:g}px",
         ),
         class_="drawing",
         tabindex="0",

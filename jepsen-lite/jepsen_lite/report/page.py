@@ -198,7 +198,7 @@ def _plots(series: Series, windows: Sequence[Window]) -> str:
         outcomes = (
             ("ok", "ok: carried out"),
             ("fail", "fail: surely not"),
-            ("info", "info: nobody knows"),
+            ("info hollow" if series.dots else "info", "info: nobody knows"),
         )
         parts += [element("h2", "Latency"), latency, _legend(outcomes)]
     rate, legend = plots.rate()

@@ -96,6 +96,7 @@ def sheet() -> str:
     classes += [f"i.k{number}{{background:var(--k{number})}}" for number in range(BANDS)]
     classes += [f"svg .s{number}{{stroke:var(--s{number})}}" for number in range(LINES)]
     classes += [f"i.s{number}{{background:var(--s{number})}}" for number in range(LINES)]
+    classes.append("i.hollow{background:none;border:2px solid var(--info);border-radius:50%}")
     for one in ("ok", "fail", "info"):
         classes.append(f"i.{one},i.of-{one}{{background:var(--{one})}}")
         classes.append(f"svg .of-{one}{{stroke:var(--{one})}}")

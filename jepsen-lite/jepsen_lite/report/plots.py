@@ -157,7 +157,7 @@ class TimePlots:
                 "path",
                 d="".join(paths[outcome, shade]),
                 class_=outcome,
-                fill_opacity=round(0.25 + 0.75 * (shade + 1) / SHADES, 2),
+                fill_opacity=_opacity(outcome, shade),
             )
             for outcome, shade in ordered
         )
@@ -218,6 +218,12 @@ class TimePlots:
             place = min(self._x(mark), WIDTH - 24.0)
             parts.append(label(place, bottom + 17, seconds(mark), class_="middle soft"))
         return "".join(parts)
+
+
+def _opacity(outcome: str, shade: int) -> float:
+    """Of cells; those that did not end well must be seen, however few they are."""
+    least = 0.25 if outcome == "ok" else 0.7
+    return round(least + (1 - least) * (shade + 1) / SHADES, 2)
 
 
 def _across(y: float) -> str:

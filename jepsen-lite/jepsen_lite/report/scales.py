@@ -29,7 +29,7 @@ class Linear:
         step = next(factor * power for factor in _STEPS if factor * power >= raw * 0.999)
         first = math.ceil(self.low / step - 1e-9)
         last = math.floor(self.high / step + 1e-9)
-        return [number * step for number in range(first, last + 1)]
+        return [min(number * step, self.high) for number in range(first, last + 1)]
 
 
 @dataclass(frozen=True, slots=True)
