@@ -28,8 +28,8 @@ ETCDCTL: Final = BINARIES / "etcdctl"
 
 RAFTKV: Final = (sys.executable, "-m", "raftkv", "serve")
 
-START_SECONDS: Final = 30.0
-STOP_SECONDS: Final = 10.0
+START_SECONDS: Final = 90.0
+STOP_SECONDS: Final = 60.0
 
 
 class StartFailed(Exception):

@@ -73,7 +73,7 @@ def test_calls_that_are_given_up_while_they_wait_leave_nothing_behind(
                     await until(lambda: open_streams(node) == 0)
                     await asyncio.gather(*calls, return_exceptions=True)
             assert waiting(node) > CALLS, "the streams did not wait for what was queued"
-            await until(lambda: waiting(node) == 0, 40.0)
+            await until(lambda: waiting(node) == 0, 60.0)
             gc.collect()
             heads = sum(isinstance(one, RequestHead) for one in gc.get_objects())
             assert heads < CALLS // 10

@@ -21,7 +21,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[processes.Clus
 def inspect(endpoint: str) -> inspect_pb2.InspectResponse:
     with grpc.insecure_channel(endpoint) as channel:
         answer = inspect_pb2_grpc.InspectStub(channel).Inspect(
-            inspect_pb2.InspectRequest(), timeout=5
+            inspect_pb2.InspectRequest(), timeout=60
         )
         assert isinstance(answer, inspect_pb2.InspectResponse)
         return answer
@@ -31,7 +31,7 @@ def put(endpoint: str, count: int) -> None:
     with grpc.insecure_channel(endpoint) as channel:
         kv = rpc_pb2_grpc.KVStub(channel)
         for number in range(count):
-            kv.Put(rpc_pb2.PutRequest(key=b"k", value=b"%d" % number), timeout=5)
+            kv.Put(rpc_pb2.PutRequest(key=b"k", value=b"%d" % number), timeout=60)
 
 
 def all_of(cluster: processes.Cluster) -> list[inspect_pb2.InspectResponse]:
@@ -62,7 +62,7 @@ def test_every_member_tells_what_it_knows(cluster: processes.Cluster) -> None:
 
 @pytest.mark.slow
 def test_round_trips_between_members_are_measured(cluster: processes.Cluster) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         peers = [peer for one in all_of(cluster) for peer in one.peers]
         if all(peer.round_trip_us for peer in peers):
@@ -78,7 +78,7 @@ def test_a_member_answers_without_a_leader_and_names_the_lost_links(
     with processes.raftkv(tmp_path_factory.mktemp("minority"), 3) as cluster:
         for server in cluster.servers[1:]:
             server.kill()
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             left = inspect(cluster.servers[0].endpoint)
             if not left.leader and not any(peer.connected for peer in left.peers):

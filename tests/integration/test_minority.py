@@ -30,7 +30,7 @@ def trio() -> Iterator[Cluster]:
 
 
 def _wait_until_it_knows_no_leader(member: Member) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while probe.status(member.address, 5.0).leader:
         assert time.monotonic() < deadline, member.log_end()
         time.sleep(0.02)

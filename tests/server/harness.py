@@ -52,7 +52,7 @@ async def running(config: Sequence[ServerConfig]) -> AsyncIterator[list[Node]]:
         await asyncio.gather(*(node.stop() for node in nodes))
 
 
-async def until(condition: Any, seconds: float = 20.0) -> None:
+async def until(condition: Any, seconds: float = 60.0) -> None:
     """Waits for a condition; fails after `seconds`."""
     async with asyncio.timeout(seconds):
         while not condition():

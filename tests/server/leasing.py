@@ -29,30 +29,30 @@ class LeaseClient:
     async def grant(self, ttl: int, lease: int = 0) -> int:
         """The new lease's id."""
         request = rpc_pb2.LeaseGrantRequest(TTL=ttl, ID=lease)
-        return int((await self.stub.LeaseGrant(request, timeout=20)).ID)
+        return int((await self.stub.LeaseGrant(request, timeout=60)).ID)
 
     async def revoke(self, lease: int) -> None:
         """Ends a lease."""
-        await self.stub.LeaseRevoke(rpc_pb2.LeaseRevokeRequest(ID=lease), timeout=20)
+        await self.stub.LeaseRevoke(rpc_pb2.LeaseRevokeRequest(ID=lease), timeout=60)
 
     async def left(self, lease: int, *, keys: bool = False) -> Any:
         """LeaseTimeToLive."""
         request = rpc_pb2.LeaseTimeToLiveRequest(ID=lease, keys=keys)
-        return await self.stub.LeaseTimeToLive(request, timeout=20)
+        return await self.stub.LeaseTimeToLive(request, timeout=60)
 
     async def listed(self) -> list[int]:
         """LeaseLeases."""
-        answer = await self.stub.LeaseLeases(rpc_pb2.LeaseLeasesRequest(), timeout=20)
+        answer = await self.stub.LeaseLeases(rpc_pb2.LeaseLeasesRequest(), timeout=60)
         return [one.ID for one in answer.leases]
 
     async def put(self, key: bytes, lease: int) -> Any:
         """KV.Put of an attached key."""
         request = rpc_pb2.PutRequest(key=key, value=b"v", lease=lease)
-        return await self.kv.Put(request, timeout=20)
+        return await self.kv.Put(request, timeout=60)
 
     async def get(self, key: bytes) -> Any:
         """The pair of a key, None if there is none."""
-        kvs = (await self.kv.Range(rpc_pb2.RangeRequest(key=key), timeout=20)).kvs
+        kvs = (await self.kv.Range(rpc_pb2.RangeRequest(key=key), timeout=60)).kvs
         return kvs[0] if kvs else None
 
     async def put_with_ttl(self, key: bytes, ttl_ms: int, **fields: Any) -> Any:
@@ -63,7 +63,7 @@ class LeaseClient:
             response_deserializer=v1_pb2.PutWithTTLResponse.FromString,
         )
         request = v1_pb2.PutWithTTLRequest(key=key, ttl_ms=ttl_ms, **fields)
-        return await call(request, timeout=20)
+        return await call(request, timeout=60)
 
     def stream(self, **options: Any) -> "Renewals":
         """A LeaseKeepAlive stream."""

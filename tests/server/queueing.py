@@ -17,7 +17,7 @@ from raftkv.pb import (
 )
 
 NAME = b"n"
-PATIENCE_SECONDS = 30.0  # reached only when something is left that should not be
+PATIENCE_SECONDS = 60.0  # reached only when something is left that should not be
 POLL_SECONDS = 0.002
 
 
@@ -42,12 +42,12 @@ class Party:
 
     async def lease(self, ttl: int = 600) -> int:
         """A new lease's id."""
-        answer = await self.leases.LeaseGrant(rpc_pb2.LeaseGrantRequest(TTL=ttl), timeout=20)
+        answer = await self.leases.LeaseGrant(rpc_pb2.LeaseGrantRequest(TTL=ttl), timeout=60)
         return int(answer.ID)
 
     async def revoke(self, lease: int) -> None:
         """Ends a lease."""
-        await self.leases.LeaseRevoke(rpc_pb2.LeaseRevokeRequest(ID=lease), timeout=20)
+        await self.leases.LeaseRevoke(rpc_pb2.LeaseRevokeRequest(ID=lease), timeout=60)
 
     def locking(self, lease: int, seconds: float = 30.0, **options: Any) -> Any:
         """A Lock call under way."""
@@ -60,7 +60,7 @@ class Party:
 
     async def unlock(self, key: bytes) -> None:
         """Unlocks."""
-        await self.locks.Unlock(lock_pb2.UnlockRequest(key=key), timeout=20)
+        await self.locks.Unlock(lock_pb2.UnlockRequest(key=key), timeout=60)
 
     def campaigning(self, lease: int, value: bytes, seconds: float = 30.0) -> Any:
         """A Campaign call under way."""
@@ -73,12 +73,12 @@ class Party:
 
     async def resign(self, leader: Any) -> None:
         """Resigns."""
-        await self.elections.Resign(election_pb2.ResignRequest(leader=leader), timeout=20)
+        await self.elections.Resign(election_pb2.ResignRequest(leader=leader), timeout=60)
 
     async def proclaim(self, leader: Any, value: bytes) -> None:
         """Proclaims."""
         request = election_pb2.ProclaimRequest(leader=leader, value=value)
-        await self.elections.Proclaim(request, timeout=20)
+        await self.elections.Proclaim(request, timeout=60)
 
     def observe(self) -> Any:
         """An Observe stream."""
@@ -90,7 +90,7 @@ class Party:
             key=NAME + b"/", range_end=NAME + b"0", sort_target=rpc_pb2.RangeRequest.CREATE
         )
         request.sort_order = rpc_pb2.RangeRequest.ASCEND
-        return list((await self.kv.Range(request, timeout=20)).kvs)
+        return list((await self.kv.Range(request, timeout=60)).kvs)
 
     async def keys(self) -> list[bytes]:
         """The keys in the order of their creation."""
@@ -112,7 +112,7 @@ class Party:
         )
         put = rpc_pb2.RequestOp(request_put=rpc_pb2.PutRequest(key=key, value=value))
         request = rpc_pb2.TxnRequest(compare=[compare], success=[put])
-        return bool((await self.kv.Txn(request, timeout=20)).succeeded)
+        return bool((await self.kv.Txn(request, timeout=60)).succeeded)
 
 
 async def failure(call: Any) -> tuple[str, str]:

@@ -43,22 +43,22 @@ class SessionClient:
 
     async def open(self, ttl: int = 60) -> int:
         """A new session's id."""
-        answer = await self.sessions.OpenSession(v1_pb2.OpenSessionRequest(ttl=ttl), timeout=20)
+        answer = await self.sessions.OpenSession(v1_pb2.OpenSessionRequest(ttl=ttl), timeout=60)
         return int(answer.session)
 
     async def put(self, metadata: Metadata = (), key: bytes = b"k", **fields: Any) -> Any:
         """KV.Put; of a plain key and value if nothing is said."""
         request = rpc_pb2.PutRequest(**({"key": key, "value": b"v"} | fields))
-        return await self.kv.Put(request, timeout=20, metadata=metadata)
+        return await self.kv.Put(request, timeout=60, metadata=metadata)
 
     async def version(self, key: bytes = b"k") -> int:
         """How often a key was put; 0: it does not exist."""
-        kvs = (await self.kv.Range(rpc_pb2.RangeRequest(key=key), timeout=20)).kvs
+        kvs = (await self.kv.Range(rpc_pb2.RangeRequest(key=key), timeout=60)).kvs
         return kvs[0].version if kvs else 0
 
     async def revoke(self, lease: int) -> None:
         """Lease.LeaseRevoke."""
-        await self.lease.LeaseRevoke(rpc_pb2.LeaseRevokeRequest(ID=lease), timeout=20)
+        await self.lease.LeaseRevoke(rpc_pb2.LeaseRevokeRequest(ID=lease), timeout=60)
 
 
 def last_index(node: Any) -> int:
@@ -77,7 +77,7 @@ async def status(wire: Client, path: str, message: bytes, metadata: Metadata = (
     answer = wire.answers[stream] = asyncio.get_running_loop().create_future()
     wire.flush()
     try:
-        await asyncio.wait_for(answer, 20)
+        await asyncio.wait_for(answer, 60)
     except RpcError as error:
         return error.code, error.text
     return Code.OK, ""

@@ -117,7 +117,7 @@ def test_a_hello_in_small_pieces_is_put_together(
                 writer.write(data[at : at + 50])
                 await writer.drain()
                 await asyncio.sleep(0.001)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(60):
                 while not one.step():
                     one.incoming.write(await reader.read(65536))
             writer.write(one.outgoing.read())

@@ -135,7 +135,7 @@ def test_a_client_that_never_reads_why_it_is_closed_is_cut(
             left = nodes[0].clients.connections
             await until(lambda: any(one._paused for one in left))
             transport.write(b"\0\0\1\0\1\0\0\0\0x")  # DATA on stream 0: an error
-            await until(lambda: len(left) == 1, 10)
+            await until(lambda: len(left) == 1, 60)
             for answer in answers:
                 answer.cancel()
             transport.abort()
@@ -347,7 +347,7 @@ def test_a_client_that_pings_too_often_is_told_to_calm_down(tmp_path: Path, line
             reader, writer = await asyncio.open_connection("127.0.0.1", ports(nodes[0])[0])
             writer.write(PREFACE + SETTINGS)
             answer = b""
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(60):
                 writer.write(ping * 4)
                 while piece := await reader.read(65536):
                     answer += piece

@@ -107,7 +107,7 @@ def test_a_removed_member_is_told_and_stops(
             if not running_then:
                 victim = Node(victim.config)
                 await victim.start()
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 await victim.stopped.wait()
             assert victim.exit_code == 1
             await victim.stop()

@@ -17,7 +17,7 @@ from tests.server.queueing import NAME, failure, party
 
 async def told(stream: Any) -> tuple[bytes, bytes]:
     """(key, value) of what an observer is told next."""
-    answer = await asyncio.wait_for(stream.read(), 20)
+    answer = await asyncio.wait_for(stream.read(), 60)
     return answer.kv.key, answer.kv.value
 
 
@@ -139,7 +139,7 @@ def test_an_observer_never_hears_of_an_older_leader_after_a_newer_one(tmp_path: 
                 while not over:
                     revision = replica_of(nodes[0]).machine.revision
                     request = rpc_pb2.CompactionRequest(revision=revision)
-                    await done(client.kv.Compact(request, timeout=20))
+                    await done(client.kv.Compact(request, timeout=60))
                     await asyncio.sleep(0.005)
 
             heard.append([])

@@ -107,7 +107,7 @@ def run(scenario: Any) -> None:
 
 async def finished(sender: Sender) -> peer_pb2.StateReply:
     """The last answer."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while not sender.ended:
             await asyncio.sleep(0.001)
     return sender.answers[-1]
@@ -286,7 +286,7 @@ def test_what_is_kept_is_removed_in_the_end(monkeypatch: pytest.MonkeyPatch) -> 
         sender.begin()
         sender.send(*chunks[:3])
         sender.call.lost()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while not member.discarded:
                 await asyncio.sleep(0.001)
         assert Sender(intakes).begin() == 0

@@ -260,7 +260,7 @@ def test_a_storm_of_callers_that_give_up_leaves_nothing_and_lets_nobody_write_tw
 
     async def increment(client: Party, lock: Any) -> bool:
         """Reads, dawdles and writes a counter under the fencing token."""
-        found = (await client.kv.Range(rpc_pb2.RangeRequest(key=b"counter"), timeout=20)).kvs
+        found = (await client.kv.Range(rpc_pb2.RangeRequest(key=b"counter"), timeout=60)).kvs
         value = int(found[0].value) if found else 0
         for _ in range(source.randrange(4)):
             await asyncio.sleep(0)
@@ -318,7 +318,7 @@ async def enter_by_hand(client: Party, lease: int) -> int:
     )
     put = rpc_pb2.RequestOp(request_put=rpc_pb2.PutRequest(key=key, lease=lease))
     request = rpc_pb2.TxnRequest(compare=[absent], success=[put])
-    return int((await client.kv.Txn(request, timeout=20)).header.revision)
+    return int((await client.kv.Txn(request, timeout=60)).header.revision)
 
 
 def test_clients_that_keep_the_queue_themselves_stand_in_the_same_one(tmp_path: Path) -> None:

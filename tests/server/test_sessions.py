@@ -53,17 +53,17 @@ WRITES: dict[str, Write] = {
     "put": lambda c, m: c.put(m),
     "put with the old value": lambda c, m: c.put(m, prev_kv=True),
     "delete": lambda c, m: c.kv.DeleteRange(
-        rpc_pb2.DeleteRangeRequest(key=b"old", prev_kv=True), timeout=20, metadata=m
+        rpc_pb2.DeleteRangeRequest(key=b"old", prev_kv=True), timeout=60, metadata=m
     ),
-    "txn": lambda c, m: c.kv.Txn(_txn(), timeout=20, metadata=m),
+    "txn": lambda c, m: c.kv.Txn(_txn(), timeout=60, metadata=m),
     "grant": lambda c, m: c.lease.LeaseGrant(
-        rpc_pb2.LeaseGrantRequest(TTL=60), timeout=20, metadata=m
+        rpc_pb2.LeaseGrantRequest(TTL=60), timeout=60, metadata=m
     ),
     "revoke": lambda c, m: c.lease.LeaseRevoke(
-        rpc_pb2.LeaseRevokeRequest(ID=4711), timeout=20, metadata=m
+        rpc_pb2.LeaseRevokeRequest(ID=4711), timeout=60, metadata=m
     ),
     "put with a TTL": lambda c, m: c.extras.PutWithTTL(
-        v1_pb2.PutWithTTLRequest(key=b"k", value=b"v", ttl_ms=60_000), timeout=20, metadata=m
+        v1_pb2.PutWithTTLRequest(key=b"k", value=b"v", ttl_ms=60_000), timeout=60, metadata=m
     ),
 }
 
@@ -81,7 +81,7 @@ def test_a_write_is_applied_once_whichever_members_it_is_asked_of(tmp_path: Path
             for sequence, write in enumerate(WRITES.values(), 1):
                 session = await one.open()
                 await one.put(key=b"old")
-                await one.lease.LeaseGrant(rpc_pb2.LeaseGrantRequest(ID=4711, TTL=60), timeout=20)
+                await one.lease.LeaseGrant(rpc_pb2.LeaseGrantRequest(ID=4711, TTL=60), timeout=60)
                 metadata = asked(session, sequence, sequence)
                 first = await write(one, metadata)
                 await one.put(key=b"other")
@@ -91,7 +91,7 @@ def test_a_write_is_applied_once_whichever_members_it_is_asked_of(tmp_path: Path
                     again.header.raft_term = first.header.raft_term
                     assert again == first
                 assert await one.version() <= 1
-                await one.kv.DeleteRange(rpc_pb2.DeleteRangeRequest(key=b"k"), timeout=20)
+                await one.kv.DeleteRange(rpc_pb2.DeleteRangeRequest(key=b"k"), timeout=60)
                 if lease_on(nodes[0], 4711) is not None:
                     await one.revoke(4711)
 
@@ -129,10 +129,10 @@ def test_a_read_only_transaction_in_a_session_keeps_its_answer(tmp_path: Path) -
             request = rpc_pb2.TxnRequest()
             request.success.add().request_range.CopyFrom(rpc_pb2.RangeRequest(key=b"k"))
             metadata = asked(session, 1)
-            first = await client.kv.Txn(request, timeout=20, metadata=metadata)
+            first = await client.kv.Txn(request, timeout=60, metadata=metadata)
             await client.put()
-            assert await client.kv.Txn(request, timeout=20, metadata=metadata) == first
-            assert await client.kv.Txn(request, timeout=20) != first
+            assert await client.kv.Txn(request, timeout=60, metadata=metadata) == first
+            assert await client.kv.Txn(request, timeout=60) != first
 
     asyncio.run(scenario())
 
@@ -200,7 +200,7 @@ def test_a_ttl_below_the_minimum_of_leases_is_raised(tmp_path: Path) -> None:
     async def scenario() -> None:
         options = {"heartbeat_interval_ms": 200, "election_timeout_ms": 2000}
         async with running(configs(1, tmp_path, **options)) as (node,), session_client(node) as one:
-            answer = await one.sessions.OpenSession(v1_pb2.OpenSessionRequest(ttl=1), timeout=20)
+            answer = await one.sessions.OpenSession(v1_pb2.OpenSessionRequest(ttl=1), timeout=60)
             assert answer.ttl == 3
             assert answer.header.revision == 1
 
@@ -212,7 +212,7 @@ def test_a_clash_of_ids_is_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
     async def scenario() -> None:
         async with running(configs(1, tmp_path)) as (node,), session_client(node) as client:
-            await client.lease.LeaseGrant(rpc_pb2.LeaseGrantRequest(ID=7, TTL=60), timeout=20)
+            await client.lease.LeaseGrant(rpc_pb2.LeaseGrantRequest(ID=7, TTL=60), timeout=60)
             ids = iter([7, 8, 7, 9, 7, 10, 11, 12])
             for module in (sessions, lease, extras):
                 monkeypatch.setattr(module, "choose_id", lambda _: next(ids))

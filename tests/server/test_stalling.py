@@ -32,10 +32,10 @@ def test_puts_become_slower_while_the_backend_stalls_and_nothing_fails(
             began, asked[0] = loop.time(), 0
             writing = asyncio.gather(*(client.put(b"%02d" % one, bytes(5000)) for one in range(60)))
             read = asyncio.ensure_future(client.get(b"00"))
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(60):
                 await read
             assert not writing.done()
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 await writing
             took = loop.time() - began
             assert took > 0.8  # 300,000 bytes, of which 50,000 may go at once

@@ -1,11 +1,13 @@
 """Locks of both faces on both servers: order, loss, guards, giving up, one queue with others."""
 
 import asyncio
+import shlex
 import signal
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import grpc
 import pytest
@@ -380,14 +382,15 @@ def test_a_reentrant_lock_that_was_lost_is_not_acquired_again_behind_its_holder(
 
 # --- one queue with others ------------------------------------------------------------------
 def test_etcdctl_waits_for_us_and_we_for_etcdctl(
-    server: Served, connect: Faces, prefix: str
+    server: Served, connect: Faces, prefix: str, tmp_path: Path
 ) -> None:
     client = connect(server.endpoints)
     name = prefix + "l"
+    enough = tmp_path / "enough"  # etcdctl gives its command no standard input
+    until_enough = ["sh", "-c", f"while [ ! -e {shlex.quote(str(enough))} ]; do sleep 0.05; done"]
     with client.lock(name) as holding:
         other = subprocess.Popen(
-            [ETCDCTL, "--endpoints", server.endpoints, "lock", name, "--", "sh", "-c", "read x"],
-            stdin=subprocess.PIPE,
+            [ETCDCTL, "--endpoints", server.endpoints, "lock", name, "--", *until_enough]
         )
         wait_until(lambda: queue_length(client, prefix) == 2)
         waiting = Beside(lambda: client.lock(name).acquire())
@@ -395,7 +398,8 @@ def test_etcdctl_waits_for_us_and_we_for_etcdctl(
     wait_until(lambda: queue_length(client, prefix) == 2)
     assert not waiting.is_done
     assert other.poll() is None
-    other.communicate(b"\n", timeout=20)
+    enough.touch()
+    assert other.wait(60) == 0
     mine = waiting.result()
     assert mine.fencing_token > holding.fencing_token
     mine.release()
