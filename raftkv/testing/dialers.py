@@ -26,8 +26,12 @@ class MemberNames:
     """
 
     def __init__(self, members: Iterable[int], urls: Iterable[str]) -> None:
-        self._by_id: Mapping[int, int] = {number: index for index, number in enumerate(members)}
+        self._by_id: dict[int, int] = {number: index for index, number in enumerate(members)}
         self._by_url: Mapping[str, int] = {url: index for index, url in enumerate(urls)}
+
+    def learn(self, member: int, index: int) -> None:
+        """Another member id stands for this index from now on: its member was replaced."""
+        self._by_id[member] = index
 
     def __call__(self, first_bytes: bytes) -> int | None:
         """The dialling member's index or STRANGER; None while the bytes do not say it yet."""

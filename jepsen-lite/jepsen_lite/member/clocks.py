@@ -12,7 +12,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from contextvars import Context
-from typing import Final, NamedTuple, TypeVarTuple, Unpack
+from typing import Final, NamedTuple, TypeVarTuple
 
 import uvloop
 
@@ -135,8 +135,8 @@ class SkewedLoop(uvloop.Loop):
     def call_later(
         self,
         delay: float,
-        callback: Callable[[Unpack[_Ts]], object],
-        *args: Unpack[_Ts],
+        callback: Callable[[*_Ts], object],
+        *args: *_Ts,
         context: Context | None = None,
     ) -> asyncio.TimerHandle:
         """As of every event loop. delay: seconds of the skewed clock."""

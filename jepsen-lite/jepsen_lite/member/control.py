@@ -7,7 +7,7 @@
     {"fault": "torn-write"}                      the next write is torn, and the process gone
     {"clock": "jump", "seconds": 5, "which": "wall"}        which: "monotonic" (default), "wall"
     {"clock": "rate", "rate": 1.1, "which": "monotonic"}
-    {"heal": true}                               ends all of them
+    {"heal": true}                               ends all of them; "disk" or "clocks": those only
     {"status": true}                             only asks
 
 Every line is answered by one: {"ok": true, "active": [...], "struck": {...}, "clocks": {...}}, or
@@ -28,7 +28,7 @@ from jepsen_lite.member.clocks import MONOTONIC, WALL, Clocks
 from jepsen_lite.member.faults import ALWAYS, Faults
 from jepsen_lite.target.base import TargetError
 
-ANSWER_SECONDS: Final = 5.0
+ANSWER_SECONDS: Final = 3.0
 _READ_BYTES: Final = 64 * 1024
 
 
@@ -66,8 +66,13 @@ class Switchboard:
             else:
                 raise ValueError(f"a clock cannot {command['clock']!r}: jump or rate")
         elif "heal" in command:
-            self._faults.heal()
-            self._clocks.heal()
+            what = command["heal"]
+            if what not in (True, "disk", "clocks"):
+                raise ValueError("heal is true, 'disk' or 'clocks'")
+            if what != "clocks":
+                self._faults.heal()
+            if what != "disk":
+                self._clocks.heal()
         elif "status" not in command:
             raise ValueError("a command has one of fault, clock, heal, status")
 

@@ -9,7 +9,19 @@ from jepsen_lite import registry
 if TYPE_CHECKING:
     from jepsen_lite.nemesis.base import Nemesis
 
-NEMESES: Final[Mapping[str, str]] = {}
+NEMESES: Final[Mapping[str, str]] = {
+    "clock": "jepsen_lite.nemesis.clock:Clock",
+    "disk": "jepsen_lite.nemesis.disk:Disk",
+    "files": "jepsen_lite.nemesis.files:Files",
+    "flap": "jepsen_lite.nemesis.partition:Flap",
+    "kill": "jepsen_lite.nemesis.process:Kill",
+    "kill-all": "jepsen_lite.nemesis.process:KillAll",
+    "loss": "jepsen_lite.nemesis.link:Loss",
+    "partition": "jepsen_lite.nemesis.partition:Partition",
+    "pause": "jepsen_lite.nemesis.process:Pause",
+    "slow": "jepsen_lite.nemesis.link:Slow",
+    "transfer": "jepsen_lite.nemesis.transfer:Transfer",
+}
 
 
 def nemesis_class(name: str) -> "type[Nemesis]":

@@ -106,6 +106,15 @@ class Target(ABC):
         """Starts a member that does not run. It need not serve yet. Harmless if it runs."""
         raise self.cannot("kill")
 
+    async def replace(self, member: int) -> None:
+        """A member whose data is lost comes back the documented way ("membership").
+
+        It must not run. It is removed from the cluster, its directory is thrown away, it is added
+        again and started; it need not serve yet. May be repeated until it succeeds.
+        Errors: TargetError, as when there is no majority.
+        """
+        raise self.cannot("membership")
+
     async def pause(self, member: int) -> None:
         """The member stands still (SIGSTOP)."""
         raise self.cannot("pause")
