@@ -171,7 +171,8 @@ class RangeResult:
         may_be_stale: bool = False,
     ) -> "RangeResult":
         """From the wire. namespace: to take off keys."""
-        kvs = tuple([KeyValue.read(kv, namespace) for kv in answer.kvs])
+        # A list of them (`[:]`), for the message's own sequence ends each loop with an error.
+        kvs = tuple([KeyValue.read(kv, namespace) for kv in answer.kvs[:]])
         return cls(header, kvs, answer.count, answer.more, may_be_stale)
 
 
@@ -227,7 +228,7 @@ class DeleteResult:
         cls, answer: rpc_pb2.DeleteRangeResponse, namespace: Namespace, header: Header
     ) -> "DeleteResult":
         """From the wire. namespace: to take off keys."""
-        previous = tuple([KeyValue.read(kv, namespace) for kv in answer.prev_kvs])
+        previous = tuple([KeyValue.read(kv, namespace) for kv in answer.prev_kvs[:]])
         return cls(header, answer.deleted, previous)
 
 
@@ -254,7 +255,7 @@ class TxnResult:
     @classmethod
     def read(cls, answer: rpc_pb2.TxnResponse, namespace: Namespace, header: Header) -> "TxnResult":
         """From the wire. namespace: to take off keys."""
-        results = tuple([_result(op, namespace, header) for op in answer.responses])
+        results = tuple([_result(op, namespace, header) for op in answer.responses[:]])
         return cls(header, answer.succeeded, results)
 
 

@@ -6,7 +6,7 @@ All compares must hold for `then`; if one does not, `otherwise` is done. An empt
 Everything happens at one revision (etcd API, Txn). A `Txn` is itself an operation.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple, Protocol, TypeAlias
 
@@ -143,8 +143,7 @@ class Content:
     __hash__: ClassVar[None] = None  # type: ignore[assignment]
 
 
-@dataclass(frozen=True, slots=True)
-class Subject:
+class Subject(NamedTuple):
     """A key, or a range of keys, that conditions are made of. See `key`."""
 
     key: bytes
@@ -153,11 +152,11 @@ class Subject:
 
     def prefix(self) -> "Subject":
         """All keys that begin with this one: the condition must hold for each that exists."""
-        return replace(self, end=b"", is_prefix=True)
+        return Subject(self.key, is_prefix=True)
 
     def range(self, end: Key) -> "Subject":
         """All keys from this one to `end`, which does not belong to them."""
-        return replace(self, end=encoded(end), is_prefix=False)
+        return Subject(self.key, encoded(end))
 
     @property
     def version(self) -> Number:
@@ -254,10 +253,12 @@ class Get(NamedTuple):
 
     def _fill(self, request: rpc_pb2.RangeRequest, namespace: Namespace) -> None:
         _fill_range(request, namespace, self.key, self.end, self.prefix)
-        for name in _OPTIONS:
-            wanted = getattr(self, name)
-            if wanted:
-                setattr(request, name, wanted)
+        if self[_RANGE_FIELDS:] != _NO_OPTIONS:
+            self._fill_options(request)
+
+    def _fill_options(self, request: rpc_pb2.RangeRequest) -> None:
+        for name in _SAME_NAMES:
+            setattr(request, name, getattr(self, name))
         if self.descending:
             request.sort_order = rpc_pb2.RangeRequest.DESCEND
         elif self.sort_by is not SortBy.KEY:
@@ -266,8 +267,9 @@ class Get(NamedTuple):
             request.sort_target = self.sort_by.value
 
 
-# What a Get has under the same names as its message.
-_OPTIONS: Final = (
+_RANGE_FIELDS: Final = 3  # of a Get: key, end, prefix; its options follow
+_NO_OPTIONS: Final = Get("")[_RANGE_FIELDS:]
+_SAME_NAMES: Final = (  # as in the message
     "limit",
     "revision",
     "keys_only",

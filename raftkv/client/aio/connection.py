@@ -153,7 +153,11 @@ class Connection:
         if header is not None:
             if self._leadership is not None:
                 self._leadership.note(header.raft_term)
-            self._note(header, floor, linearizable, write)
+            revision = header.revision
+            if header.cluster_id != self.cluster_id or revision < floor:
+                self.note(header, floor, linearizable=linearizable, write=write)
+            elif revision > self.revision:
+                self.revision = revision
         return answer
 
     async def ask(self, question: "Question[Reply]", within: once.Write | None = None) -> Reply:
@@ -164,7 +168,7 @@ class Connection:
         place = self.places.current if question.only is None else question.only
         others = self._several and question.only is None
         repeatable = within is not None or not question.write
-        share = retrying.share(question.left, others=others and repeatable)
+        share = retrying.share(question.left, others and repeatable)
         metadata = self._prepared[question.leading]
         trial: retrying.Trial | None = None
         while True:
@@ -314,16 +318,6 @@ class Connection:
             self._prepared = self._metadata
 
     # --- what the answers tell --------------------------------------------------------------
-    def _note(
-        self, header: rpc_pb2.ResponseHeader, floor: int, linearizable: bool, write: bool
-    ) -> None:
-        """The common case of `note`, in few steps."""
-        if header.cluster_id == self.cluster_id and header.revision >= floor:
-            if header.revision > self.revision:
-                self.revision = header.revision
-            return
-        self.note(header, floor, linearizable=linearizable, write=write)
-
     def note(
         self, header: rpc_pb2.ResponseHeader, floor: int, *, linearizable: bool, write: bool = False
     ) -> None:
