@@ -388,7 +388,13 @@ class Keeper:
                 self._prefer(line)
             if kept is None or sent is None:
                 return
-            if ttl <= 0:
+            if ttl <= 0 and sent < kept.answered:
+                # Before this lease was granted there was another one with its id. Or the answer is
+                # late, and the next one says the same.
+                kept.due = now()
+                if kept.asked is line:
+                    kept.asked = None
+            elif ttl <= 0:
                 kept.lifetime.end()
                 self._gone.append(self._leases.pop(lease_id))
             elif kept.lifetime.renew(ttl, sent):
