@@ -57,7 +57,7 @@ border:2px solid currentColor}
 table{border-collapse:collapse;width:100%;font-size:.9375rem}
 th,td{text-align:left;padding:.375rem .5rem;border-bottom:1px solid var(--line);
 vertical-align:top}
-td.number,th.number{text-align:right;font-variant-numeric:tabular-nums}
+td.number,th.number{text-align:right;white-space:nowrap;font-variant-numeric:tabular-nums}
 .facts{margin:0;padding:0;list-style:none;display:flex;flex-wrap:wrap;gap:.125rem 1rem}
 .facts b{font-weight:600;font-variant-numeric:tabular-nums}
 .anomaly{border-left:3px solid var(--bad);padding-left:.75rem;margin:1rem 0}

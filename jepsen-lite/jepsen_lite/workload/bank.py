@@ -5,6 +5,7 @@ The accounts are made by the first operations ("open", one transaction that succ
 
 from typing import ClassVar, Final
 
+from jepsen_lite.checker import bank
 from jepsen_lite.checker.base import Checker
 from jepsen_lite.generator import Context, Generator, Wish, limit, phases, until_ok
 from jepsen_lite.history import Op
@@ -12,11 +13,11 @@ from jepsen_lite.session import Session
 from jepsen_lite.workload.base import Options, Workload
 from jepsen_lite.workload.calls import Call, end_of, perform, reading
 from jepsen_lite.workload.judges import judges
-from jepsen_lite.workload.steps import numbered
+from jepsen_lite.workload.steps import back_off, numbered
 
 BALANCE: Final = 100  # of each account at the beginning
-LARGEST: Final = 20  # transfer
-ATTEMPTS: Final = 4
+LARGEST: Final = 5  # transfer
+ATTEMPTS: Final = 12
 OPENINGS: Final = 200
 
 
@@ -88,7 +89,9 @@ class Bank(Workload):
 
     async def _transfer(self, session: Session, op: Op) -> Op:
         source, target, amount = op.value["from"], op.value["to"], op.value["amount"]
-        for _ in range(ATTEMPTS):
+        for attempt in range(ATTEMPTS):
+            if attempt:
+                await back_off(op, attempt)
             at_source, at_target = await _both(session, source, target)
             if at_source is None or at_target is None:
                 return op.done("fail", error="an account is missing")
@@ -117,7 +120,8 @@ class Bank(Workload):
 
     def checkers(self) -> dict[str, Checker]:
         """The sum of all balances, and the revision witness."""
-        return judges("bank", "witness")
+        initial = dict.fromkeys(self._accounts, BALANCE)
+        return {"bank": bank.Bank(self.total, initial), **judges("witness")}
 
 
 async def _both(session: Session, source: str, target: str) -> tuple[Call | None, Call | None]:

@@ -6,15 +6,17 @@ served in full or cancelled with the compacted revision; nothing in between.
 
 from typing import ClassVar, Final
 
-from jepsen_lite.checker.base import Checker
+from jepsen_lite.checker.base import Anomaly, Checker, Evidence, Verdict
 from jepsen_lite.generator import Context, Generator, Wish, each_process, reserve
 from jepsen_lite.workload.calls import end_of
-from jepsen_lite.workload.churn import KEYS, OLDEST, CaughtUp, Churn
+from jepsen_lite.workload.churn import KEYS, CaughtUp, Churn
 from jepsen_lite.workload.judges import judges
 from jepsen_lite.workload.steps import latest_revision, learning
 
 COMPACTIONS: Final = 0.02  # part of the operations that are no watches
 OLD_READS: Final = 0.4
+READ_BACK: Final = 60  # revisions behind the newest that are read, at most
+KEPT: Final = 50  # revisions that no compaction takes
 
 
 class Compaction(Churn):
@@ -36,7 +38,9 @@ class Compaction(Churn):
     def _next(self, number: int, latest: int, context: Context) -> Wish:
         random = context.random
         lot = random.random()
-        at = latest - int(random.random() * OLDEST)
+        at = latest - int(random.random() * READ_BACK)
+        if lot < COMPACTIONS:
+            at -= KEPT  # so that most reads of the past find it
         if at <= 1 or lot >= COMPACTIONS + OLD_READS:
             return self.write(number, latest, context)
         if lot < COMPACTIONS:
@@ -49,4 +53,27 @@ class Compaction(Churn):
 
     def checkers(self) -> dict[str, Checker]:
         """All promises of watches, and the revision witness, which knows of old reads."""
-        return {**judges("watch", "witness"), "caught-up": CaughtUp()}
+        return {**judges("watch", "witness"), "caught-up": CaughtUp(), "refused": Refused()}
+
+
+class Refused:
+    """Whether only what was compacted was refused as compacted."""
+
+    def check(self, run: Evidence) -> Verdict:
+        """Needs nothing but the history; every compaction counts from its call on."""
+        wrong: list[Anomaly] = []
+        compacted = refused = 0
+        at: dict[int, int] = {}
+        for op in run.history.client_ops():
+            value = op.value if isinstance(op.value, dict) else {}
+            if op.type == "invoke" and op.f == "compact":
+                compacted = max(compacted, value["at"])
+            if op.type == "invoke":
+                at[op.process] = value.get("at", 0)
+            elif op.type == "fail" and op.error.startswith("Compacted"):
+                refused += 1
+                asked = at[op.process]
+                if asked > compacted or (asked == compacted and op.f != "compact"):
+                    text = f"{op.f} at revision {asked} was refused, {compacted} was compacted."
+                    wrong.append(Anomaly("wrongly-refused", text, (op.index,)))
+        return Verdict(not wrong, facts={"refused as compacted": refused}, anomalies=wrong[:10])

@@ -9,9 +9,9 @@ from jepsen_lite.session import Session
 from jepsen_lite.workload.base import Workload
 from jepsen_lite.workload.calls import perform, reading
 from jepsen_lite.workload.judges import judges
-from jepsen_lite.workload.steps import numbered
+from jepsen_lite.workload.steps import back_off, numbered
 
-ATTEMPTS: Final = 5
+ATTEMPTS: Final = 12
 LARGEST: Final = 5  # of what is added at once, either way
 
 
@@ -33,7 +33,9 @@ class Counter(Workload):
     async def invoke(self, session: Session, op: Op) -> Op:
         """A read; for an add, a put behind it that nothing may have come before."""
         name = f"{self.prefix}counter"
-        for _ in range(ATTEMPTS):
+        for attempt in range(ATTEMPTS):
+            if attempt:
+                await back_off(op, attempt)
             found = await reading(session, {"f": "get", "key": name})
             total = int(found["value"] or 0)
             if op.f == "read":

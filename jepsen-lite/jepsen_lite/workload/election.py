@@ -14,7 +14,7 @@ from raftkv.client.aio.recipes.election import Term
 from raftkv.client.lifetime import now
 
 TTL_SECONDS: Final = 2
-WAIT_SHARE: Final = 0.6  # of an operation's time, for a campaign
+WAIT_SHARE: Final = 0.8  # of an operation's time, for a campaign
 OBSERVED_SECONDS: Final = 1.0
 LED_SECONDS: Final = 0.05
 

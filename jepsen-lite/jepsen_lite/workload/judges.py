@@ -8,14 +8,13 @@ from jepsen_lite.checker.base import Checker
 
 JUDGES: Final[Mapping[str, str]] = {
     "append": "jepsen_lite.checker.append:Append",
-    "bank": "jepsen_lite.checker.bank:Bank",
     "cache": "jepsen_lite.checker.cache:Cache",
     "counter": "jepsen_lite.checker.counter:Counter",
     "election": "jepsen_lite.checker.election:Election",
     "lease": "jepsen_lite.checker.lease:Lease",
-    "linear": "jepsen_lite.checker.linear:Linear",
+    "linear": "jepsen_lite.checker.linear:Linearizable",
     "lock": "jepsen_lite.checker.lock:Lock",
-    "queue": "jepsen_lite.checker.queue:Queue",
+    "queue": "jepsen_lite.checker.queues:Queue",
     "set": "jepsen_lite.checker.sets:Set",
     "unique": "jepsen_lite.checker.unique:Unique",
     "watch": "jepsen_lite.checker.watch:Watch",

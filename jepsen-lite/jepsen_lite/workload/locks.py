@@ -25,8 +25,8 @@ from raftkv.errors import Outcome
 
 TTL_SECONDS: Final = 2  # the shortest that etcd grants with its default timeouts
 STALL_SECONDS: Final = 3.2  # longer than a lease that nobody renews lives
-STALLED: Final = 0.08  # part of the writes
-WAIT_SHARE: Final = 0.6  # of an operation's time, for a lock
+STALLED: Final = 0.05  # part of the writes
+WAIT_SHARE: Final = 0.8  # of an operation's time, for a lock
 
 
 class Place(NamedTuple):
@@ -56,7 +56,7 @@ class Lock(Workload):
     def _next(self, number: int, place: Place, context: Context) -> Wish:
         random = context.random
         if not place.lock:
-            locks = max(1, min(self.options.keys, self.options.concurrency // 3))
+            locks = max(1, min(self.options.keys, self.options.concurrency // 2))
             lock = f"{self.prefix}lock/{int(random.random() * locks)}"
             return {"f": "acquire", "value": {"lock": lock}}
         if not place.writes:
@@ -95,7 +95,7 @@ class Lock(Workload):
 
     async def _write(self, session: Session, op: Op, holding: Holding) -> Op:
         token = holding.fencing_token
-        value = {**op.value, "token": token, "key": guarded_key(op.value["lock"])}
+        value = {**op.value, "token": token, "key": self._guarded(op.value["lock"])}
         if "stall" in value:
             holding.lease.detach()
             await asyncio.sleep(value["stall"])
@@ -113,6 +113,10 @@ class Lock(Workload):
         value["succeeded"] = written["succeeded"]
         return op.done("ok", value)
 
+    def _guarded(self, lock: str) -> str:
+        """What only the holder of this lock should write."""
+        return f"{self.prefix}guarded/{lock.rpartition('/')[2]}"
+
     def checkers(self) -> dict[str, Checker]:
         """Tokens, guarded writes and hold intervals; the revision witness."""
         return judges("lock", "witness")
@@ -124,11 +128,6 @@ class LockUnfenced(Lock):
     name: ClassVar[str] = "lock-unfenced"
     summary: ClassVar[str] = "the same without fencing: unsafe, and to be found so"
     fenced: ClassVar[bool] = False
-
-
-def guarded_key(lock: str) -> str:
-    """What may only be written by the holder of this lock."""
-    return lock.replace("lock/", "guarded/")
 
 
 def _learn(place: Place, event: Op) -> Place:

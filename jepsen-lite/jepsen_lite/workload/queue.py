@@ -7,18 +7,18 @@ lost either.
 from typing import ClassVar, Final
 
 from jepsen_lite.checker.base import Checker
-from jepsen_lite.generator import Context, Generator, Wish
+from jepsen_lite.generator import Context, Generator, Wish, reserve
 from jepsen_lite.history import Op
 from jepsen_lite.session import Session
 from jepsen_lite.workload.base import Workload
 from jepsen_lite.workload.calls import Call, item, perform
 from jepsen_lite.workload.judges import judges
-from jepsen_lite.workload.steps import learning, numbered
+from jepsen_lite.workload.steps import back_off, learning, numbered
 from raftkv.client.errors import ClientError
 from raftkv.client.txn import SortBy
 from raftkv.errors import Outcome
 
-ATTEMPTS: Final = 6
+ATTEMPTS: Final = 12
 DRAINED: Final = 50  # items at once; each is a compare and a deletion of one transaction
 DRAINS: Final = 100_000
 
@@ -34,8 +34,8 @@ class Queue(Workload):
         return numbered(_next)
 
     def final_generator(self) -> Generator:
-        """Drains until nothing is left."""
-        return learning(_drain, _drained, False)
+        """One process drains until nothing is left."""
+        return reserve(1, learning(_drain, _drained, False), None)
 
     async def invoke(self, session: Session, op: Op) -> Op:
         """Errors: ClientError."""
@@ -49,7 +49,9 @@ class Queue(Workload):
         return await self._dequeue(session, op)
 
     async def _dequeue(self, session: Session, op: Op) -> Op:
-        for _ in range(ATTEMPTS):
+        for attempt in range(ATTEMPTS):
+            if attempt:
+                await back_off(op, attempt)
             found, revision = await self._oldest(session, 1)
             if not found:
                 return op.done("ok", {"element": None, "revision": revision})

@@ -1,12 +1,16 @@
-"""Generators of workloads: an operation by its number, and by what was heard so far. Pure."""
+"""The steps of workloads: an operation by its number, and by what was heard so far. Pure."""
 
+import asyncio
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from random import Random
+from typing import Final, Generic, TypeVar
 
 from jepsen_lite.generator import PENDING, Answer, Context, Generator, Pending, Wish, lift
 from jepsen_lite.history import Op
 
 Known = TypeVar("Known")
+
+FIRST_PAUSE_SECONDS: Final = 0.004
 
 
 class _Numbered(Generator):
@@ -78,3 +82,12 @@ def latest_revision(known: int, event: Op) -> int:
         return known
     revision = event.value.get("revision", 0)
     return revision if revision > known else known
+
+
+async def back_off(op: Op, attempt: int) -> None:
+    """Waits before an operation that was overtaken tries again: a drawn time that doubles.
+
+    attempt: how many there were. The draw follows from the operation, so a run can be repeated.
+    """
+    longest = FIRST_PAUSE_SECONDS * 2 ** min(attempt, 6)
+    await asyncio.sleep(Random(f"{op.process}/{op.index}/{attempt}").random() * longest)

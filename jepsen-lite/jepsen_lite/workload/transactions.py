@@ -13,11 +13,11 @@ from jepsen_lite.history import Op
 from jepsen_lite.session import Session
 from jepsen_lite.workload.base import Workload
 from jepsen_lite.workload.calls import Call, perform, reading
-from jepsen_lite.workload.steps import numbered
+from jepsen_lite.workload.steps import back_off, numbered
 from raftkv.client.errors import ClientError
 from raftkv.errors import Outcome
 
-ATTEMPTS: Final = 4
+ATTEMPTS: Final = 12
 LONGEST: Final = 4  # small operations in one transaction
 WRITES_PER_KEY: Final = 100  # about; then a fresh key takes its place
 
@@ -55,7 +55,9 @@ class Transactions(Workload):
         """Reads, then writes what follows from it."""
         micros: list[Micro] = op.value["txn"]
         names = list(dict.fromkeys(name for _, name, _ in micros))
-        for _ in range(ATTEMPTS):
+        for attempt in range(ATTEMPTS):
+            if attempt:
+                await back_off(op, attempt)
             read = await self._read(session, names)
             found = dict(zip(names, read["responses"], strict=True))
             done, writes = self.apply(micros, found)

@@ -7,6 +7,7 @@ from random import Random
 import pytest
 
 from jepsen_lite.history import History, parsed
+from jepsen_lite.workload import steps
 from workload.running import judged, run, workload_of
 from workload.store import MemorySession, MemoryStore
 
@@ -83,7 +84,9 @@ def test_values_are_json_and_completions_say_what_was_asked(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", PLAIN)
-def test_the_same_seed_asks_for_the_same(name: str) -> None:
+def test_the_same_seed_asks_for_the_same(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(steps, "FIRST_PAUSE_SECONDS", 0.0)
+
     def asked() -> list[str]:
         history = history_of(name, MemoryStore(), operations=150)
         return [json.dumps([op.process, op.f, op.value]) for op in history if op.type == "invoke"]
