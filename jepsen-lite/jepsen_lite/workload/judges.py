@@ -8,12 +8,13 @@ from jepsen_lite.checker.base import Checker
 
 JUDGES: Final[Mapping[str, str]] = {
     "append": "jepsen_lite.checker.append:Append",
+    "bank": "jepsen_lite.checker.bank:Bank",
     "cache": "jepsen_lite.checker.cache:Cache",
     "counter": "jepsen_lite.checker.counter:Counter",
-    "election": "jepsen_lite.checker.election:Election",
-    "lease": "jepsen_lite.checker.lease:Lease",
+    "election": "jepsen_lite.checker.elections:Election",
+    "lease": "jepsen_lite.checker.leases:Lease",
     "linear": "jepsen_lite.checker.linear:Linearizable",
-    "lock": "jepsen_lite.checker.lock:Lock",
+    "lock": "jepsen_lite.checker.locks:Lock",
     "queue": "jepsen_lite.checker.queues:Queue",
     "set": "jepsen_lite.checker.sets:Set",
     "unique": "jepsen_lite.checker.unique:Unique",
