@@ -223,14 +223,14 @@ class _Lists:
             for place, number in enumerate(writers):
                 if number >= 0:
                     if before >= 0:
-                        yield Edge(before, number, WW, key, longest[place])
+                        yield before, number, WW, key, longest[place]
                     before = number
             for number, seen in self._reads[key]:
                 length = len(seen)
                 if length and writers[length - 1] >= 0:
-                    yield Edge(writers[length - 1], number, WR, key, seen[-1])
+                    yield writers[length - 1], number, WR, key, seen[-1]
                 if length < len(writers) and writers[length] >= 0:
-                    yield Edge(number, writers[length], RW, key, longest[length])
+                    yield number, writers[length], RW, key, longest[length]
         for key, tails in self._tails.items():
             yield from self._tail_edges(key, tails)
 
@@ -249,6 +249,6 @@ class _Lists:
         for tail in tails:
             element = next(e for e, n in self._writer[key].items() if n == tail)
             if writers and writers[-1] >= 0:
-                yield Edge(writers[-1], tail, WW, key, element)
+                yield writers[-1], tail, WW, key, element
             for number in readers:
-                yield Edge(number, tail, RW, key, element)
+                yield number, tail, RW, key, element

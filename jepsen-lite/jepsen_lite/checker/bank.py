@@ -2,7 +2,8 @@
 
 Every read of all accounts must have the whole sum and no negative balance. Two reads at one
 revision of the store must agree. And each balance is between what the answered transfers surely
-made of it and what the others may have (`bounds`), if the balances at the beginning are known.
+made of it and what the others may have (`bounds`), if the balances at the beginning are known:
+from who makes the checker, or from the transaction behind the operation that opened the accounts.
 """
 
 from collections.abc import Mapping
@@ -16,27 +17,50 @@ from jepsen_lite.history import Call
 
 
 class Bank:
-    """See the module's docstring. f: "transfer" (from, to, amount) and "read" (accounts).
+    """See the module's docstring. f: "transfer" (from, to, amount), "read" (accounts), "open".
 
-    total: the sum. initial: the balances at the beginning, if they are known. negative: a balance
-    may be below 0.
+    initial: the balances at the beginning; None: those of "open". negative: a balance may be below
+    0. Without balances at the beginning the sum is that of the first read.
     """
 
-    def __init__(
-        self, total: int, initial: Mapping[str, int] | None = None, negative: bool = False
-    ) -> None:
-        self._total = total
+    def __init__(self, initial: Mapping[str, int] | None = None, negative: bool = False) -> None:
         self._initial = initial
         self._negative = negative
 
     def check(self, run: Evidence) -> Verdict:
         """Needs nothing but the history."""
-        findings = Findings()
         calls = run.history.calls()
-        transfers = list(of_kind(calls, "transfer"))
+        initial = self._initial or _opened(calls)
         reads = [
-            (call, value) for call in of_kind(calls, "read") if (value := answer(call)) is not None
+            (call, value)
+            for call in of_kind(calls, "read")
+            if (value := answer(call)) is not None
+            # Before the accounts are opened there are none.
+            and (value["accounts"] or not any(of_kind(calls, "open")))
         ]
+        judge = _Reads(initial, self._negative)
+        if initial is None and reads:
+            judge.total = sum(reads[0][1]["accounts"].values())
+        return judge.verdict(list(of_kind(calls, "transfer")), reads)
+
+
+def _opened(calls: list[Call]) -> dict[str, int] | None:
+    """The balances that the answered opening wrote, or found written."""
+    for call in of_kind(calls, "open"):
+        for one in (answer(call) or {}).get("calls", ()):
+            return {op[1]: int(op[2]) for op in one["success"] if op[0] == "put"}
+    return None
+
+
+class _Reads:
+    def __init__(self, initial: Mapping[str, int] | None, negative: bool) -> None:
+        self._initial = initial
+        self._negative = negative
+        self.total = sum(initial.values()) if initial else 0
+
+    def verdict(self, transfers: list[Call], reads: list[tuple[Call, dict[str, Any]]]) -> Verdict:
+        """Over all reads."""
+        findings = Findings()
         at: dict[int, tuple[Call, dict[str, int]]] = {}
         for call, value in reads:
             accounts = value["accounts"]
@@ -56,8 +80,8 @@ class Bank:
 
     def _sums(self, call: Call, accounts: dict[str, int], findings: Findings) -> None:
         total = sum(accounts.values())
-        if total != self._total:
-            text = f"A read of all accounts has {total} in all, not {self._total}: {accounts}."
+        if total != self.total:
+            text = f"A read of all accounts has {total} in all, not {self.total}: {accounts}."
             findings.add("wrong-total", text, (place(call),))
         below = {name: balance for name, balance in accounts.items() if balance < 0}
         if below and not self._negative:
@@ -84,8 +108,8 @@ class Bank:
                 low, high = bounds[name].at(call)
                 if not low <= balance <= high:
                     text = (
-                        f"A read saw {balance} in account {name!r}; by the transfers answered before "
-                        f"it and called until then it must be {low} to {high}."
+                        f"A read saw {balance} in account {name!r}; by the transfers answered "
+                        f"before it and called until then it must be {low} to {high}."
                     )
                     ops = (call.invoke.index, place(call))
                     findings.add("lost-or-repeated-transfer", text, ops)

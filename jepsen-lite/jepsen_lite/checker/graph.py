@@ -65,10 +65,6 @@ class Graph:
             self.after[before].append(after)
             self.kinds[before].append(kind)
 
-    def components(self) -> list[list[int]]:
-        """The strongly connected components of more than one node, in which all cycles lie."""
-        return components(self.after)
-
     def cycles(self, component: list[int]) -> Iterator[Cycle]:
         """The shortest cycle of the gravest names that a component has.
 

@@ -7,10 +7,10 @@ number of processes, and every real-time order is still a path.
 
 from array import array
 from collections.abc import Callable, Iterable
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, TypeAlias
 
 from jepsen_lite.checker.findings import Findings
-from jepsen_lite.checker.graph import PROCESS, REALTIME, RW, WR, WW, Graph
+from jepsen_lite.checker.graph import PROCESS, REALTIME, RW, WR, WW, Graph, components
 from jepsen_lite.checker.values import show
 from jepsen_lite.history import History
 
@@ -19,14 +19,8 @@ FAILED, UNKNOWN, OK = 0, 1, 2
 _COMPONENTS: Final = 20  # that are explained
 
 
-class Edge(NamedTuple):
-    """Why one transaction had to come before another: kind, and the key and version."""
-
-    before: int
-    after: int
-    kind: int
-    key: Any
-    version: Any
+# Why one transaction had to come before another: before, after, kind, and the key and version.
+Edge: TypeAlias = tuple[int, int, int, Any, Any]
 
 
 class Txns:
@@ -97,41 +91,46 @@ class Txns:
         dependencies: all edges but those of real time; asked for again when there are cycles, to
         explain them.
         """
+        earlier: list[list[int]] = [[] for _ in self.before]
+        for before, after, _, _, _ in dependencies():
+            if before != after:
+                earlier[after].append(before)
+        # Components are the same with all edges turned round, and those of real time are there.
+        turned = [
+            mine + others if mine else others
+            for mine, others in zip(earlier, self.before, strict=True)
+        ]
+        found = components(turned)
+        if found:
+            self._explain(findings, found, dependencies)
+        return sum(map(len, turned))
+
+    def _graph(self, dependencies: Iterable[Edge]) -> Graph:
+        """With all edges and their kinds."""
         graph = Graph(len(self))
-        after, kinds = graph.after, graph.kinds
+        latest: dict[int, int] = {}
         for number, before in enumerate(self.before):
             for one in before:
-                after[one].append(number)
-                kinds[one].append(REALTIME)
-        for one, number, kind, _, _ in dependencies():
-            if one != number:
-                after[one].append(number)
-                kinds[one].append(kind)
-        found = graph.components()
-        if found:
-            self._explain(findings, graph, found, dependencies)
-        return sum(map(len, after))
+                graph.edge(one, number, REALTIME)
+            process = self.processes[number]
+            if process in latest:
+                graph.edge(latest[process], number, PROCESS)
+            latest[process] = number
+        for one, after, kind, _, _ in dependencies:
+            graph.edge(one, after, kind)
+        return graph
 
     def _explain(
         self,
         findings: Findings,
-        graph: Graph,
-        components: list[list[int]],
+        found: list[list[int]],
         dependencies: Callable[[], Iterable[Edge]],
     ) -> None:
-        latest: dict[int, int] = {}
-        for number, process in enumerate(self.processes):
-            if process in latest:
-                graph.edge(latest[process], number, PROCESS)
-            latest[process] = number
-        components.sort(key=len)
-        cycles = [one for component in components[:_COMPONENTS] for one in graph.cycles(component)]
+        graph = self._graph(dependencies())
+        found.sort(key=len)
+        cycles = [one for component in found[:_COMPONENTS] for one in graph.cycles(component)]
         inside = {number for cycle in cycles for number, _ in cycle.steps}
-        why = {
-            (edge.before, edge.after, edge.kind): edge
-            for edge in dependencies()
-            if edge.before in inside and edge.after in inside
-        }
+        why = {edge[:3]: edge for edge in dependencies() if edge[0] in inside and edge[1] in inside}
         for name, steps in cycles:
             lines = []
             for place, (number, kind) in enumerate(steps):
@@ -148,7 +147,7 @@ class Txns:
             if kind == PROCESS:
                 return f"{one} was done by the same process before {other}"
             return f"{one} was answered before {other} was called"
-        what = f"{edge.version!r} of key {edge.key!r}"
+        what = f"{edge[4]!r} of key {edge[3]!r}"
         if kind == WR:
             return f"{other} read {one}'s {what}"
         if kind == WW:

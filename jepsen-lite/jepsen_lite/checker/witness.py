@@ -296,10 +296,17 @@ class _Pass:
     # --- what was not answered, and what nobody asked for -----------------------------------------
 
     def _unanswered(self, call: _Open, end: Op | None) -> None:
-        invoke = call.invoke
-        value = invoke.value
-        if type(value) is dict and invoke.f in self._handlers:
-            self._note(call, end if end and end.type == "fail" else None, invoke.f, value)
+        """What its completion tells of it, if there is one, else what was asked for."""
+        f, value = call.invoke.f, call.invoke.value
+        if end is not None and end.type == "info" and type(end.value) is dict:
+            value = end.value
+        failed = end if end is not None and end.type == "fail" else None
+        if type(value) is dict and "calls" in value:
+            for one in value["calls"]:
+                if one.get("type") == "info":
+                    self._note(call, None, one["f"], one)
+        elif type(value) is dict and f in self._handlers:
+            self._note(call, failed, f, value)
         else:
             self._opaque = True
 
@@ -310,6 +317,9 @@ class _Pass:
                 self._opaque = True
             branches = (value.get("success") or []) + (value.get("failure") or [])
             written = [(op[1], op[2]) for op in branches if op[0] == "put"]
+        elif "key" not in value:
+            self._opaque = True
+            return
         else:
             written = [(value["key"], value["value"])] if value.get("value") is not None else []
         for key, text in written:

@@ -156,9 +156,9 @@ class _Registers:
         for said, afters in following.items():
             for after in afters:
                 if said is not None and said in writers:
-                    yield Edge(writers[said], writers[after], WW, key, after)
+                    yield writers[said], writers[after], WW, key, after
         for number, said in reads:
             if said in writers:
-                yield Edge(writers[said], number, WR, key, said)
+                yield writers[said], number, WR, key, said
             for after in following.get(said, ()):
-                yield Edge(number, writers[after], RW, key, after)
+                yield number, writers[after], RW, key, after

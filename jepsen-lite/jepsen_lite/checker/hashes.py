@@ -1,0 +1,60 @@
+"""Members' hashes of their keys, at the same revision, after every fault was healed.
+
+Different hashes at one revision are the worst that can be: members disagree. Where a member gave no
+hash, or none at a revision at which another one did, nothing was compared, and that is never taken
+for equal (M20): the run is undecided.
+"""
+
+from collections import Counter
+from typing import Any
+
+from jepsen_lite.checker.base import Evidence, Verdict
+from jepsen_lite.checker.findings import Findings
+
+
+class Hashes:
+    """See the module's docstring. Looks at `Evidence.final["members"]`."""
+
+    def check(self, run: Evidence) -> Verdict:
+        """Needs the hashes of all members, and of two at least."""
+        findings = Findings()
+        members: dict[str, dict[str, Any]] = run.final.get("members") or {}
+        by_revision: dict[int, dict[str, Any]] = {}
+        for member, final in members.items():
+            for revision, value in (final.get("hashes") or {}).items():
+                known = value.get("hash") if isinstance(value, dict) else value
+                if known is not None:
+                    by_revision.setdefault(int(revision), {})[member] = known
+        compared: set[str] = set()
+        comparisons = 0
+        for revision, hashes in sorted(by_revision.items()):
+            if len(hashes) < 2:
+                continue
+            compared.update(hashes)
+            comparisons += 1
+            if len(set(hashes.values())) > 1:
+                findings.add("members-differ", _told(revision, hashes))
+        alone = sorted(members.keys() - compared)
+        undecided = bool(alone) or len(members) < 2
+        if len(members) >= 2 and alone:
+            text = f"Nothing to compare with: {', '.join(alone)}. That does not mean equal."
+            findings.add("not-compared", text)
+        elif len(members) < 2 and run.options.members > 1:
+            findings.add("not-compared", "There are not two members with hashes to compare.")
+        elif run.options.members == 1:
+            undecided = False
+        return findings.verdict(
+            undecided, members=len(members), revisions_compared=comparisons, compared=len(compared)
+        )
+
+
+def _told(revision: int, hashes: dict[str, Any]) -> str:
+    """Who is wrong, if a majority agrees (M19)."""
+    amounts = Counter(hashes.values())
+    most, count = amounts.most_common(1)[0]
+    listed = ", ".join(f"{member} {value}" for member, value in sorted(hashes.items()))
+    text = f"At revision {revision} members have different hashes: {listed}."
+    if 2 * count <= len(hashes):
+        return text
+    wrong = sorted(member for member, value in hashes.items() if value != most)
+    return f"{text} A majority says that it is {', '.join(wrong)}."
