@@ -11,10 +11,12 @@ the time that a frozen dataclass takes.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
-from typing import NamedTuple, overload
+from typing import Final, NamedTuple, overload
 
 from raftkv.client.keys import Namespace
 from raftkv.pb import kv_pb2, rpc_pb2
+
+_made: Final = tuple.__new__  # of a named tuple: takes all its fields, in half the time
 
 
 class Header(NamedTuple):
@@ -31,7 +33,7 @@ class Header(NamedTuple):
     @classmethod
     def read(cls, header: rpc_pb2.ResponseHeader) -> "Header":
         """From the wire."""
-        return cls(header.cluster_id, header.member_id, header.revision, header.raft_term)
+        return _made(cls, (header.cluster_id, header.member_id, header.revision, header.raft_term))
 
 
 class KeyValue(NamedTuple):
@@ -62,18 +64,20 @@ class KeyValue(NamedTuple):
     @classmethod
     def read(cls, kv: kv_pb2.KeyValue, namespace: Namespace) -> "KeyValue":
         """From the wire. namespace: to take off keys."""
-        return cls(
-            namespace.own(kv.key) if namespace.prefix else kv.key,
-            kv.value,
-            kv.create_revision,
-            kv.mod_revision,
-            kv.version,
-            kv.lease,
+        return _made(
+            cls,
+            (
+                namespace.own(kv.key) if namespace.prefix else kv.key,
+                kv.value,
+                kv.create_revision,
+                kv.mod_revision,
+                kv.version,
+                kv.lease,
+            ),
         )
 
 
-@dataclass(frozen=True, slots=True)
-class GetResult:
+class GetResult(NamedTuple):
     """One key, or that there is none.
 
     may_be_stale: one member answered from its own state, which was current at `revision`
@@ -125,7 +129,7 @@ class GetResult:
     ) -> "GetResult":
         """From the wire. namespace: to take off keys."""
         header, kvs = Header.read(answer.header), answer.kvs
-        return cls(header, KeyValue.read(kvs[0], namespace) if kvs else None, may_be_stale)
+        return _made(cls, (header, KeyValue.read(kvs[0], namespace) if kvs else None, may_be_stale))
 
 
 @dataclass(frozen=True, slots=True)

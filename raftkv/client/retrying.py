@@ -43,7 +43,7 @@ def longest(seconds: float) -> float:
     return LONGEST_SECONDS
 
 
-def share(left: float, others: bool) -> float:
+def share(left: float, *, others: bool) -> float:
     """Seconds for an attempt, of those that are left. others: somebody else may be asked."""
     left = max(left, LEAST_SECONDS)
     return max(min(left / 2, SHARE_SECONDS), left / 4) if others else left

@@ -4,9 +4,12 @@ import asyncio
 from typing import Any
 
 import grpc.aio
+import pytest
 
 from raftkv.client import TLS, aio, channels
+from raftkv.client.aio import runtime as aio_runtime
 from raftkv.client.settings import Settings, parsed
+from raftkv.client.sync import runtime as sync_runtime
 from tests.client.conftest import Served
 
 
@@ -50,3 +53,12 @@ def test_optional_stages_of_a_channel_are_there_only_for_options_of_the_user() -
 def test_an_option_of_the_user_replaces_the_client_s_own() -> None:
     assert _options(channel_options=[("grpc.enable_retries", 1)])["grpc.enable_retries"] == 1
     assert _options(tls=TLS(server_name="db"))["grpc.ssl_target_name_override"] == "db"
+
+
+@pytest.mark.parametrize("pairs", [(), (("token", "t"), ("hasleader", "true"))])
+def test_prepared_metadata_say_what_they_were_made_of(pairs: tuple[tuple[str, str], ...]) -> None:
+    for prepared in (aio_runtime.prepared(pairs), sync_runtime.prepared(pairs)):
+        assert tuple(prepared) == pairs
+        assert len(prepared) == len(pairs)
+        assert bool(prepared) == bool(pairs)
+    assert isinstance(aio_runtime.prepared(pairs), grpc.aio.Metadata), "else grpcio makes it anew"

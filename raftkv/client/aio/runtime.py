@@ -9,7 +9,15 @@ import asyncio
 import math
 import threading
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Generator, Sequence
+from collections.abc import (
+    Awaitable,
+    Callable,
+    Collection,
+    Coroutine,
+    Generator,
+    Iterator,
+    Sequence,
+)
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Final, Generic, ParamSpec, Protocol, Self, TypeVar
@@ -426,9 +434,23 @@ def _wrong_loop() -> WrongLoop:
     )
 
 
+class _Pairs(grpc.aio.Metadata):  # type: ignore[misc]
+    """Metadata that nobody changes: it need not be counted and collected in every call."""
+
+    def __init__(self, *pairs: tuple[str, str]) -> None:
+        super().__init__(*pairs)
+        self._pairs = pairs
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        return iter(self._pairs)
+
+
 def prepared(metadata: Metadata) -> Prepared:
     """Metadata as grpcio uses it; of anything else it makes that anew in every call."""
-    made: Prepared = grpc.aio.Metadata(*metadata)
+    made: Prepared = _Pairs(*metadata)
     return made
 
 

@@ -169,7 +169,9 @@ class Connection:
         place = self.places.current if question.only is None else question.only
         others = self._several and question.only is None
         repeatable = within is not None or not question.write
-        share = retrying.share(question.left, others and repeatable)
+        share = question.left
+        if others and repeatable:
+            share = retrying.share(share, others=True)
         metadata = self._prepared[question.leading]
         trial: retrying.Trial | None = None
         while True:
