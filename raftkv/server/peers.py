@@ -24,7 +24,6 @@ from raftkv.server.logs import Repeats
 from raftkv.server.membership import KnownMembers
 from raftkv.server.transfer import Transfers
 from raftkv.storage.recovery import Identity
-from raftkv.storage.rejoin import refusal
 
 log = logging.getLogger("raftkv.peers")
 
@@ -198,7 +197,7 @@ class Peers:
         try:
             log_.check_at_least(greeting.acknowledged_term, greeting.acknowledged_index)
         except CorruptionError as error:
-            self.driver.fail(refusal(str(self.driver.directory.path), self.member, str(error)))
+            self.driver.fail(self.driver.directory.distrust(str(error)))
 
     def down(self, link: Link, *, refused: bool) -> None:
         """A link's connection ended, or could not be made."""
@@ -216,7 +215,7 @@ class Peers:
             self.removed()
         elif text == OLD_COPY_TEXT:
             problem = f"member {link.member:016x} has met a later start of it: it is an old copy"
-            self.driver.fail(refusal(str(self.driver.directory.path), self.member, problem))
+            self.driver.fail(self.driver.directory.distrust(problem))
 
     # --- accepted connections ---------------------------------------------------
 

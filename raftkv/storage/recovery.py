@@ -5,6 +5,7 @@
     identity          cluster, member and the random incarnation of this directory
     mark.a, mark.b    term, vote, the current state's number, how far the log was durable
     failed            a write failed: the tail of the log must not be trusted as it reads
+    distrusted        another member has shown that this directory lacks what it should have
     log/              LevelDB: the Raft log
     state-N/          LevelDB: the state machine
 
@@ -19,6 +20,7 @@ snapshot's. Only then does `drop_old_states` remove the old directory.
 """
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from struct import Struct
 from typing import Final
@@ -46,12 +48,14 @@ LOCK: Final = "LOCK"
 CREATING: Final = "creating"
 IDENTITY: Final = "identity"
 FAILED: Final = "failed"
+DISTRUSTED: Final = "distrusted"
 STATE: Final = "state-"
 STATE_BUFFER_BYTES: Final = 64 * 1024 * 1024
 _IDENTITY_MAGIC: Final = b"RKI1"
 _FAILED_MAGIC: Final = b"RKF1"
 _IDENTITY: Final = Struct(">QQQ")
 _FAILED: Final = Struct(">Q")
+_DISTRUSTED_MAGIC: Final = b"RKD1"
 _IGNORED: Final = (LOCK, "lost+found")
 
 
@@ -120,6 +124,7 @@ class DataDirectory:
         try:
             if directory._made():
                 directory._check_identity(cluster, member)
+                directory._check_trusted()
             else:
                 if incarnation is None:
                     incarnation = int.from_bytes(os.urandom(8)) or 1
@@ -274,6 +279,23 @@ class DataDirectory:
             with final_errors(f"removing {self._of(FAILED)}"):
                 self._fs.remove(self._of(FAILED))
                 self._fs.sync_directory(self.path)
+
+    # --- what others have found out -------------------------------------------
+
+    def distrust(self, problem: str) -> CorruptionError:
+        """Notes for every later opening that this directory must not be used, and why (R34).
+
+        Whoever shows it may be gone at the next start, and counting its starts makes an old copy
+        look newer each time. Returns the error to stop with.
+        """
+        with suppress(StorageError):  # it stops all the same
+            replace_file(self._fs, self._of(DISTRUSTED), _DISTRUSTED_MAGIC, problem.encode())
+        return refusal(self.path, self.identity.member, problem)
+
+    def _check_trusted(self) -> None:
+        if self._fs.exists(self._of(DISTRUSTED)):
+            payload = read_file(self._fs, self._of(DISTRUSTED), _DISTRUSTED_MAGIC)
+            raise CorruptionError(payload.decode("utf-8", "replace"))
 
     # --- the state ------------------------------------------------------------
 

@@ -263,6 +263,17 @@ def test_an_old_copy_of_the_log_is_refused(real: Place) -> None:
         real.open()
 
 
+def test_what_another_member_has_found_out_refuses_every_later_opening(real: Place) -> None:
+    """R34: that member may be gone at the next start."""
+    written(real)
+    directory = real.open()
+    assert "raftctl member remove" in str(directory.distrust("it is an old copy"))
+    directory.close()
+    for _ in range(2):
+        with pytest.raises(CorruptionError, match="it is an old copy"):
+            real.open()
+
+
 def test_file_times_mean_nothing(real: Place) -> None:
     """D25."""
     written(real)
