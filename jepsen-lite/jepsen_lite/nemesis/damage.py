@@ -25,8 +25,15 @@ class Damage(NamedTuple):
 
 
 def log_files(directory: Path) -> list[Path]:
-    """The write-ahead logs of the log's segments that hold something, oldest first."""
-    return [path for path in sorted(directory.glob("log/*/*.log")) if written(path)]
+    """The files of the log's segments that hold rows, oldest first.
+
+    A segment's rows stand in its write-ahead log, and after a restart in a table.
+    """
+    return [
+        path
+        for path in sorted(directory.glob("log/*/*"))
+        if path.suffix in (".log", ".ldb") and written(path)
+    ]
 
 
 def state_files(directory: Path) -> list[Path]:

@@ -19,7 +19,7 @@ from jepsen_lite.generator import Generator
 from jepsen_lite.history import Op
 from jepsen_lite.nemesis import damage
 from jepsen_lite.nemesis.base import Nemesis
-from jepsen_lite.nemesis.board import Links, board_of
+from jepsen_lite.nemesis.board import Links, await_serving, board_of
 from jepsen_lite.nemesis.disk import ENOUGH
 from jepsen_lite.nemesis.episodes import LEADER, ONE, Lengths, drawn, episodes, nothing, victims
 from jepsen_lite.nemesis.recovery import Recovery
@@ -29,6 +29,7 @@ from jepsen_lite.target.base import Target, TargetError
 FLIP_LOG, FLIP_STATE, FLIP_MARK = "flip-log", "flip-state", "flip-mark"
 CUT, WIPE, STALE = "cut-tail", "wipe", "stale-copy"
 QUIET_SECONDS: Final = 3.0  # cut off: leadership ends, the disk is idle, the mark is written
+OLD_SECONDS: Final = 10.0  # for a member to serve again after it was copied
 _FLIPS: Final = {FLIP_LOG: damage.LOG, FLIP_STATE: damage.STATE, FLIP_MARK: damage.MARK}
 
 
@@ -75,6 +76,9 @@ class Files(Nemesis):
         await board.links(self.name, None)
         if self._copy is not None:  # it goes on, so that its copy grows old
             await board.let_up(self.name)
+            if not await await_serving(self.target, member, OLD_SECONDS):
+                self._copy = None  # the others may not have met its next life
+                done = nothing("it did not serve after it was copied")
         return op.done("info", {"what": what, "member": member, **done})
 
     async def _silence(self, member: int) -> None:
