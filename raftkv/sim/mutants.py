@@ -322,9 +322,8 @@ MUTANTS: Final = (
     Mutant(
         "append without a check",
         ((Log, "matches", _matches_by_length),),
-        ("isolate leader", "crash leader", "mute leader", "transfer"),
-        200,
-        5,
+        ("usurp", "isolate leader"),
+        nodes=5,
     ),
     Mutant(
         "truncate on a stale append",
@@ -389,8 +388,7 @@ MUTANTS: Final = (
     Mutant(
         "listen to a wiped member",
         ((Home, "meets", _always),),
-        ("wipe member", "crash leader", "isolate one", "slow disk"),
-        200,
+        ("wipe member", "usurp"),
     ),
     Mutant(
         "a state without one row",
