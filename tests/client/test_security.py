@@ -150,7 +150,7 @@ def test_leases_and_watches_log_in_as_well(guarded: str) -> None:
             assert client.get("open/a").exists
         with client.watch("open/", prefix=True) as watch:
             client.put("open/b", "1")
-            assert watch.next(timeout=5.0).events[0].key == b"open/b"
+            assert watch.next(timeout=20.0).events[0].key == b"open/b"
 
 
 # --- TLS ----------------------------------------------------------------------------------
@@ -238,7 +238,7 @@ def test_leases_and_watches_go_over_tls(secure: str, authority: Authority) -> No
         _until_up(lambda: client.get("a"))
         with client.lease(2) as lease, client.watch("w") as watch:
             client.put("w", "1", lease=lease)
-            assert watch.next(timeout=5.0).events[0].value == b"1"
+            assert watch.next(timeout=20.0).events[0].value == b"1"
             lease.refresh()
 
 
@@ -336,7 +336,7 @@ def _deaf_port(says: bytes) -> Iterator[str]:
             yield f"127.0.0.1:{listener.getsockname()[1]}"
         finally:
             listener.shutdown(socket.SHUT_RDWR)
-            thread.join(5.0)
+            thread.join(20.0)
             for each in kept:
                 each.close()
 

@@ -230,7 +230,7 @@ def _in_thread(function: Callable[[], object]) -> threading.Thread:
 def test_an_event_set_by_another_thread_wakes_those_who_wait() -> None:
     async def scenario() -> None:
         event = aio_runtime.Event()
-        waits = [asyncio.ensure_future(event.wait(5.0)) for _ in range(3)]
+        waits = [asyncio.ensure_future(event.wait(20.0)) for _ in range(3)]
         assert not await event.wait(0.01)
         assert not event.is_set()
         thread = _in_thread(event.set)
@@ -243,7 +243,7 @@ def test_an_event_set_by_another_thread_wakes_those_who_wait() -> None:
     event = sync_runtime.Event()
     assert not event.wait(0.01)
     thread = _in_thread(event.set)
-    assert event.wait(5.0)
+    assert event.wait(20.0)
     assert event.wait(0)
     thread.join()
 
@@ -353,14 +353,14 @@ def test_a_task_can_be_stopped_and_may_stop_itself() -> None:
             ended.append("itself")
 
         own = aio_runtime.spawn(stop_itself)
-        assert await own.join(5.0)
+        assert await own.join(20.0)
         assert ended == ["wait", "itself"]
 
     asyncio.run(scenario())
     event = threading.Event()
 
     def wait_for_it() -> None:
-        event.wait(5.0)
+        event.wait(20.0)
 
     task = sync_runtime.spawn(partial(wait_for_it))
     assert not task.join(0.01)
@@ -376,7 +376,7 @@ def test_the_library_runs_on_uvloop(raftkv_served: Any, prefix: str) -> None:
         async with aio.Client(raftkv_served.endpoints) as client:
             put = await client.put(prefix + "a", "1")
             async with client.watch(prefix + "a", start_revision=put.revision) as watch:
-                batch = await watch.next(timeout=5.0)
+                batch = await watch.next(timeout=20.0)
                 assert batch.events[0].text == "1"
             async with client.lease(5) as lease:
                 assert lease.alive
@@ -422,7 +422,7 @@ def test_reading_a_stream_may_be_given_up_and_taken_up_again(raftkv_served: Any)
         thread = _in_thread(lambda: got.append(stream.read()))
         time.sleep(0.05)
         stream.close()
-        thread.join(5.0)
+        thread.join(20.0)
         assert got == [None]
         assert stream.read() is None
         stream.write(request)

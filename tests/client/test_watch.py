@@ -41,7 +41,7 @@ def take(watch: Any, count: int) -> list[Any]:
     """The next so many events."""
     events: list[Any] = []
     while len(events) < count:
-        events += watch.next(10).events
+        events += watch.next(20).events
     assert len(events) == count
     return events
 
@@ -60,7 +60,7 @@ def in_thread(function: Callable[[], object]) -> Callable[[], object]:
     thread.start()
 
     def result() -> object:
-        thread.join(10)
+        thread.join(30)
         assert not thread.is_alive(), "it still waits"
         return outcome[0]
 
@@ -96,7 +96,7 @@ def test_one_revision_comes_in_one_batch(server: Served, connect: Faces, prefix:
     client = connect(server.endpoints)
     with client.watch(prefix, prefix=True) as watch:
         done = client.txn(Txn().then(*[Put(f"{prefix}{n}", "x") for n in range(20)]))
-        batch = watch.next(10)
+        batch = watch.next(20)
     assert len(batch) == 20
     assert {event.revision for event in batch} == {done.revision}
 
@@ -182,7 +182,7 @@ def test_large_answers_in_fragments_are_joined(server: Served, connect: Faces, p
         client.put(f"{prefix}{number:02}", value)
     with client.watch(prefix, prefix=True, prev_kv=True, fragment=True) as watch:
         client.txn(Txn().then(Delete(prefix, prefix=True), Put(prefix[:-1] + "#", "end")))
-        batch = watch.next(10)
+        batch = watch.next(20)
     assert len(batch) == 12, "one revision of 3.6 MB of previous values"
     assert all(event.previous.value == value for event in batch)
 
@@ -196,10 +196,10 @@ def test_a_compacted_start_says_from_where_to_go_on(
     client.compact(revisions[3])
     watch = client.watch(prefix + "k", start_revision=revisions[0])
     with pytest.raises(Compacted) as caught:
-        watch.next(10)
+        watch.next(20)
     assert caught.value.compact_revision == revisions[3]
     with pytest.raises(Compacted):
-        watch.next(10)
+        watch.next(20)
     watch.close()
     with client.watch(prefix + "k", start_revision=caught.value.compact_revision) as again:
         assert [event.text for event in take(again, 2)] == ["3", "4"]
@@ -251,7 +251,7 @@ def test_a_callback_gets_every_batch_in_order(server: Served, connect: Faces, pr
     wait_until(lambda: len(got) >= 50)
     handle.close()
     client.put(prefix + "k", "after the end")
-    assert handle.ended.wait(5)
+    assert handle.ended.wait(20)
     assert handle.error is None
     assert got == [str(number) for number in range(50)]
 
@@ -267,7 +267,7 @@ def test_a_callback_is_told_when_its_watch_has_ended(
 
     handle = client.add_watch_callback(prefix, fail, prefix=True, on_error=told.append)
     client.put(prefix + "k", "bad")
-    assert handle.ended.wait(10)
+    assert handle.ended.wait(20)
     assert [type(error) for error in told] == [KeyError]
     assert handle.error is told[0]
     handle.close()
@@ -282,7 +282,7 @@ def test_a_callback_is_told_of_a_compaction(server: Served, connect: Faces, pref
     handle = client.add_watch_callback(
         prefix + "k", print, start_revision=first, on_error=told.append
     )
-    assert handle.ended.wait(10)
+    assert handle.ended.wait(20)
     assert isinstance(told[0], Compacted)
     assert told[0].compact_revision == compacted
 
@@ -339,7 +339,7 @@ with Client(sys.argv[1]) as client, client.watch("forked") as watch:
         os._exit(1)
     _, status = os.waitpid(child, 0)
     client.put("forked", "1")
-    print(os.waitstatus_to_exitcode(status), watch.next(10).events[0].text)
+    print(os.waitstatus_to_exitcode(status), watch.next(20).events[0].text)
 """
 
 

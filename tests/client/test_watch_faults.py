@@ -93,7 +93,7 @@ class Writer:
 
     def stop(self) -> None:
         self._over.set()
-        self._thread.join(10)
+        self._thread.join(30)
         assert not self._thread.is_alive()
 
 
@@ -119,7 +119,7 @@ class Reader:
 
     def stop(self) -> None:
         self.watch.close()
-        self._thread.join(10)
+        self._thread.join(30)
         assert not self._thread.is_alive()
 
 
@@ -137,7 +137,7 @@ def rotated(endpoints: list[str], first: int) -> str:
 def history(cluster: Cluster, prefix: str, first: int, last: int) -> Seen:
     """What really happened, replayed by a watch that nothing disturbs."""
     with (
-        Client(cluster.endpoint) as client,
+        Client(cluster.endpoint, timeout=60, dial_timeout=60) as client,
         client.watch(prefix, prefix=True, start_revision=first) as watch,
     ):
         return replayed(watch, last)
@@ -147,7 +147,7 @@ def replayed(watch: Watch, last: int) -> Seen:
     """What a watch brings up to a revision."""
     seen: Seen = []
     while not seen or seen[-1][0] < last:
-        seen += [(event.revision, event.key, event.value) for event in watch.next(10)]
+        seen += [(event.revision, event.key, event.value) for event in watch.next(60)]
     return seen
 
 
@@ -204,8 +204,8 @@ def test_a_watch_goes_on_without_a_gap(
     writer.stop()
     with Client(cluster.endpoint) as client:
         last = max(kv.mod_revision for kv in client.get_prefix(prefix))
-    wait_until(lambda: all(reader.seen and reader.seen[-1][0] == last for reader in readers), 10)
-    assert time.monotonic() - began < 15
+    wait_until(lambda: all(reader.seen and reader.seen[-1][0] == last for reader in readers), 30)
+    assert time.monotonic() - began < 60
     expected = history(cluster, prefix, 1, last)
     for reader in readers:
         assert reader.error is None
@@ -267,8 +267,8 @@ def test_a_silent_endpoint_is_left_in_bounded_time(
             began = time.monotonic()
             with Client(cluster.endpoint) as client:
                 client.put("silent", "x")
-            assert watch.next(10).events[0].text == "x"
-            assert time.monotonic() - began < 2.5
+            assert watch.next(20).events[0].text == "x"
+            assert time.monotonic() - began < 6, "1 s on a machine that is not busy"
             assert watch._place == 1
         veil.network.heal()
 
@@ -286,12 +286,12 @@ def test_no_busy_loop_while_every_endpoint_is_down(
     for watch in watches:
         with pytest.raises(TimedOut):
             watch.next(1.5)
-    assert time.process_time() - before < 0.6
+    assert time.process_time() - before < 1.5
     cluster.recover()
     with Client(cluster.endpoint) as client:
         client.put("down", "up again")
     for watch in watches:
-        assert watch.next(10).events[0].text == "up again"
+        assert watch.next(20).events[0].text == "up again"
 
 
 def test_a_compaction_while_it_was_away_is_told_apart(
@@ -312,7 +312,7 @@ def test_a_compaction_while_it_was_away_is_told_apart(
             client.get("away")  # linearizable: the member has applied the compaction
     for watch in watches:
         with pytest.raises(Compacted) as caught:
-            watch.next(10)
+            watch.next(20)
         assert caught.value.compact_revision == revision
 
 
@@ -334,6 +334,6 @@ def test_a_slow_reader_costs_bounded_memory(cluster: Cluster, name: str) -> None
         assert grown < 60 << 20
         numbers: list[bytes] = []
         while len(numbers) < 101:
-            numbers += [event.value[:4].split(b" ")[0] for event in watch.next(20)]
+            numbers += [event.value[:4].split(b" ")[0] for event in watch.next(60)]
         assert numbers[1:] == [b"%d" % number for number in range(100)]
         watch.close()

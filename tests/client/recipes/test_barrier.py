@@ -42,7 +42,7 @@ def test_a_barrier_can_be_held_once_at_a_time(server: Served, connect: Faces, pr
     with pytest.raises(NotAcquired):
         barrier.wait(timeout=0.2)
     client.barrier(prefix + "b").release()
-    barrier.wait(timeout=5)
+    barrier.wait(timeout=20)
     with pytest.raises(NotHeld):
         barrier.release()
     again = barrier.hold(ttl=None)
@@ -50,7 +50,7 @@ def test_a_barrier_can_be_held_once_at_a_time(server: Served, connect: Faces, pr
     with pytest.raises(NotAcquired):
         barrier.wait(timeout=0.2)
     again.release()
-    assert barrier.wait(timeout=5) > 0
+    assert barrier.wait(timeout=20) > 0
 
 
 def test_the_barrier_of_a_dead_process_opens_with_its_lease(server: Served, prefix: str) -> None:
@@ -75,10 +75,10 @@ def test_a_lost_answer_to_hold_is_found_out(
         if not carried_out and ttl is None:
             with pytest.raises(OutcomeUnknown):  # it may still come, and would stay for ever
                 client.barrier(prefix + "b").hold(ttl=ttl)
-            client.barrier(prefix + "b").wait(timeout=5)
+            client.barrier(prefix + "b").wait(timeout=20)
         else:
             with client.barrier(prefix + "b").hold(ttl=ttl) as held:
                 kv = client.get(prefix + "b").kv
                 assert kv is not None
                 assert kv.create_revision == held.fencing_token
-            client.barrier(prefix + "b").wait(timeout=5)
+            client.barrier(prefix + "b").wait(timeout=20)

@@ -42,10 +42,10 @@ def test_what_was_there_and_what_comes_is_read_without_asking(
             assert cache.get(prefix + "b") is None
             assert (len(cache.snapshot()), cache.loads) == (1, 1)
             revision = other.put(prefix + "b", "2").revision
-            assert cache.wait_for(revision, timeout=10) >= revision
+            assert cache.wait_for(revision, timeout=30) >= revision
             assert cache.snapshot()[prefix + "b"].text == "2"
             revision = other.delete(prefix + "a").revision
-            cache.wait_for(revision, timeout=10)
+            cache.wait_for(revision, timeout=30)
             assert list(cache.snapshot()) == [(prefix + "b").encode()]
         with pytest.raises(ClientClosed):
             cache.wait_for(revision + 1, timeout=1)
@@ -86,7 +86,7 @@ def test_a_transaction_is_seen_whole_or_not_at_all(server: Served, prefix: str) 
             looking = Beside(look)
             for number in range(300):
                 last = writer.txn(Txn().then(Put(a, str(number)), Put(b, str(number)))).revision
-            cache.wait_for(last, timeout=10)
+            cache.wait_for(last, timeout=30)
             over.set()
             looking.result()
             assert not apart
@@ -103,12 +103,12 @@ def test_waiting_for_a_revision_that_concerns_other_keys_is_short(
         for number in range(3):
             revision = other.put(prefix + "elsewhere", str(number)).revision
             began = time.monotonic()
-            assert cache.wait_for(revision, timeout=10) >= revision
-            assert time.monotonic() - began < 3
+            assert cache.wait_for(revision, timeout=30) >= revision
+            assert time.monotonic() - began < 15
         assert cache.catch_up(10) >= revision
         assert cache.loads == 1, "nothing is read again for that"
         revision = other.put(prefix + "x/b", "2").revision
-        cache.wait_for(revision, timeout=10)
+        cache.wait_for(revision, timeout=30)
         assert cache.get(prefix + "x/b").text == "2", "and the watch goes on"
         with pytest.raises(NotAcquired):
             cache.wait_for(revision + 1000, timeout=0.3)
@@ -173,11 +173,11 @@ def test_it_goes_on_behind_a_broken_connection_and_says_how_stale_it_is(
         with client.cache(prefix, check_seconds=0.2) as cache:
             other.put(prefix + "a", "1")
             wait_until(lambda: cache.get(prefix + "a") is not None)
-            wait_until(lambda: cache.stale_for < 0.5)
+            wait_until(lambda: cache.stale_for < 1.0)
             gate.silence()
             gate.cut()
             last = other.put(prefix + "a", "2").revision
-            wait_until(lambda: cache.stale_for > 1.0)
+            wait_until(lambda: cache.stale_for > 2.0)
             assert cache.get(prefix + "a").text == "1"
             with pytest.raises(NotAcquired):
                 cache.wait_for(last, timeout=0.3)
@@ -216,7 +216,7 @@ def test_behind_a_compaction_it_is_loaded_again_and_tells_what_changed(
             assert cache.revision >= last
             assert cache.get(prefix + "changed").text == "3"
             last = other.put(prefix + "new", "2").revision
-            cache.wait_for(last, timeout=10)
+            cache.wait_for(last, timeout=30)
             assert cache.get(prefix + "new").text == "2"
 
 
@@ -231,7 +231,7 @@ def test_a_store_that_was_put_back_is_loaded_again(tmp_path: Path, connect: Face
         cache.start()
         changes = cache.changes()
         last = max(other.put(f"k/{n}", "later").revision for n in range(10))
-        cache.wait_for(last, timeout=10)
+        cache.wait_for(last, timeout=30)
     etcd.restore("after")
     with etcd.running("after"):
         wait_until(lambda: cache.loads == 2, 20)
@@ -242,7 +242,7 @@ def test_a_store_that_was_put_back_is_loaded_again(tmp_path: Path, connect: Face
             gone |= {event.key for event in changes.next(10) if event.is_delete}
         assert gone == {b"k/%d" % n for n in range(10)}
         with Client(etcd.endpoint) as other:
-            cache.wait_for(other.put("k/b", "new").revision, timeout=10)
+            cache.wait_for(other.put("k/b", "new").revision, timeout=30)
             assert cache.get("k/b").text == "new"
         cache.close()
 
@@ -267,7 +267,7 @@ def test_a_cache_in_a_namespace_knows_the_keys_as_its_client_does(
     client = connect(server.endpoints, namespace=prefix)
     with Client(server.endpoints) as other, client.cache("") as cache:
         last = other.put(prefix + "a", "1").revision
-        cache.wait_for(last, timeout=10)
+        cache.wait_for(last, timeout=30)
         assert list(cache.snapshot()) == [b"a"]
         cache.catch_up(10)
 
@@ -292,11 +292,11 @@ def test_an_error_that_does_not_pass_ends_it_and_is_told(server: Served, prefix:
 
 def test_a_start_without_a_server_fails_in_time_and_leaves_nothing(connect: Faces) -> None:
     (port,) = free_ports(1)
-    cache = connect(f"127.0.0.1:{port}", dial_timeout=0.3).cache("k/")
+    cache = connect(f"127.0.0.1:{port}", timeout=60, dial_timeout=0.3).cache("k/")
     began = time.monotonic()
     with pytest.raises(NotConnected):
         cache.start(timeout=1)
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 15
     cache.close()
     assert not [each for each in threading.enumerate() if each.name == "raftkv _run"]
 

@@ -77,7 +77,7 @@ def test_a_take_stays_unknown_when_the_item_was_claimed_before_the_second_attemp
             client,
             "txn",
             LOST,
-            between=lambda: claims.append(other.queue(prefix + "q").claim(timeout=5)),
+            between=lambda: claims.append(other.queue(prefix + "q").claim(timeout=30)),
         )
         with pytest.raises(OutcomeUnknown):
             queue._taken(queue._shelf.taking(item), Patience(5.0))
@@ -103,7 +103,7 @@ def test_done_may_be_called_again_after_any_doubt(
     with Client(raftkv_served.endpoints) as client:
         queue = client.queue(prefix + "q")
         queue.put("one")
-        claim = queue.claim(timeout=5)
+        claim = queue.claim(timeout=30)
         Scripted(client, "txn", first, REFUSED)
         with pytest.raises(OutcomeUnknown):
             claim.done()

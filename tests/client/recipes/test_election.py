@@ -60,7 +60,7 @@ def test_the_loop_of_the_first_example_ends_when_leadership_does(
         while term.is_leader:
             rounds += 1
             client.revoke(term.lease.id)
-            assert term.lost.wait(5)
+            assert term.lost.wait(20)
     assert rounds == 1  # and leaving the context raised nothing
 
 
@@ -126,11 +126,12 @@ def test_loss_is_told_while_the_event_loop_is_blocked(server: Served, prefix: st
             term = await client.election(prefix + "e", ttl=2).campaign("host-a")
             term.on_loss(lambda: told.append(time.monotonic()))
             await other.revoke(term.lease.id)
-            end = time.monotonic() + 3
+            end = time.monotonic() + 15
             while time.monotonic() < end and term.is_leader:
                 time.sleep(0.01)  # nothing of this loop runs
             assert not term.is_leader
-            time.sleep(0.1)
+            while not told and time.monotonic() < end:
+                time.sleep(0.01)
             assert told
             await term.resign()
 
@@ -163,7 +164,7 @@ def test_loss_is_told_in_time_with_the_network_dead_and_the_loop_blocked(
 
     def next_leader() -> float:
         with Client(server.endpoints) as client:
-            client.election(prefix + "e").campaign("next", timeout=20).resign()
+            client.election(prefix + "e").campaign("next", timeout=40).resign()
             return time.monotonic()
 
     async def scenario() -> None:
@@ -172,11 +173,11 @@ def test_loss_is_told_in_time_with_the_network_dead_and_the_loop_blocked(
             term.on_loss(told.set)
             gate.silence()
             elected = Beside(next_leader)
-            end = time.monotonic() + 10
+            end = time.monotonic() + 20
             while term.is_leader and time.monotonic() < end:
                 time.sleep(0.001)  # nothing of this loop runs
             lost = time.monotonic()
-            assert told.wait(0.5)
+            assert told.wait(5)
             assert time.monotonic() < elected.result()
             assert lost < end
             gate.open()
@@ -219,7 +220,7 @@ def test_a_candidate_whose_lease_ends_gets_an_error(
     client = connect(server.endpoints)
     election = client.election(prefix + "e")
     term = election.campaign("one")
-    waiting = Beside(lambda: election.campaign("two", timeout=15))
+    waiting = Beside(lambda: election.campaign("two", timeout=40))
     wait_until(lambda: queue_length(client, prefix) == 2)
     client.revoke(election.candidates()[1].lease)
     term.resign()
@@ -251,18 +252,18 @@ def test_an_observer_sees_the_present_leader_and_each_change(
         with pytest.raises(TimeoutError):
             observation.next(timeout=0.2)
         term = election.campaign("one")
-        assert observation.next(10).text == "one"
+        assert observation.next(30).text == "one"
         term.proclaim("two")
-        assert observation.next(10).text == "two"
+        assert observation.next(30).text == "two"
         waiting = Beside(lambda: election.campaign("three"))
         wait_until(lambda: queue_length(client, prefix) == 2)
         with pytest.raises(TimeoutError):
             observation.next(timeout=0.2)
         term.resign()
-        assert observation.next(10).text == "three"
+        assert observation.next(30).text == "three"
         waiting.result().resign()
         later = election.campaign("four")
-        assert observation.next(10).text == "four"
+        assert observation.next(30).text == "four"
         later.resign()
 
 
@@ -289,7 +290,7 @@ def test_an_observer_survives_a_compaction_and_never_goes_back(
     election = client.election(prefix + "e")
     with election.observe() as observation:
         term = election.campaign("one")
-        first = observation.next(10)
+        first = observation.next(30)
         for number in range(5):
             term.proclaim(f"value {number}")
         term.resign()
@@ -297,7 +298,7 @@ def test_an_observer_survives_a_compaction_and_never_goes_back(
             client.compact(client.get(prefix).revision)
             seen = [first]
             while seen[-1].text != "two":
-                seen.append(observation.next(10))
+                seen.append(observation.next(30))
             orders = [(kv.create_revision, kv.mod_revision) for kv in seen]
             assert orders == sorted(set(orders))
 
@@ -314,7 +315,7 @@ def test_an_observer_that_was_cut_off_goes_on_with_the_present(
             election = other.election(prefix + "e")
             term = election.campaign("one")
             with client.election(prefix + "e").observe() as observation:
-                assert observation.next(10).text == "one"
+                assert observation.next(30).text == "one"
                 gate.silence()
                 term.proclaim("one again")
                 term.resign()

@@ -92,7 +92,7 @@ def test_an_acquisition_whose_answers_are_late_is_one_that_was_not_made_in_time(
         began = time.monotonic()
         with pytest.raises(NotAcquired) as met:
             client.lock(prefix + "l", ttl=2).acquire(timeout=0.3)
-        assert time.monotonic() - began < 2.0
+        assert time.monotonic() - began < 4.5, "less than a request of its own may take"
         assert isinstance(met.value.__cause__, OutcomeUnknown)
         gate.open()
         assert queue_length(other, prefix) == 0
@@ -178,12 +178,12 @@ def test_threads_that_share_a_semaphore_each_release_their_own(
         def hold() -> int:
             with semaphore as holding:
                 inside.set()
-                go.wait(10)
+                go.wait(30)
                 return int(holding.fencing_token)
 
         with semaphore as mine:
             beside = Beside(hold)
-            assert inside.wait(10)
+            assert inside.wait(30)
             go.set()
             assert beside.result() > mine.fencing_token
             assert [kv.create_revision for kv in semaphore.queue()] == [mine.fencing_token]

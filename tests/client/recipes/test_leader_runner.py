@@ -54,7 +54,7 @@ def test_one_of_several_works_and_the_next_begins_when_it_has_ended(
             order.append(number)
             if len(active) > 1:
                 overlaps.append(list(active))
-            shift.stop.wait(10)
+            shift.stop.wait(30)
             active.remove(number)
 
         return work
@@ -79,7 +79,7 @@ def test_a_lost_leadership_stops_the_function_and_the_runner_campaigns_again(
     def work(shift: Shift) -> None:
         shifts.append(shift)
         if len(shifts) == 1:
-            assert shift.stop.wait(10)
+            assert shift.stop.wait(30)
             assert not shift.is_leader
             raise ZeroDivisionError  # behind the loss: noted, and that is all
 
@@ -111,7 +111,7 @@ def test_the_function_is_told_before_another_can_lead_although_the_network_is_de
 
     def work(shift: Shift) -> None:
         begun.set()
-        shift.stop.wait(20)
+        shift.stop.wait(40)
         remaining.append(shift.term.lease.remaining)
         ended.append(time.monotonic())
         runner.stop()
@@ -122,13 +122,13 @@ def test_the_function_is_told_before_another_can_lead_although_the_network_is_de
         with Client(gate.endpoint) as client, Client(server.endpoints) as other:
             runner = client.leader_runner(prefix + "r", work, ttl=3, grace=1)
             running = Beside(runner.run)
-            assert begun.wait(10)
+            assert begun.wait(30)
             gate.silence()
-            with other.election(prefix + "r").campaign("other", timeout=20):
+            with other.election(prefix + "r").campaign("other", timeout=40):
                 led = time.monotonic()
                 assert ended
                 assert ended[0] < led
-            assert 0.5 < remaining[0] <= 1
+            assert 0 < remaining[0] <= 1
             gate.open()
             running.result()
     finally:
@@ -166,7 +166,7 @@ def test_an_asynchronous_function_is_cancelled(server: Served, prefix: str) -> N
     async def work(shift: AioShift) -> None:
         shifts.append(shift)
         try:
-            await asyncio.sleep(20)
+            await asyncio.sleep(60)
         finally:
             await asyncio.sleep(0.05)
             ends.append("cleaned up")

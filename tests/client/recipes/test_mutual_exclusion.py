@@ -264,7 +264,7 @@ with Client(sys.argv[1]) as client:
     print(holding.fencing_token, flush=True)
     sys.stdin.readline()
     late = client.txn(holding.guard(Txn()).then(Put(sys.argv[2] + "-value", "late")))
-    print(holding.is_held, holding.lost.wait(5), late.succeeded, flush=True)
+    print(holding.is_held, holding.lost.wait(20), late.succeeded, flush=True)
 """
 
 

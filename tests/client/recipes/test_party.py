@@ -63,9 +63,9 @@ def test_a_lost_membership_is_told(server: Served, connect: Faces, prefix: str) 
     membership.on_loss(told.set)
     with Client(server.endpoints) as other:
         other.revoke(membership.lease.id)
-    assert told.wait(10)
+    assert told.wait(20)
     assert not membership.is_held
-    assert membership.lost.wait(1)
+    assert membership.lost.wait(20)
     with pytest.raises(LeaseLost):
         membership.update("x")
     with pytest.raises(LeaseLost), membership:

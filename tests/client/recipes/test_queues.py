@@ -22,7 +22,7 @@ def test_items_come_in_the_order_of_their_coming(
     for number in range(5):
         queue.put(f"item {number}")
     assert queue.size() == 5
-    assert [queue.take(timeout=5) for _ in range(5)] == [b"item %d" % n for n in range(5)]
+    assert [queue.take(timeout=30) for _ in range(5)] == [b"item %d" % n for n in range(5)]
     with pytest.raises(NotAcquired):
         queue.take(timeout=0.2)
 
@@ -34,7 +34,7 @@ def test_urgent_items_go_first_and_the_older_of_two(
     queue = client.priority_queue(prefix + "q")
     for value, priority in (("c", 7), ("a", 0), ("d", 7), ("b", 1), ("e", 99_999)):
         queue.put(value, priority=priority)
-    assert [queue.take(timeout=5) for _ in range(5)] == [b"a", b"b", b"c", b"d", b"e"]
+    assert [queue.take(timeout=30) for _ in range(5)] == [b"a", b"b", b"c", b"d", b"e"]
     with pytest.raises(BadRequest, match="priority"):
         queue.put("x", priority=-1)
 
@@ -48,7 +48,7 @@ def test_keys_are_those_of_the_go_recipes(server: Served, prefix: str) -> None:
         assert keys == ["p/00007/0000000000000000", "p/00007/0000000000000001"]
         client.put(prefix + "q/1764000000000000000", "from Go")
         client.queue(prefix + "q").put("ours")
-        assert client.queue(prefix + "q").take(timeout=5) == b"from Go"
+        assert client.queue(prefix + "q").take(timeout=30) == b"from Go"
 
 
 def test_a_taker_waits_for_an_item(server: Served, connect: Faces, prefix: str) -> None:
@@ -93,7 +93,7 @@ def test_a_claimed_item_is_seen_by_nobody_else_until_it_is_given_back(
     queue = connect(server.endpoints).queue(prefix + "q")
     queue.put("one")
     with Client(server.endpoints) as other:
-        claim = other.queue(prefix + "q").claim(timeout=5)
+        claim = other.queue(prefix + "q").claim(timeout=30)
         assert claim.text == "one"
         with pytest.raises(NotAcquired):
             queue.take(timeout=0.7)
@@ -102,7 +102,7 @@ def test_a_claimed_item_is_seen_by_nobody_else_until_it_is_given_back(
         assert not claim.is_held
         with pytest.raises(NotHeld):
             claim.done()
-        assert queue.take(timeout=5) == b"one"
+        assert queue.take(timeout=30) == b"one"
 
 
 def test_work_that_fails_puts_the_item_back_and_work_that_ends_takes_it_out(
@@ -111,9 +111,9 @@ def test_work_that_fails_puts_the_item_back_and_work_that_ends_takes_it_out(
     with Client(server.endpoints) as client:
         queue = client.queue(prefix + "q")
         queue.put("one")
-        with pytest.raises(ZeroDivisionError), queue.claim(timeout=5):
+        with pytest.raises(ZeroDivisionError), queue.claim(timeout=30):
             raise ZeroDivisionError
-        with queue.claim(timeout=5) as claim:
+        with queue.claim(timeout=30) as claim:
             assert claim.value == b"one"
             assert client.txn(claim.guard(Txn()).then(Put(prefix + "x", "1"))).succeeded
         assert queue.size() == 0
@@ -169,7 +169,7 @@ def test_other_keys_among_the_urgent_ones_are_passed_over_or_named(
 def test_the_item_of_a_dead_claimant_comes_back(server: Served, prefix: str) -> None:
     with Client(server.endpoints) as client, Client(server.endpoints) as dying:
         client.queue(prefix + "q").put("one")
-        claim = dying.queue(prefix + "q").claim(timeout=5, ttl=2)
+        claim = dying.queue(prefix + "q").claim(timeout=30, ttl=2)
         claim.lease.detach()  # as if the process had ended
         assert client.queue(prefix + "q").claim(timeout=20).value == b"one"
         with pytest.raises(LeaseLost):
@@ -182,11 +182,11 @@ def test_claims_of_all_first_items_do_not_hide_the_others(server: Served, prefix
         queue = client.queue(prefix + "q")
         for number in range(70):
             queue.put(b"%d" % number)
-        claims = [queue.claim(timeout=5) for _ in range(66)]
-        assert queue.take(timeout=5) == b"66"
+        claims = [queue.claim(timeout=30) for _ in range(66)]
+        assert queue.take(timeout=30) == b"66"
         for claim in claims:
             claim.release()
-        assert queue.take(timeout=5) == b"0"
+        assert queue.take(timeout=30) == b"0"
 
 
 @pytest.mark.parametrize("carried_out", [True, False])
@@ -200,10 +200,10 @@ def test_a_lost_answer_to_claim_or_done_is_found_out(
         queue.put("two")
         # Looks are transactions too: 1 and 2 look, 3 claims and 4 again, 5 is done and 6 again.
         Forgetful(client, {3, 5}, carried_out=carried_out)
-        claim = queue.claim(timeout=5)
+        claim = queue.claim(timeout=30)
         assert claim.value == b"one"
         claim.done()
-        assert queue.take(timeout=5) == b"two"
+        assert queue.take(timeout=30) == b"two"
 
 
 def test_a_lost_answer_to_take_is_told_when_nobody_can_know(server: Served, prefix: str) -> None:
@@ -213,12 +213,12 @@ def test_a_lost_answer_to_take_is_told_when_nobody_can_know(server: Served, pref
         queue.put("one")
         Forgetful(client, {2}, carried_out=True)
         with pytest.raises(OutcomeUnknown):
-            queue.take(timeout=5)
+            queue.take(timeout=30)
     with Client(server.endpoints) as client:
         queue = client.queue(prefix + "q")
         queue.put("two")
         Forgetful(client, {2}, carried_out=False)
-        assert queue.take(timeout=5) == b"two"
+        assert queue.take(timeout=30) == b"two"
 
 
 @pytest.mark.parametrize("carried_out", [True, False])
@@ -232,4 +232,4 @@ def test_a_lost_answer_to_an_urgent_put_neither_loses_nor_doubles_it(
         queue.put("one", priority=3)
         queue.put("two", priority=3)
         assert queue.size() == 2
-        assert [queue.take(timeout=5), queue.take(timeout=5)] == [b"one", b"two"]
+        assert [queue.take(timeout=30), queue.take(timeout=30)] == [b"one", b"two"]

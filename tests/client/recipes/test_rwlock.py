@@ -88,7 +88,7 @@ def test_a_waiter_whose_lease_ends_gets_an_error(
     client = connect(server.endpoints)
     lock = client.rwlock(prefix + "rw")
     writer = lock.write()
-    waiting = Beside(lambda: lock.read(timeout=15))
+    waiting = Beside(lambda: lock.read(timeout=40))
     wait_until(lambda: queue_length(client, prefix) == 2)
     client.revoke(client.get_prefix(prefix + "rw/read/").kvs[0].lease)
     writer.release()
@@ -112,7 +112,7 @@ def test_keys_of_the_go_recipe_are_waited_for(server: Served, connect: Faces, pr
     client = connect(server.endpoints)
     lock = client.rwlock(prefix + "rw")
     client.put(prefix + "rw/read/1700000000000000001", "")
-    with lock.read(timeout=5):
+    with lock.read(timeout=30):
         pass
     with pytest.raises(NotAcquired):
         lock.write(timeout=0.2)

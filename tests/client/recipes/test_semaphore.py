@@ -111,7 +111,7 @@ def test_a_waiter_whose_lease_ends_gets_an_error(
     client = connect(server.endpoints)
     semaphore = client.semaphore(prefix + "s", 1, identity="me")
     holding = semaphore.acquire()
-    waiting = Beside(lambda: semaphore.acquire(timeout=15))
+    waiting = Beside(lambda: semaphore.acquire(timeout=40))
     wait_until(lambda: queue_length(client, prefix + "s/holders/") == 2)
     client.revoke(semaphore.queue()[1].lease)
     holding.release()
