@@ -57,7 +57,9 @@ class OneMember:
 
     async def serving(self) -> Client:
         """A client, once the member answers a linearizable read."""
-        client = Client(f"{HOST}:{self.client_port}", timeout=START_SECONDS, dial_timeout=START_SECONDS)
+        client = Client(
+            f"{HOST}:{self.client_port}", timeout=START_SECONDS, dial_timeout=START_SECONDS
+        )
         await client.get("anything")
         return client
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 import uvloop
-from member.starting import OneMember, environment, one_member
 
 from jepsen_lite.target.base import TargetError
+from member.starting import OneMember, environment, one_member
 from raftkv.client.errors import ClientError
 from raftkv.errors import DiskFailure
 
@@ -27,6 +27,7 @@ def _run(directory: Path, scenario: Scenario, **options: tuple[str, ...]) -> Non
     uvloop.run(whole())
 
 
+@pytest.mark.slow
 def test_a_failed_sync_ends_the_member_and_it_comes_back_with_all_that_was_acknowledged(
     tmp_path: Path,
 ) -> None:
@@ -49,6 +50,7 @@ def test_a_failed_sync_ends_the_member_and_it_comes_back_with_all_that_was_ackno
     _run(tmp_path, scenario)
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_the_member_until_there_is_room(tmp_path: Path) -> None:
     """D12: no acknowledgement without room."""
 
@@ -82,6 +84,7 @@ def test_syncs_wait_while_they_hang_and_go_on_when_healed(tmp_path: Path) -> Non
     _run(tmp_path, scenario)
 
 
+@pytest.mark.slow
 def test_slow_syncs_make_writes_slow_and_healing_makes_them_fast(tmp_path: Path) -> None:
     async def scenario(member: OneMember) -> None:
         loop = asyncio.get_running_loop()
@@ -121,6 +124,7 @@ def test_after_torn_writes_all_that_was_acknowledged_is_there(tmp_path: Path) ->
     _run(tmp_path, scenario)
 
 
+@pytest.mark.slow
 def test_leases_follow_the_monotonic_clocks_rate_but_no_jump_of_any_clock(tmp_path: Path) -> None:
     """R20, M10: a gap in the leader's time is added to every lease; the wall clock is not asked."""
 
@@ -145,6 +149,7 @@ def test_leases_follow_the_monotonic_clocks_rate_but_no_jump_of_any_clock(tmp_pa
     _run(tmp_path, scenario)
 
 
+@pytest.mark.slow
 def test_a_command_that_makes_no_sense_is_refused_with_the_reason(tmp_path: Path) -> None:
     async def scenario(member: OneMember) -> None:
         await (await member.serving()).close()
@@ -172,6 +177,7 @@ def test_nobody_at_the_socket_is_an_error_that_says_so(tmp_path: Path) -> None:
         member.stop()
 
 
+@pytest.mark.slow
 def test_an_unknown_mutant_and_wrong_flags_are_refused(tmp_path: Path) -> None:
     for arguments, reason in (
         (["--control", str(tmp_path / "c"), "--mutant", "no-such", "--"], "no mutant 'no-such'"),
@@ -190,6 +196,7 @@ def test_an_unknown_mutant_and_wrong_flags_are_refused(tmp_path: Path) -> None:
         assert reason in done.stderr
 
 
+@pytest.mark.slow
 def test_a_mutant_is_applied_in_the_members_process(tmp_path: Path) -> None:
     """Every answer to what is left of a lease is then what was granted."""
 
