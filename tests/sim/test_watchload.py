@@ -60,14 +60,6 @@ def test_compaction_is_asked_for_every_100_ms() -> None:
     assert 15 <= run.load.counts["compactions asked"] - before <= 20
 
 
-def test_event_that_a_long_scan_loses_is_noticed() -> None:
-    """W01. All other wrong hubs: the slow test below."""
-    (mutant,) = (one for one in VIEWED if one.name == "lose an event in a long scan")
-    taken, summary = hunt(mutant)
-    assert taken
-    assert summary.failure.startswith("InvariantBroken: watch")
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("mutant", VIEWED, ids=lambda mutant: mutant.name)
 def test_wrong_hub_is_noticed_by_the_load_for_watches(mutant: Mutant) -> None:
