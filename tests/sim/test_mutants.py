@@ -6,7 +6,8 @@ from raftkv.sim import session_mutants, ttl_mutants, watch_mutants
 from raftkv.sim.mutants import MUTANTS, Mutant, applied, hunt
 from raftkv.sim.run import run_seed
 
-# test_sessioning, test_ttl_puts, test_watching and test_watchload hunt these, and look at what noticed them.
+# test_sessioning, test_ttl_puts, test_watching and test_watchload hunt these, and look at what
+# noticed them.
 PATCHES_HUNTED_ELSEWHERE = (
     *session_mutants.PATCHES,
     *ttl_mutants.PATCHES,
