@@ -150,8 +150,6 @@ class Churn(Workload):
             cancel=cancel,
             ask_progress=ask_progress,
         )
-        if not recording.created:
-            return op.done("fail", error=recording.trouble or "not confirmed in time")
         if until and recording.seen < until and not recording.cancelled:
             text = f"it has come to revision {recording.seen} only, not to {until}"
             return op.done("fail", {**value, "received": recording.received}, error=text)

@@ -12,23 +12,27 @@ from typing import Any, Final
 import grpc
 
 from jepsen_lite.session import Session
-from raftkv.client.errors import ClientError
+from raftkv.client.errors import ClientError, Unavailable
 from raftkv.client.lifetime import now
 from raftkv.pb import kv_pb2, rpc_pb2
 
 WATCH: Final = "/etcdserverpb.Watch/Watch"
 CANCEL_SECONDS: Final = 0.5  # for the answer to a cancel
-PROGRESS_SECONDS: Final = 0.4  # between questions for progress
+PROGRESS_SECONDS: Final = 0.15  # between questions for progress
+
+
+ALL_WATCHES: Final = -1  # watch id of the answer to a question for progress
 
 
 @dataclass(slots=True)
 class Recording:
     """What came.
 
-    seen: greatest revision that an event or a notice of progress told of. trouble: why the
-    stream ended, if it did. watch_id: the server's.
+    start_revision: that was asked for, 0 = none. seen: greatest revision that an event or a
+    notice of progress told of. trouble: why the stream ended, if it did. watch_id: the server's.
     """
 
+    start_revision: int = 0
     received: list[list[Any]] = field(default_factory=list)
     seen: int = 0
     watch_id: int = 0
@@ -54,9 +58,13 @@ class Recording:
             events = [_event(one) for one in response.events]
             self.received.append(["events", events, bool(response.fragment)])
             self.seen = max(self.seen, *(one["mod_revision"] for one in events))
-        elif not response.created:
+        elif not response.created and not self._is_for_others(response):
             self.received.append(["progress", revision])
             self.seen = max(self.seen, revision)
+
+    def _is_for_others(self, response: rpc_pb2.WatchResponse) -> bool:
+        """Whether it is the stream's progress, told to a watch that begins later only."""
+        return response.watch_id == ALL_WATCHES and response.header.revision < self.start_revision
 
     def drop_half(self) -> None:
         """Forgets the fragments of a revision whose last one did not come."""
@@ -130,11 +138,12 @@ async def record(
 
     asked: see `jepsen_lite.checker.values`. until: a revision at which it may end early, 0 =
     none. cancel: ask the server to cancel at the end. ask_progress: ask now and then how far it
-    is. Errors: ClientError, if no stream was to be had; what happens later is in `trouble`.
+    is. Errors: ClientError, if the watch was not confirmed; what happens later is in `trouble`.
     """
     # The verbs have no way to a bare stream; what users get is built on this one.
-    _, stream = await session._connection.stream(WATCH, rpc_pb2.WatchResponse)
-    recording = Recording()
+    connection = session._connection
+    place, stream = await connection.stream(WATCH, rpc_pb2.WatchResponse)
+    recording = Recording(asked.get("start_revision", 0))
     end = now() + seconds
     asks_at = now() + PROGRESS_SECONDS if ask_progress or until else end
     try:
@@ -153,6 +162,10 @@ async def record(
             await _cancel(stream, recording)
     finally:
         await stream.close()
+    if not recording.created:
+        connection.broken(place)  # the next one is opened elsewhere
+        raise Unavailable(recording.trouble or "not confirmed in time")
+    connection.healthy(place)
     recording.drop_half()
     return recording
 
@@ -164,13 +177,20 @@ async def _take(stream: Any, recording: Recording, seconds: float) -> bool:
     except TimeoutError:
         return True
     except (grpc.RpcError, ClientError) as error:
-        recording.trouble = f"{type(error).__name__}: {error}"[:200]
+        recording.trouble = _said(error)
         return False
     if response is None:
         recording.trouble = "the server ended the stream"
         return False
     recording.add(response)
     return True
+
+
+def _said(error: Exception) -> str:
+    """An error of a stream in one line."""
+    if isinstance(error, grpc.RpcError):
+        return f"{error.code().name}: {error.details()}"[:200]
+    return f"{type(error).__name__}: {error}"[:200]
 
 
 async def _cancel(stream: Any, recording: Recording) -> None:

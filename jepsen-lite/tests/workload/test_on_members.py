@@ -1,6 +1,7 @@
 """Every workload against a real member, of raftkv and of etcd, without faults."""
 
 import asyncio
+import itertools
 from collections import Counter
 from collections.abc import Iterator
 
@@ -16,6 +17,7 @@ from workload.running import judged, run, workload_of
 
 FAST = ("append", "bank", "counter", "queue", "register", "set", "unique", "wr")
 SLOW = tuple(sorted(set(WORKLOADS) - set(FAST)))
+_NUMBERS = itertools.count(1)
 KINDS = {
     "append": {"txn"},
     "bank": {"open", "read", "transfer"},
@@ -50,7 +52,7 @@ def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 async def _driven(name: str, endpoint: str, seconds: float) -> tuple[History, dict[str, Verdict]]:
-    workload = workload_of(name, prefix=f"test/{name}/", concurrency=6)
+    workload = workload_of(name, prefix=f"test-{next(_NUMBERS)}/", concurrency=6)
 
     async def session() -> Client:
         return Client(endpoint, timeout=4.0)

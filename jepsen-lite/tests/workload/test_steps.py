@@ -149,6 +149,16 @@ def test_half_a_revision_does_not_count_as_seen() -> None:
     assert recording.seen == 5
 
 
+def test_progress_of_the_stream_says_nothing_to_a_watch_that_begins_later() -> None:
+    recording = Recording(start_revision=9)
+    recording.add(response(created=True, revision=4, watch_id=7))
+    recording.add(response(revision=5, watch_id=-1))
+    assert recording.received == [["created", 4]]
+    recording.add(response(revision=9, watch_id=-1))
+    recording.add(response(revision=8, watch_id=7))  # of its own: that would be wrong
+    assert recording.received[1:] == [["progress", 9], ["progress", 8]]
+
+
 # --- all of them ----------------------------------------------------------------------------
 @pytest.mark.parametrize("name", WORKLOADS)
 def test_a_workload_has_its_name_a_summary_and_a_generator_that_begins(name: str) -> None:
