@@ -100,6 +100,8 @@ def test_every_command_about_leases_moves_the_state_hash() -> None:
         (commands.LEASE_GRANT, leases.grant_request(0, 5000)),
         (commands.LEASE_GRANT, leases.grant_request(8, 0)),
         (commands.LEASE_GRANT, leases.grant_request(8, -1)),
+        (commands.LEASE_GRANT_DRAWN, leases.grant_request(8, 5000) + b"\0"),
+        (commands.LEASE_GRANT_DRAWN, leases.grant_request(0, 5000)),
         (commands.LEASE_REVOKE, b""),
         (commands.LEASE_REVOKE, leases.revoke_request(7) * 2),
         (commands.LEASE_CHECKPOINT, leases.checkpoint_request(1, [(7, 1)])[:-1]),
