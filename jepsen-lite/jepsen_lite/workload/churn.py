@@ -19,7 +19,6 @@ from jepsen_lite.workload.watching import record
 KEYS: Final = 24
 SHORTEST_SECONDS: Final = 0.1  # of a watch
 LONGEST_SHARE: Final = 0.5  # of an operation's time
-OLDEST: Final = 60  # revisions behind the newest that a watch or a read begins at
 LAST_EVENTS: Final = 2000  # that the last watches go back
 LARGEST_TXN: Final = 6
 LAST_WATCHES: Final = 5  # attempts
@@ -42,6 +41,9 @@ class Churn(Workload):
     """See the module's docstring."""
 
     reads: ClassVar[frozenset[str]] = frozenset({"get", "range", "watch", "cache"})
+
+    #: Revisions behind the newest at which watches begin, at most.
+    oldest: ClassVar[int] = 60
 
     def key(self, number: int) -> str:
         """A key of the churn."""
@@ -107,7 +109,7 @@ class Churn(Workload):
             asked["end"] = self.key(first + 1 + int(random.random() * (KEYS - first)))
         lot = random.random()
         if latest and lot < 0.5:
-            asked["start_revision"] = max(1, latest - int(random.random() * OLDEST))
+            asked["start_revision"] = max(1, latest - int(random.random() ** 3 * self.oldest))
         elif latest and lot < 0.6:
             asked["start_revision"] = latest + 1 + int(random.random() * 20)
         for option, share in (("prev_kv", 0.4), ("no_put", 0.1), ("no_delete", 0.1)):

@@ -13,10 +13,11 @@ from jepsen_lite.workload.churn import KEYS, CaughtUp, Churn
 from jepsen_lite.workload.judges import judges
 from jepsen_lite.workload.steps import latest_revision, learning
 
-COMPACTIONS: Final = 0.02  # part of the operations that are no watches
+COMPACTIONS: Final = 0.01  # part of the operations that are no watches
 OLD_READS: Final = 0.4
-READ_BACK: Final = 60  # revisions behind the newest that are read, at most
-KEPT: Final = 50  # revisions that no compaction takes
+READ_BACK: Final = 1200  # revisions behind the newest that are read, at most
+SPREAD: Final = 50  # of the revisions that are compacted at the same moment
+KEPT: Final = 1000  # revisions that no compaction takes, so that who follows can follow
 
 
 class Compaction(Churn):
@@ -24,6 +25,8 @@ class Compaction(Churn):
 
     name: ClassVar[str] = "compaction"
     summary: ClassVar[str] = "compactions beside old reads, watches and writes"
+
+    oldest: ClassVar[int] = READ_BACK
 
     def generator(self) -> Generator:
         """A third of the processes watch; the others write, read the past and compact it."""
@@ -38,9 +41,10 @@ class Compaction(Churn):
     def _next(self, number: int, latest: int, context: Context) -> Wish:
         random = context.random
         lot = random.random()
-        at = latest - int(random.random() * READ_BACK)
         if lot < COMPACTIONS:
-            at -= KEPT  # so that most reads of the past find it
+            at = latest - KEPT - int(random.random() * SPREAD)
+        else:
+            at = latest - int(random.random() * READ_BACK)
         if at <= 1 or lot >= COMPACTIONS + OLD_READS:
             return self.write(number, latest, context)
         if lot < COMPACTIONS:
