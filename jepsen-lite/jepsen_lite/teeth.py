@@ -1,0 +1,183 @@
+"""`jepsen-lite teeth`: every known-wrong variant of the server must be found.
+
+A checker that has never found anything may be blind. So each variant of `mutants.TEETH` is run
+until something notices it: in the simulator, seed after seed, with the faults that bring it out;
+or, where the simulator has nothing of it, in a scenario with a real member. One that survives its
+budget of seconds is a failure of the checkers, and of this command.
+
+Every hunt is a process of its own, so that a patch ends with it and a late one can be stopped.
+"""
+
+import multiprocessing
+import random
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkProcess
+from typing import Final
+
+import click
+
+from jepsen_lite.mutants import BUDGET_SECONDS, PROCESS, TEETH, Tooth, tooth_of
+from jepsen_lite.registry import UnknownName
+from raftkv.sim.hunting import hunt
+
+WORDS: Final = 90  # of what noticed it, in the table
+
+
+@dataclass(frozen=True, slots=True)
+class Bite:
+    """What came of one hunt. noticed: what found it; empty: it survived. runs: seeds, or starts."""
+
+    tooth: Tooth
+    noticed: str
+    runs: int
+    seconds: float
+
+
+def bite(tooth: Tooth) -> tuple[str, int]:
+    """Hunts one variant in this process. Returns what noticed it (empty: nothing) and the runs."""
+    if tooth.found_by == PROCESS:
+        from jepsen_lite.scenarios import SCENARIOS
+
+        return SCENARIOS[tooth.mutant.name](tooth.name), 1
+    taken, summary = hunt(tooth.mutant)
+    return (summary.failure.splitlines()[0] if taken else ""), taken or tooth.mutant.seeds
+
+
+def bites(teeth: Iterable[Tooth], processes: int, budget_seconds: float) -> Iterator[Bite]:
+    """Hunts all of them, some at a time; in the order in which they end.
+
+    budget_seconds: of each; one that takes longer has survived.
+    """
+    waiting = list(teeth)[::-1]
+    hunting: dict[Connection, tuple[Tooth, ForkProcess, float]] = {}
+    try:
+        while waiting or hunting:
+            while waiting and len(hunting) < processes:
+                tooth = waiting.pop()
+                reader, process = _begin(tooth)
+                hunting[reader] = (tooth, process, time.monotonic())
+            done = wait(list(hunting), timeout=0.2)
+            for reader in [one for one in hunting if one in done]:
+                tooth, process, began = hunting.pop(reader)
+                yield _ended(tooth, reader, began)
+                process.join()
+            for reader, (tooth, process, began) in list(hunting.items()):
+                if time.monotonic() - began > budget_seconds:
+                    del hunting[reader]
+                    process.kill()
+                    process.join()
+                    yield Bite(tooth, "", 0, time.monotonic() - began)
+    finally:
+        for _, process, _ in hunting.values():
+            process.kill()
+            process.join()
+
+
+def _begin(tooth: Tooth) -> tuple[Connection, ForkProcess]:
+    context = multiprocessing.get_context("fork")
+    reader, writer = context.Pipe(duplex=False)
+    process = context.Process(target=_hunt, args=(tooth, writer), daemon=False)
+    process.start()
+    writer.close()
+    return reader, process
+
+
+def _hunt(tooth: Tooth, writer: Connection) -> None:
+    writer.send(bite(tooth))
+    writer.close()
+
+
+def _ended(tooth: Tooth, reader: Connection, began: float) -> Bite:
+    try:
+        noticed, runs = reader.recv()
+    except EOFError:
+        noticed, runs = "", 0  # the hunt itself broke down; its traceback is on standard error
+    return Bite(tooth, noticed, runs, time.monotonic() - began)
+
+
+def row(found: Bite) -> str:
+    """The line of one hunt, as a row of a Markdown table."""
+    tooth = found.tooth
+    noticed = found.noticed or "**SURVIVED**"
+    noticed = noticed.replace("|", "/")
+    if len(noticed) > WORDS:
+        noticed = noticed[: WORDS - 3] + "..."
+    cells = (
+        f"`{tooth.name}`",
+        tooth.catalogue or "-",
+        tooth.etcd or "-",
+        tooth.found_by,
+        str(found.runs),
+        f"{found.seconds:.1f}",
+        noticed,
+    )
+    return "| " + " | ".join(cells) + " |"
+
+
+HEAD: Final = (
+    "| variant | breaks | etcd's | found by | runs | seconds | what noticed it |\n"
+    "|---|---|---|---|---|---|---|"
+)
+
+
+def run_teeth(
+    teeth: Iterable[Tooth],
+    *,
+    processes: int,
+    budget_seconds: float,
+    echo: Callable[[str], None],
+) -> int:
+    """Hunts, and prints the table; returns how many survived."""
+    echo(HEAD)
+    all_of_them = survivors = 0
+    for found in bites(teeth, processes, budget_seconds):
+        all_of_them += 1
+        survivors += not found.noticed
+        echo(row(found))
+    echo(f"\n{all_of_them - survivors} of {all_of_them} variants found")
+    return survivors
+
+
+@click.command("teeth")
+@click.argument("names", nargs=-1)
+@click.option("--list", "only_list", is_flag=True, help="Name all variants and what they break.")
+@click.option("--etcd", "only_etcd", is_flag=True, help="Only those that rebuild a bug of etcd's.")
+@click.option("--sample", type=int, help="Only so many of them, drawn at random.")
+@click.option("--seed", default=0, show_default=True, help="Of the drawing.")
+@click.option(
+    "--budget", default=BUDGET_SECONDS, show_default=True, help="Seconds for each variant."
+)
+@click.option("--processes", default=2, show_default=True, help="Hunts at a time.")
+def teeth_command(
+    names: tuple[str, ...],
+    only_list: bool,
+    only_etcd: bool,
+    sample: int | None,
+    seed: int,
+    budget: float,
+    processes: int,
+) -> None:
+    """Run known-wrong variants of the server until each is found.
+
+    NAMES: of variants, all of them if none is given.
+    """
+    try:
+        chosen = [tooth_of(name) for name in names] or list(TEETH)
+    except UnknownName as error:
+        raise click.UsageError(str(error)) from None
+    if only_etcd:
+        chosen = [tooth for tooth in chosen if tooth.etcd]
+    if sample is not None:
+        chosen = random.Random(seed).sample(chosen, min(sample, len(chosen)))
+    if only_list:
+        for tooth in chosen:
+            click.echo(f"{tooth.name:62} {tooth.catalogue:10} {tooth.etcd:13} {tooth.found_by}")
+        return
+    survivors = run_teeth(
+        chosen, processes=max(processes, 1), budget_seconds=budget, echo=click.echo
+    )
+    sys.exit(1 if survivors else 0)
