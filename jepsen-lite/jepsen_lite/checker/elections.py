@@ -5,7 +5,7 @@ overlap are impossible unless that fails. Campaigns in sequence have growing tok
 
 What an observer saw was in the log: the leader's key, its value and its revisions. It never sees an
 older leader after a newer one, nor an older value of one leader, and its first look is not older
-than what others had seen before it was called (C08).
+than what others had seen or been told that they lead before it was called (C08).
 """
 
 from collections import defaultdict
@@ -119,7 +119,8 @@ class _Elections:
 
     def _first_looks(self) -> None:
         newest: dict[str, tuple[int, Call]] = {}
-        ended = sorted(self._observed, key=lambda one: place(one[0]))
+        told = [(call, {**value, "seen": [value]}) for call, value in self._campaigns]
+        ended = sorted([*self._observed, *told], key=lambda one: place(one[0]))
         upto = 0
         for call, value in sorted(self._observed, key=lambda one: one[0].invoke.index):
             while upto < len(ended) and place(ended[upto][0]) < call.invoke.index:
@@ -132,7 +133,7 @@ class _Elections:
             if before and value["seen"] and value["seen"][0]["token"] < before[0]:
                 text = (
                     f"An observer of {value['election']!r} began with the leader of token "
-                    f"{value['seen'][0]['token']}, though {before[0]} had been seen before."
+                    f"{value['seen'][0]['token']}, though {before[0]} led before."
                 )
                 ops = (place(before[1]), call.invoke.index, place(call))
                 self._findings.add("older-leader", text, ops)

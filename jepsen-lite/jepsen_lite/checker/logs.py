@@ -17,15 +17,15 @@ PATTERNS: Final = {
     "panic": r"\bpanic(:|\b.*goroutine)|\"level\":\"(panic|dpanic)\"|fatal error:",
     "traceback": r"^Traceback \(most recent call last\)|\bunhandled exception\b",
     "assertion": r"\bAssertionError\b|\bassertion failed\b",
-    "corruption": r"\bcorrupt(ed|ion)?\b|\bCORRUPT\b|checksum mismatch|hash mismatch",
+    # etcd names its checks for corruption in every log.
+    "corruption": r"(?<!no )\bcorrupt(ed|ion)?\b(?![- ]check)|CorruptionError|checksum mismatch|"
+    r"hash mismatch",
     "race": r"^WARNING: DATA RACE",
     "never-awaited": r"was never awaited|Task exception was never retrieved",
 }
 
 # Faults, by the nemesis, that make members say such things rightly.
-EXCUSED: Final = {
-    "corruption": ("bitflip", "torn", "damage", "wipe", "stale", "flip", "files", "corrupt"),
-}
+EXCUSED: Final = {"corruption": ("files", "disk", "damage", "flip", "torn")}
 
 _LONGEST: Final = 300  # characters of a line that are shown
 _MOST_BYTES: Final = 64 * 1024 * 1024  # of one log that are read

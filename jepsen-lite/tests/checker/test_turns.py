@@ -249,11 +249,13 @@ def observe(script: Script, process: int, *seen: tuple[int, int, str]) -> int:
 def test_leaders_one_after_the_other_are_right() -> None:
     script = Script()
     first, _ = campaign(script, 0, "a")
+    script.invoke(2, "observe", {"election": "e"})
     second = script.store.put("e/1", "b")
     script.store.delete("e/0")
     script.call(1, "campaign", {"election": "e"}, token=second, key="e/1")
     revision = script.store.put("e/1", "b2")
-    observe(script, 2, (first, first, "a"), (second, second, "b"), (second, revision, "b2"))
+    leaders = [(first, first, "a"), (second, second, "b"), (second, revision, "b2")]
+    script.ok(2, seen=[{"token": t, "revision": r, "value": v} for t, r, v in leaders])
     verdict = Election().check(script.evidence())
     assert verdict.passed, verdict
     assert verdict.facts["leaders seen"] == 3
@@ -281,8 +283,19 @@ def test_an_observer_that_begins_with_a_leader_older_than_what_was_seen_is_found
     script = Script()
     first, _ = campaign(script, 0, "a")
     script.store.delete("e/0")
-    second, _ = campaign(script, 1, "b")
+    second = script.store.put("e/1", "b")
     before = observe(script, 2, (second, second, "b"))
+    wrong = observe(script, 3, (first, first, "a"))
+    witness = only(Election().check(script.evidence()), "older-leader")
+    assert witness == (before, wrong - 1, wrong)
+
+
+def test_an_observer_that_begins_with_a_leader_older_than_who_was_told_to_lead_is_found() -> None:
+    """C08."""
+    script = Script()
+    first, _ = campaign(script, 0, "a")
+    script.store.delete("e/0")
+    _, before = campaign(script, 1, "b")
     wrong = observe(script, 3, (first, first, "a"))
     witness = only(Election().check(script.evidence()), "older-leader")
     assert witness == (before, wrong - 1, wrong)
