@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from jepsen_lite import etcd_bugs
+from jepsen_lite.member import etcd_bugs
 from jepsen_lite.registry import UnknownName
 from raftkv.sim.hunting import Mutant
 from raftkv.sim.mutants import MUTANTS

@@ -12,7 +12,7 @@ from typing import Final
 
 import grpc
 
-from jepsen_lite.etcd_bugs import LOCK_WITHOUT_A_SECOND_LOOK
+from jepsen_lite.member.etcd_bugs import LOCK_WITHOUT_A_SECOND_LOOK
 from jepsen_lite.target.processes import Processes
 from jepsen_lite.target.systems import system_of
 from raftkv.client.aio import Client

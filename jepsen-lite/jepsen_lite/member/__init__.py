@@ -7,5 +7,6 @@ row stores that ask `Faults` before they write or sync (`files`, `rows`), an eve
 is a `SkewedClock` (`clocks`). What is to fail is said by lines of JSON over a Unix socket
 (`control`). The server knows nothing of all this, and without this launcher there is nothing of it.
 
-This is the only package here that imports the server's own parts.
+This is the only package here that imports the server's own parts; so known-wrong
+variants of them that no other package has are here as well (`etcd_bugs`).
 """

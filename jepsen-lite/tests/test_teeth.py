@@ -1,0 +1,93 @@
+"""Known-wrong variants of the server are found, and the table of them says the truth."""
+
+import re
+from random import Random
+
+import pytest
+from click.testing import CliRunner
+
+from jepsen_lite.member import etcd_bugs
+from jepsen_lite.mutants import BUDGET_SECONDS, PROCESS, SIMULATOR, TEETH, Tooth, tooth_of
+from jepsen_lite.registry import UnknownName
+from jepsen_lite.scenarios import SCENARIOS, waiter_whose_lease_ends
+from jepsen_lite.teeth import Bite, bites, row, teeth_command
+from raftkv.sim.hunting import Mutant
+from raftkv.sim.mutants import MUTANTS
+from raftkv.sim.world import World
+
+QUICK = ("skip-an-entry-that-is-unknown", "renew-a-lease-that-is-gone", "own-entries-by-index")
+
+
+def test_there_are_enough_teeth_each_with_a_name_of_its_own_and_somebody_who_finds_it() -> None:
+    names = [tooth.name for tooth in TEETH]
+    assert len(set(names)) == len(names) >= 25
+    assert {tooth.mutant.name for tooth in TEETH} >= {mutant.name for mutant in MUTANTS}
+    assert len({tooth.etcd for tooth in TEETH if tooth.etcd}) >= 12
+    for tooth in TEETH:
+        assert re.fullmatch(r"[A-Za-z0-9_-]+", tooth.name)
+        assert tooth.mutant.patches
+        assert tooth_of(tooth.name) is tooth_of(tooth.mutant.name) is tooth
+        if tooth.found_by == PROCESS:
+            assert tooth.mutant.name in SCENARIOS
+        else:
+            assert tooth.found_by == SIMULATOR
+            assert tooth.mutant.kinds
+
+
+def test_every_patch_replaces_something_that_is_there() -> None:
+    for mutant in (*etcd_bugs.MUTANTS, etcd_bugs.LOCK_WITHOUT_A_SECOND_LOOK):
+        for owner, attribute, replacement in mutant.patches:
+            assert vars(owner)[attribute] is not replacement
+
+
+def test_an_unknown_variant_is_refused() -> None:
+    with pytest.raises(UnknownName, match="no mutant 'no-such'"):
+        tooth_of("no-such")
+    result = CliRunner().invoke(teeth_command, ["no-such"])
+    assert result.exit_code == 2
+    assert "no mutant 'no-such'" in result.output
+
+
+def test_the_list_names_all_of_them() -> None:
+    result = CliRunner().invoke(teeth_command, ["--list"])
+    assert result.exit_code == 0
+    assert len(result.output.splitlines()) == len(TEETH)
+    only_etcd = CliRunner().invoke(teeth_command, ["--list", "--etcd"]).output.splitlines()
+    assert 12 <= len(only_etcd) < len(TEETH)
+
+
+def test_quick_ones_are_found() -> None:
+    found = list(bites([tooth_of(name) for name in QUICK], 1, BUDGET_SECONDS))
+    assert [one.tooth.name for one in found] == list(QUICK)
+    assert all(one.noticed and one.runs for one in found)
+
+
+def test_one_that_changes_nothing_survives_and_so_does_one_that_takes_too_long() -> None:
+    calm = Tooth(Mutant("calm", ((World, "after", vars(World)["after"]),), ("pause",), seeds=1), "")
+    endless = Tooth(Mutant("endless", calm.mutant.patches, ("pause",), seeds=10**9), "")
+    results = {one.tooth.name: one for one in bites([calm, endless], 2, 3.0)}
+    assert results["endless"].noticed == ""
+    assert results["calm"].noticed == ""
+    assert results["endless"].seconds >= 3.0
+    assert "**SURVIVED**" in row(results["calm"])
+
+
+def test_a_row_of_the_table_names_what_noticed_it() -> None:
+    tooth = tooth_of("forget the vote")
+    text = row(Bite(tooth, "two | leaders", 3, 1.25))
+    assert text == "| `forget-the-vote` | R03 | - | simulator | 3 | 1.2 | two / leaders |"
+
+
+@pytest.mark.slow
+def test_a_lock_is_refused_to_who_lost_its_lease_while_it_waited_and_the_variant_is_found() -> None:
+    """C04, Jepsen on etcd 3.4.3: with a real member."""
+    assert waiter_whose_lease_ends() == ""
+    noticed = waiter_whose_lease_ends("wait-for-a-lock-without-a-second-look-at-the-lease")
+    assert "which was over while it waited" in noticed
+
+
+@pytest.mark.slow
+def test_a_sample_of_all_is_found() -> None:
+    sample = Random(5).sample([tooth for tooth in TEETH if tooth.found_by == SIMULATOR], 6)
+    survivors = [one.tooth.name for one in bites(sample, 2, 100.0) if not one.noticed]
+    assert survivors == []
