@@ -42,9 +42,11 @@ class _Elements:
         for call in of_kind(calls, "drain"):
             value = answer(call)
             if value is not None:
-                for element in value.get("elements") or []:
+                elements = value.get("elements") or []
+                for element in elements:
                     self._came(element, call)
-                self._empty.append(call)
+                if not elements:  # else it may have stopped before the end
+                    self._empty.append(call)
             elif call.unknown:
                 self._unsure.append(call)
 

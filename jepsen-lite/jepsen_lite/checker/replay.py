@@ -73,21 +73,6 @@ class Replay:
             return None
         return [event for event in found if event is not None]
 
-    def life(self, key: str, created: int) -> tuple[int, int] | None:
-        """From when to when a generation of a key was there: its creation, its deletion.
-
-        The deletion is the first revision at which it is gone, 0 if it was never deleted. None:
-        no such generation.
-        """
-        revisions, events = self.keys.get(key, ([], []))
-        place = bisect_left(revisions, created)
-        if place == len(revisions) or revisions[place] != created or events[place].value is None:
-            return None
-        for event in events[place + 1 :]:
-            if event.value is None:
-                return created, event.revision
-        return created, 0
-
     def faults(self) -> Iterator[tuple[str, int]]:
         """What contradicts itself in the log: a sentence, and the revision."""
         revision = 0

@@ -207,12 +207,14 @@ def test_what_went_in_first_comes_out_first_if_that_was_promised() -> None:
     assert names(Queue(fifo=True).check(script.evidence())) == {"out-of-order"}
 
 
-def test_a_drain_takes_everything_and_shows_that_nothing_is_left() -> None:
+def test_only_a_drain_that_finds_nothing_shows_that_nothing_is_left() -> None:
     script = Script()
-    enqueue(script, 1)
+    lost = enqueue(script, 1)
     enqueue(script, 2)
-    script.call(0, "drain", {}, elements=[1, 2])
+    script.call(0, "drain", {}, elements=[2])
     assert Queue(fifo=True).check(script.evidence()).passed
+    last = script.call(0, "drain", {}, elements=[])
+    assert only(Queue().check(script.evidence()), "lost") == (lost, last - 1, last)
 
 
 class Items:
