@@ -145,7 +145,7 @@ async def record(
     place, stream = await connection.stream(WATCH, rpc_pb2.WatchResponse)
     recording = Recording(asked.get("start_revision", 0))
     end = now() + seconds
-    asks_at = now() + PROGRESS_SECONDS if ask_progress or until else end
+    asks_at = now() + PROGRESS_SECONDS if ask_progress else end
     try:
         await stream.write(_creation(asked))
         while not recording.cancelled and (moment := now()) < end:
