@@ -45,6 +45,7 @@ class Mutant:
     watched: bool = False  # clients watch and hold leases
     viewed: bool = False  # the load for watches, and more kinds of faults than these
     sessions: int = 0  # clients that repeat writes in sessions
+    holders: int = 0  # clients that hold leases; 0: as drawn
 
 
 @contextmanager
@@ -77,7 +78,14 @@ def profile_of(mutant: Mutant, seed: int) -> Profile:
     load = drawn.load
     if mutant.reads:
         load = replace(load, clients=12, think_us=20 * MILLISECOND, get=90, timeout_us=SECOND)
-    return replace(drawn, kinds=mutant.kinds, timing=timing, load=load, sessions=mutant.sessions)
+    return replace(
+        drawn,
+        kinds=mutant.kinds,
+        timing=timing,
+        load=load,
+        sessions=mutant.sessions,
+        holders=mutant.holders or drawn.holders,
+    )
 
 
 def hunt(mutant: Mutant) -> tuple[int, Summary]:

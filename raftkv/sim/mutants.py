@@ -409,7 +409,10 @@ MUTANTS: Final = (
     *(Mutant(*one, _REPEATED, snapshot_count=20, sessions=4) for one in session_mutants.PATCHES),
     # leases
     *(Mutant(*one, _DEPOSED, watched=True) for one in lease_mutants.PATCHES),
-    *(Mutant(*one, _OVERTAKEN, watched=True) for one in lease_mutants.OVERTAKEN_PATCHES),
+    *(
+        Mutant(*one, _OVERTAKEN, watched=True, holders=15)
+        for one in lease_mutants.OVERTAKEN_PATCHES
+    ),
     *(Mutant(*one, _DEPOSED, watched=True) for one in ttl_mutants.PATCHES),
 )
 
