@@ -33,9 +33,11 @@ these as well; real time is that of the operation.
                       [versions: {key: mod_revision} of what was read]
     set     f add     element                                                        [revision]
             f read    + elements                                                     [revision]
-    queue   f enqueue element      f dequeue + element (null: was empty)     f drain + elements
+    queue   f enqueue element      f dequeue + element (null: was empty)
+            f drain  + elements ([]: was empty)
     counter f add     delta        f read    + total
     bank    f transfer from to amount        f read + accounts: {name: balance}
+            f open   the accounts are made by the one transaction in its "calls"
     unique  f generate + id
     lock    f acquire lock         + token [key] [revision]    token: create_revision of the key
                                      that the holder put; key: that key, in the lock's prefix
@@ -54,8 +56,8 @@ these as well; real time is that of the operation.
             event: {key value mod_revision version create_revision [lease] [prev: item or null]},
             value null: a deletion. Several operations with one name: a watch and its resumptions
     compact f compact at          + revision
-    cache   f cache   prefix       + revision kvs     what a list-and-watch cache held at its
-                                                      revision [name: of the cache]
+    cache   f cache   prefix [catch_up] + revision kvs   what a list-and-watch cache held at its
+                                                         revision; catch_up: not an old one
 """
 
 from collections.abc import Iterator, Sequence

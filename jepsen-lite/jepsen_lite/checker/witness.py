@@ -76,9 +76,9 @@ class _Pass:
         }
 
     def verdict(self) -> Verdict:
+        checked = self._sweep()
         for text, revision in self._replay.faults():
             self._findings.add("log-broken", text + ".", (self._claimed.get(revision, -1),))
-        checked = self._sweep()
         for event in self._replay.log.events:
             if event.revision not in self._claimed and event.value is not None:
                 self._unclaimed(event, event.value)
