@@ -68,7 +68,7 @@ def rendered(
     body = [
         _headline(about, verdicts, series, windows),
         _verdicts(verdicts),
-        _anomalies(history, verdicts),
+        _anomalies(Finder(history, str(about.options.get("prefix", ""))), verdicts),
         _plots(series, windows),
         _operations(series),
         _settings(about),
@@ -159,17 +159,23 @@ def _figure(value: float | str) -> str:
     return shown(value, 200) if isinstance(value, str) else amount(value)
 
 
-def _anomalies(history: History, verdicts: Mapping[str, Verdict]) -> str:
+def _anomalies(finder: Finder, verdicts: Mapping[str, Verdict]) -> str:
     found = [(name, one) for name, one in verdicts.items() if one.anomalies]
     if not found:
         return ""
-    finder = Finder(history)
     parts = [element("h2", "What is wrong")]
     for name, verdict in found:
         parts.append(element("h3", shown(f"{name}: {len(verdict.anomalies):,} found", 120)))
         # The one with the fewest operations is the easiest to understand.
         ordered = sorted(verdict.anomalies, key=lambda one: (not one.ops, len(one.ops)))
-        parts += [_anomaly(one, finder) for one in ordered[:SHOWN_ANOMALIES]]
+        met: set[str] = set()
+        folded: list[str] = []
+        for one in ordered[:SHOWN_ANOMALIES]:
+            (folded if one.name in met else parts).append(_anomaly(one, finder))
+            met.add(one.name)
+        if folded:
+            summary = element("summary", f"{len(folded)} more like these")
+            parts.append(element("details", summary, *folded))
         if len(ordered) > SHOWN_ANOMALIES:
             more = len(ordered) - SHOWN_ANOMALIES
             parts.append(element("p", f"and {more:,} more, in run.json", class_="soft"))

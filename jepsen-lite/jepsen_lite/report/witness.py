@@ -39,9 +39,10 @@ def _json(value: Any) -> str:
 
 
 class Finder:
-    """From indices in a history to calls."""
+    """From indices in a history to calls. prefix: what all keys begin with, to be left out."""
 
-    def __init__(self, history: History) -> None:
+    def __init__(self, history: History, prefix: str = "") -> None:
+        self.prefix: str = prefix
         self._by_index: dict[int, Call] = {}
         for call in (*history.calls(), *history.nemesis_calls()):
             self._by_index[call.invoke.index] = call
@@ -64,7 +65,7 @@ def picture(anomaly: Anomaly, finder: Finder) -> str:
     if not calls:
         return ""
     drawn = calls[:SHOWN_CALLS]
-    parts = [_drawing(drawn, anomaly.name)]
+    parts = [_drawing(drawn, anomaly.name, finder.prefix)]
     if len(calls) > len(drawn):
         more = len(calls) - len(drawn)
         parts.append(element("p", f"and {more:,} more operations", class_="soft"))
@@ -72,11 +73,11 @@ def picture(anomaly: Anomaly, finder: Finder) -> str:
     return "".join(parts)
 
 
-def _drawing(calls: Sequence[Call], name: str) -> str:
+def _drawing(calls: Sequence[Call], name: str, prefix: str) -> str:
     processes = sorted({call.invoke.process for call in calls})
     moments = sorted({moment for call in calls for moment in _span(call) if moment is not None})
-    longest = max((len(_title(call)) for call in calls), default=0)
-    slot = max(SLOT, min(longest, 36) * CHARACTER / 1.6)
+    titles = [_title(call, prefix) for call in calls]
+    slot = max(SLOT, min(max(map(len, titles)), 36) * CHARACTER / 1.6)
     width = max(LEFT + slot * (len(moments) + 0.5) + 12, 420)
     place = {moment: LEFT + 8 + slot * number for number, moment in enumerate(moments)}
     height = LANE * len(processes) + 14
@@ -86,12 +87,19 @@ def _drawing(calls: Sequence[Call], name: str) -> str:
         parts.append(element("path", d=f"M{LEFT} {middle:g}H{width - 8:g}", class_="grid"))
         who = "nemesis" if process == NEMESIS else f"process {process}"
         parts.append(label(LEFT - 8, middle + 4, who, class_="end key"))
-    for call in calls:
-        row = processes.index(call.invoke.process)
+    bars: list[str] = []  # from the last to the first
+    free_until = dict.fromkeys(processes, width - 10)  # where the next label of the row begins
+    for call, title in sorted(
+        zip(calls, titles, strict=True), key=lambda one: -one[0].invoke.index
+    ):
+        process = call.invoke.process
         begin, end = _span(call)
-        right = width - 10 if end is None else place[end]
-        parts.append(_bar(call, place[begin], right, row * LANE + 8, width))
-    return drawing(width, height, f"The operations behind {name}", *parts)
+        left, right = place[begin], width - 10 if end is None else place[end]
+        room = int((free_until[process] - left) / CHARACTER) - 1
+        free_until[process] = left
+        top = processes.index(process) * LANE + 8
+        bars.append(_bar(call, left, right, top, (title, max(room, 8))))
+    return drawing(width, height, f"The operations behind {name}", *parts, *reversed(bars))
 
 
 def _span(call: Call) -> tuple[int, int | None]:
@@ -101,14 +109,12 @@ def _span(call: Call) -> tuple[int, int | None]:
     return call.invoke.index, call.end.index
 
 
-def _bar(call: Call, left: float, right: float, top: float, width: float) -> str:
-    text = _title(call)
+def _bar(call: Call, left: float, right: float, top: float, title: tuple[str, int]) -> str:
+    """title: with its longest length in characters."""
     outcome = call.end.type if call.end is not None else "info"
-    room = int((width - 10 - left) / CHARACTER)
-    whole = _sentence(call)
     return element(
         "g",
-        element("title", shown(whole, LONGEST_VALUE)),
+        element("title", shown(_sentence(call), LONGEST_VALUE)),
         element(
             "rect",
             x=round(left, 1),
@@ -118,15 +124,16 @@ def _bar(call: Call, left: float, right: float, top: float, width: float) -> str
             rx=2,
             class_=f"op-{outcome}",
         ),
-        label(round(left, 1), top + 12, text, longest=max(room, 8), class_="key"),
+        label(round(left, 1), top + 12, title[0], longest=title[1], class_="key"),
     )
 
 
-def _title(call: Call) -> str:
+def _title(call: Call, prefix: str) -> str:
     end = call.end
     value = end.value if end is not None and end.type == "ok" else call.invoke.value
     mark = "" if end is not None and end.type == "ok" else f" [{end.type if end else 'info'}]"
-    return f"{call.invoke.f} {short(value)}{mark}"
+    text = f"{call.invoke.f}{mark} {short(value)}"
+    return text.replace(prefix, "") if prefix else text
 
 
 def _sentence(call: Call) -> str:

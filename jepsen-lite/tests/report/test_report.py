@@ -192,6 +192,33 @@ def test_many_anomalies_are_counted_and_the_smallest_shown_first() -> None:
     assert "a13 text" not in page.text
 
 
+def test_one_anomaly_of_each_name_is_open_and_the_others_fold() -> None:
+    anomalies = [Anomaly(name, f"text {name} {at}", (at,)) for name in "ab" for at in range(3)]
+    text = rendered(ABOUT, busy_history(50), {"c": Verdict(False, anomalies=anomalies)})
+    unfolded, _, folded = text.partition("4 more like these")
+    for words in ("text a 0", "text b 0"):
+        assert words in unfolded
+    for words in ("text a 1", "text a 2", "text b 1", "text b 2"):
+        assert words in folded
+
+
+def test_labels_of_one_process_do_not_run_into_each_other() -> None:
+    history = written(
+        (0, "invoke", "write", {"key": "jepsen/k", "value": "v" * 200}),
+        (0, "ok", "write", {"key": "jepsen/k", "value": "v" * 200}),
+        (0, "invoke", "read", {"key": "jepsen/k"}),
+        (0, "ok", "read", {"key": "jepsen/k", "value": "w" * 200}),
+    )
+    about = About("x", options={"prefix": "jepsen/"})
+    verdicts = {"c": Verdict(False, anomalies=[Anomaly("y", "z", (0, 2))])}
+    drawing = _drawing(rendered(about, history, verdicts), "behind y")
+    labels = [node for node in drawing.iter() if node.get("class") == "key"]
+    labels.sort(key=lambda node: float(node.get("x", 0)))
+    first, second = labels
+    assert (first.text or "").startswith("write k vvv")
+    assert len(first.text or "") * 5.5 < float(second.get("x", 0)) - float(first.get("x", 0))
+
+
 def test_a_run_without_operations_and_one_without_checkers_have_a_report() -> None:
     empty = Page(rendered(About("nothing"), History(), {})).text
     assert "NOT CHECKED" in empty
