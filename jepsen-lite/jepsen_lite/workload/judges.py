@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from typing import Final
 
 from jepsen_lite import registry
-from jepsen_lite.checker.base import Checker
+from jepsen_lite.checker.base import Anomaly, Checker, Evidence, Verdict
 
+REFUSED: Final = "ClusterChanged"
 JUDGES: Final[Mapping[str, str]] = {
     "append": "jepsen_lite.checker.append:Append",
     "bank": "jepsen_lite.checker.bank:Bank",
@@ -25,5 +26,23 @@ JUDGES: Final[Mapping[str, str]] = {
 
 
 def judges(*names: str) -> dict[str, Checker]:
-    """A checker of each name. Errors: UnknownName."""
-    return {name: registry.find("checker", JUDGES, name)() for name in names}
+    """A checker of each name, and that of what the client refused. Errors: UnknownName."""
+    found: dict[str, Checker] = {name: registry.find("checker", JUDGES, name)() for name in names}
+    return {**found, "one-past": OnePast()}
+
+
+class OnePast:
+    """Whether a client was answered from an older past, or by another cluster.
+
+    The client library compares what each answer says with those before it and gives an error
+    instead of such an answer. So a stale read would not be seen as a read: it is seen here.
+    """
+
+    def check(self, run: Evidence) -> Verdict:
+        """Needs nothing but the history."""
+        wrong = [
+            Anomaly("older-past", f"{op.f} of process {op.process}: {op.error}", (op.index,))
+            for op in run.history.client_ops()
+            if op.error.startswith(REFUSED)
+        ]
+        return Verdict(not wrong, facts={"answers refused": len(wrong)}, anomalies=wrong[:10])

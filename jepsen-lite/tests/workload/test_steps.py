@@ -6,8 +6,9 @@ from random import Random
 import pytest
 
 from jepsen_lite import registry
+from jepsen_lite.checker.base import Evidence
 from jepsen_lite.generator import PENDING, Context
-from jepsen_lite.history import Op
+from jepsen_lite.history import History, Op
 from jepsen_lite.workload import WORKLOADS, workload_class
 from jepsen_lite.workload.base import Workload
 from jepsen_lite.workload.calls import end_of, perform, transaction
@@ -172,6 +173,18 @@ def test_a_workload_has_its_name_a_summary_and_a_generator_that_begins(name: str
     op, _ = workload.generator().op(context(*free))
     assert isinstance(op, Op)
     assert op.type == "invoke"
+
+
+def test_an_answer_that_the_client_refused_as_older_is_an_anomaly() -> None:
+    asked = Op(3, "invoke", "read", {"key": "a"}, 0, 0)
+    refused = Op(3, "fail", "read", {"key": "a"}, 9, 1, "ClusterChanged: the store is at 5, was 7")
+    other = Op(4, "fail", "read", {"key": "a"}, 9, 3, "TimedOut: no answer")
+    history = History([asked, refused, Op(4, "invoke", "read", {"key": "a"}, 9, 2), other])
+    for name in WORKLOADS:
+        checker = workload_of(name).checkers()["one-past"]
+        verdict = checker.check(Evidence(history, None, workload_of(name).options))
+        assert [anomaly.ops for anomaly in verdict.anomalies] == [(1,)]
+        assert not verdict.valid
 
 
 def test_an_unknown_workload_is_refused_with_the_names_that_there_are() -> None:
