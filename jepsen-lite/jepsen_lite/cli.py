@@ -1,13 +1,255 @@
-"""The command line: `run`, `check`, `list`."""
+"""The command line: `run`, `check`, `list`, `teeth`."""
+
+import asyncio
+import logging
+import shutil
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from random import Random, SystemRandom
+from typing import Any, Final
 
 import click
 
-from jepsen_lite.teeth import teeth_command
+from jepsen_lite.checker.base import Verdict
+from jepsen_lite.nemesis import NEMESES, nemesis_class
+from jepsen_lite.planning import BadPlan, nemeses_for, workload_for
+from jepsen_lite.store import DEFAULT_ROOT, Store
+from jepsen_lite.target.base import Target
+from jepsen_lite.workload import WORKLOADS, workload_class
+from jepsen_lite.workload.options import Options
+from raftkv.errors import RaftkvError
+
+EXIT_INVALID: Final = 1
+EXIT_USAGE: Final = 2
+EXIT_INTERRUPTED: Final = 130
+
+
+class _Words(click.ParamType):  # type: ignore[type-arg,unused-ignore]
+    """Words joined by commas."""
+
+    name = "words"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
+        if isinstance(value, tuple):
+            return value
+        return tuple(word.strip() for word in str(value).split(",") if word.strip())
+
+
+def _pairs(
+    context: click.Context, parameter: click.Parameter, words: Sequence[str]
+) -> Mapping[str, str]:
+    pairs = [word.partition("=") for word in words]
+    for name, equals, _ in pairs:
+        if not name or not equals:
+            raise click.BadParameter(f"{name!r} is not name=value")
+    return {name: value for name, _, value in pairs}
 
 
 @click.group()
-def main() -> None:
+@click.option("--quiet", is_flag=True, help="Only the verdict.")
+def main(quiet: bool) -> None:
     """Drives a store of etcd's v3 API, breaks it, heals it and checks every answer."""
+    level = logging.WARNING if quiet else logging.INFO
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("jepsen_lite").setLevel(level)
 
 
-main.add_command(teeth_command)
+@main.command()
+@click.option("--workload", "-w", default="register", show_default=True, help="See `list`.")
+@click.option("--nemesis", "-n", type=_Words(), default=(), help="Names joined by commas.")
+@click.option("--time", "seconds", default=60.0, show_default=True, help="Seconds of work.")
+@click.option("--nodes", default=3, show_default=True, help="Members to start.")
+@click.option("--concurrency", default=10, show_default=True, help="Processes at once.")
+@click.option("--keys", default=5, show_default=True, help="Keys in use at a time.")
+@click.option("--rate", default=0.0, help="Operations a second over all; 0: as they go.")
+@click.option("--seed", type=int, help="Of every random choice. Default: drawn.")
+@click.option("--timeout", default=5.0, show_default=True, help="Seconds for one operation.")
+@click.option("--system", default="raftkv", show_default=True, help="What to start: raftkv, etcd.")
+@click.option("--endpoints", type=_Words(), help="Attach to this cluster instead of starting one.")
+@click.option("--sim", is_flag=True, help="Simulate the cluster: virtual time, one process.")
+@click.option("--prefix", default="jepsen/", show_default=True, help="Of all keys.")
+@click.option("--store", "root", type=Path, default=DEFAULT_ROOT, help="Where runs are kept.")
+@click.option("--mutant", multiple=True, help="Start known-wrong members (see `teeth --list`).")
+@click.option("--member-flag", multiple=True, callback=_pairs, help="name=value, of the server.")
+@click.option("--set", "extra", multiple=True, callback=_pairs, help="name=value, of the workload.")
+@click.option("--keep-data", is_flag=True, help="Keep the members' data of a valid run too.")
+def run(
+    workload: str,
+    nemesis: tuple[str, ...],
+    seed: int | None,
+    system: str,
+    endpoints: tuple[str, ...] | None,
+    sim: bool,
+    root: Path,
+    nodes: int,
+    mutant: tuple[str, ...],
+    member_flag: Mapping[str, str],
+    keep_data: bool,
+    **rest: Any,
+) -> None:
+    """Runs a workload, breaks the cluster meanwhile, and checks everything that was answered."""
+    world = "sim" if sim else "attach" if endpoints else "processes"
+    extra = rest.pop("extra")
+    options = Options(
+        workload=workload,
+        nemeses=nemesis,
+        seed=SystemRandom().getrandbits(31) if seed is None else seed,
+        world=world,
+        system="unknown" if endpoints and system == "raftkv" else system,
+        members=len(endpoints) if endpoints else nodes,
+        timeout_seconds=rest.pop("timeout"),
+        extra=extra,
+        **rest,
+    )
+    try:
+        _check_ranges(options)
+        status = _run(options, endpoints or (), root, mutant, member_flag, keep_data)
+    except (RaftkvError, OSError) as error:
+        click.echo(f"Error: {error}", err=True)
+        status = EXIT_USAGE
+    sys.exit(status)
+
+
+def _check_ranges(options: Options) -> None:
+    if options.concurrency < 1 or options.keys < 1 or options.members < 1:
+        raise BadPlan("--concurrency, --keys and --nodes are at least 1")
+    if options.seconds <= 0 or options.timeout_seconds <= 0 or options.rate < 0:
+        raise BadPlan("--time and --timeout are above 0, --rate is not below it")
+
+
+def _run(
+    options: Options,
+    endpoints: Sequence[str],
+    root: Path,
+    mutants: Sequence[str],
+    flags: Mapping[str, str],
+    keep_data: bool,
+) -> int:
+    from jepsen_lite.judging import judge
+    from jepsen_lite.run import Run
+
+    workload = workload_for(options)
+    for name in options.nemeses:
+        nemesis_class(name)  # the name, before anything is started
+    store = Store.create(root, options.workload)
+    begun = False
+    try:
+        if options.world == "sim":
+            from jepsen_lite.target.sim import run_simulated
+
+            begun = True
+            run_simulated(options, store, mutants, sys.argv[1:])
+            interrupted = False
+        else:
+            target = _target(options, endpoints, store, mutants, flags)
+            nemeses = nemeses_for(options.nemeses, target, Random(options.seed))
+            one = Run(workload, nemeses, target, store, command=_command(options))
+            begun = True
+            try:
+                asyncio.run(_interruptible(one))
+            except asyncio.CancelledError:
+                click.echo("Interrupted before there was anything to check.", err=True)
+                return EXIT_INTERRUPTED
+            interrupted = one.interrupted
+    finally:
+        if not begun:
+            shutil.rmtree(store.path, ignore_errors=True)
+    verdicts = judge(store)
+    _tell(verdicts, store)
+    valid = all(verdict.passed for verdict in verdicts.values())
+    if valid and not keep_data:
+        store.drop_data()
+    if interrupted:
+        return EXIT_INTERRUPTED
+    return 0 if valid else EXIT_INVALID
+
+
+def _target(
+    options: Options,
+    endpoints: Sequence[str],
+    store: Store,
+    mutants: Sequence[str],
+    flags: Mapping[str, str],
+) -> Target:
+    if endpoints:
+        from jepsen_lite.target.attach import Attached
+
+        return Attached(endpoints, options.system)
+    from jepsen_lite.target.processes import Processes
+    from jepsen_lite.target.systems import system_of
+
+    system = system_of(options.system, mutants)
+    return Processes(system, options.members, store.members, flags=flags, seed=options.seed)
+
+
+async def _interruptible(one: Any) -> None:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, one.interrupt)
+    try:
+        await one.execute()
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
+
+
+def _command(options: Options) -> list[str]:
+    """What repeats this run: the same words, and the seed."""
+    words = [word for word in sys.argv[1:] if not word.startswith("--seed=")]
+    while "--seed" in words:
+        place = words.index("--seed")
+        del words[place : place + 2]
+    return ["python", "-m", "jepsen_lite", *words, "--seed", str(options.seed)]
+
+
+def _tell(verdicts: Mapping[str, Verdict], store: Store) -> None:
+    for name, verdict in verdicts.items():
+        word = "undecided" if verdict.undecided else "valid" if verdict.valid else "NOT VALID"
+        facts = ", ".join(f"{fact} {value}" for fact, value in list(verdict.facts.items())[:8])
+        click.echo(f"{name:<12} {word:<10} {facts}")
+        for anomaly in verdict.anomalies[:5]:
+            click.echo(f"  {anomaly.name}: {anomaly.text}")
+    valid = all(verdict.passed for verdict in verdicts.values())
+    click.echo(f"{'Everything is valid' if valid else 'NOT valid'}: {store.report}")
+
+
+@main.command()
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.option("--partial", is_flag=True, help="Check a history that was cut as far as it goes.")
+def check(directory: Path, partial: bool) -> None:
+    """Checks a run that was stored, and writes its report anew."""
+    from jepsen_lite.judging import judge
+
+    try:
+        store = Store(directory)
+        verdicts = judge(store, partial=partial)
+    except (RaftkvError, OSError) as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(EXIT_USAGE)
+    _tell(verdicts, store)
+    sys.exit(0 if all(verdict.passed for verdict in verdicts.values()) else EXIT_INVALID)
+
+
+@main.command("list")
+def list_names() -> None:
+    """Lists workloads and nemeses."""
+    click.echo("Workloads")
+    for name in sorted(WORKLOADS):
+        click.echo(f"  {name:<14} {workload_class(name).summary}")
+    click.echo("Nemeses")
+    for name in sorted(NEMESES):
+        found = nemesis_class(name)
+        click.echo(f"  {name:<14} {found.summary} (needs {', '.join(sorted(found.needs))})")
+
+
+def _add_teeth() -> None:
+    from jepsen_lite.teeth import teeth_command
+
+    main.add_command(teeth_command, "teeth")
+
+
+_add_teeth()

@@ -96,6 +96,13 @@ class Target(ABC):
     async def session(self, process: int, timeout_seconds: float) -> Session:
         """A new client for a process: one endpoint first (by its number), then the others."""
 
+    async def member_session(self, member: int, timeout_seconds: float) -> Session:
+        """A client of this member alone."""
+        return Session(self.endpoints[member], timeout=timeout_seconds)
+
+    async def unused(self, prefix: str) -> None:  # noqa: B027
+        """Errors: TargetError, if there are keys under this prefix already."""
+
     # --- members ------------------------------------------------------------------
 
     async def kill(self, member: int) -> None:

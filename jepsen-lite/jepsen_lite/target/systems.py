@@ -70,7 +70,7 @@ class Etcd(System):
 
     name = "etcd"
     abilities = _FAULTS | {"files", "transfer", "membership"}
-    defaults = {"snapshot-count": "5000", "log-level": "warn", "logger": "zap"}
+    defaults: Mapping[str, str] = {"snapshot-count": "5000", "log-level": "warn", "logger": "zap"}
 
     def program(self, place: Place) -> list[str]:
         """The command in front of the flags. Errors: TargetError."""

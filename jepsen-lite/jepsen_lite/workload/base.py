@@ -25,7 +25,9 @@ class Workload(ABC):
 
     name: on the command line. reads: the f's of operations that change nothing: whatever goes
     wrong, they end with "fail". worlds: where it can run. needs: {"raftkv"} if etcd lacks
-    something that it uses.
+    something that it uses. compacts: it compacts history, so the store's log is followed while the
+    run goes on instead of read at its end. least_success: the least share of operations that
+    must succeed outside faults, 0..1.
     """
 
     name: ClassVar[str] = ""
@@ -33,6 +35,8 @@ class Workload(ABC):
     reads: ClassVar[frozenset[str]] = frozenset()
     worlds: ClassVar[frozenset[str]] = ALL_WORLDS
     needs: ClassVar[frozenset[str]] = frozenset()
+    compacts: ClassVar[bool] = False
+    least_success: ClassVar[float] = 0.5
 
     def __init__(self, options: Options) -> None:
         self.options = options

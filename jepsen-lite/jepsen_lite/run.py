@@ -1,0 +1,259 @@
+"""A whole run: start, drive and break, heal, look, judge.
+
+Phases: setup; main, for as long as the options say; heal, in which every nemesis ends its faults
+and the target recovers; final reads; evidence (the store's log, what members say); verdicts.
+
+Interrupted (`Run.interrupt`), the main phase ends at once and everything after it still happens,
+so the cluster is healed, what was started is stopped, and the report is about what there is. A
+second interruption leaves out all but the stopping.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from random import Random
+from typing import Any, Final
+
+from jepsen_lite.gather import members_say
+from jepsen_lite.generator import Generator, any_of, clients, nemesis, phases, time_limit
+from jepsen_lite.history import History, Journal, Op
+from jepsen_lite.interpreter import Interpreter
+from jepsen_lite.nemesis.base import Nemesis
+from jepsen_lite.session import Session
+from jepsen_lite.store import Store, versions
+from jepsen_lite.storelog import StoreFollower
+from jepsen_lite.target.base import Target, TargetError
+from jepsen_lite.windows import windows_of
+from jepsen_lite.workload.base import Workload
+from raftkv.client.errors import ClientError
+
+FINAL_SECONDS: Final = 60.0  # for final reads
+READ_SECONDS: Final = 10.0
+GRACE_SECONDS: Final = 1.0  # on top of what a client's own timeouts allow
+log = logging.getLogger("jepsen_lite")
+
+
+class Sessions:
+    """What the interpreter needs of a workload and a target."""
+
+    def __init__(self, workload: Workload, target: Target, timeout_seconds: float) -> None:
+        self.reads: frozenset[str] = workload.reads
+        self._workload = workload
+        self._target = target
+        self._timeout_seconds = timeout_seconds
+
+    async def open(self, process: int) -> Session:
+        """A session, as the workload wants it."""
+        session = await self._target.session(process, self._timeout_seconds)
+        try:
+            await self._workload.open(session, process)
+        except BaseException:
+            await session.close()
+            raise
+        return session
+
+    async def invoke(self, session: Session, op: Op) -> Op:
+        """One operation."""
+        return await self._workload.invoke(session, op)
+
+    async def close(self, session: Session, process: int) -> None:
+        """The end of a session."""
+        try:
+            await self._workload.close(session, process)
+        finally:
+            await session.close()
+
+
+class Run:
+    """One run of a workload against a target, into a store.
+
+    clock: nanoseconds, never falling; what it says at the beginning counts as 0.
+    """
+
+    def __init__(
+        self,
+        workload: Workload,
+        nemeses: Sequence[Nemesis],
+        target: Target,
+        store: Store,
+        *,
+        clock: Callable[[], int] = time.monotonic_ns,
+        command: Sequence[str] = (),
+    ) -> None:
+        self.options = workload.options
+        self._workload = workload
+        self._nemeses = list(nemeses)
+        self._by_f = {f: one for one in nemeses for f in one.fs}
+        self._target = target
+        self._store = store
+        self._clock = clock
+        self._command = list(command)
+        self._began_ns = clock()
+        self._journal: Journal | None = None
+        self._follower: StoreFollower | None = None
+        self._interpreter: Interpreter[Session] | None = None
+        self._task: asyncio.Task[Any] | None = None
+        self._in_main = self._started = False
+        self.interrupted = False
+        self.final: dict[str, Any] = {}
+
+    # --- interruption -------------------------------------------------------------
+
+    def interrupt(self) -> None:
+        """Ends the main phase, or the setup; the second time everything but the stopping."""
+        again, self.interrupted = self.interrupted, True
+        if self._started and not again:
+            log.warning("interrupted: the cluster is healed, and the partial report is written")
+            if self._in_main and self._interpreter is not None:
+                self._interpreter.stop()
+        elif self._task is not None:
+            self._task.cancel()
+
+    # --- the phases ---------------------------------------------------------------
+
+    async def execute(self) -> None:
+        """All of it but the verdicts; leaves history, log and run.json in the store.
+
+        Errors: TargetError, if the cluster does not start or is not empty; CancelledError, if it
+        was interrupted before it had begun, or twice; what is a bug.
+        """
+        self._task = asyncio.current_task()
+        started = time.strftime("%Y-%m-%d %H:%M:%S %z")
+        self._write(started)
+        try:
+            await self._set_up()
+            self._started = True
+            try:
+                await self._drive()
+                await self._gather()
+            finally:
+                self._close_files()
+                self._write(started)
+        finally:
+            await asyncio.shield(self._target.stop())
+
+    def _write(self, started: str) -> None:
+        self.final["interrupted"] = self.interrupted
+        kinds = {f: one.name for f, one in self._by_f.items()}
+        self._store.write_run(
+            {
+                "options": self.options.to_json(),
+                "versions": versions(self.options),
+                "command": self._command,
+                "started": started,
+                "seconds": (self._clock() - self._began_ns) / 1e9,
+                "kinds": kinds,
+                "final": self.final,
+                "member_logs": {
+                    name: str(path) for name, path in self._target.member_logs().items()
+                },
+            }
+        )
+
+    async def _set_up(self) -> None:
+        log.info("starting: %s", self._workload.name)
+        await self._target.start()
+        await self._target.unused(self.options.prefix)
+        for one in self._nemeses:
+            await one.setup(self._target)
+        reader = await self._target.session(0, READ_SECONDS)
+        try:
+            first = (await reader.get("\0")).revision
+        except ClientError as error:
+            await reader.close()
+            raise TargetError(f"the cluster cannot be read: {error}") from None
+        self._reader = reader
+        self._follower = StoreFollower(reader, self._log_prefix(), first, self._store.log)
+        self.final["first_revision"] = first
+        if self._workload.compacts:
+            self._follower.begin()
+        self._journal = Journal(self._store.history)
+
+    def _log_prefix(self) -> str:
+        """All of a cluster of one's own; only the run's keys of somebody else's."""
+        return self.options.prefix if self._target.world == "attach" else ""
+
+    async def _drive(self) -> None:
+        assert self._journal is not None
+        self._began_ns = self._clock()
+        options = self.options
+        sessions = Sessions(self._workload, self._target, options.timeout_seconds)
+        interpreter = self._interpreter = Interpreter(
+            sessions,
+            concurrency=options.concurrency,
+            record=self._journal.add,
+            clock=lambda: self._clock() - self._began_ns,
+            random=Random(f"{options.seed}/run"),
+            timeout_seconds=2 * options.timeout_seconds + GRACE_SECONDS,
+            nemesis=self._fault if self._nemeses else None,
+        )
+        await interpreter.start()
+        try:
+            log.info("running for %g s", options.seconds)
+            self._in_main = True
+            if not self.interrupted:
+                await interpreter.run(time_limit(options.seconds, self._main()))
+            self._in_main = False
+            await self._heal(interpreter)
+            final = self._workload.final_generator()
+            if final is not None and not self.interrupted and "unrecovered" not in self.final:
+                log.info("final reads")
+                await interpreter.run(phases(clients(time_limit(FINAL_SECONDS, final))))
+        finally:
+            self._in_main = False
+            await interpreter.close()
+            for one in self._nemeses:
+                with suppress(TargetError):
+                    await one.heal()
+
+    def _main(self) -> Generator:
+        seeds = Random(f"{self.options.seed}/nemeses")
+        faults = [one.generator(Random(seeds.getrandbits(64))) for one in self._nemeses]
+        work = clients(self._workload.generator())
+        return any_of(nemesis(any_of(*faults)), work) if faults else work
+
+    async def _fault(self, op: Op) -> Op:
+        return await self._by_f[op.f].invoke(op)
+
+    async def _heal(self, interpreter: Interpreter[Session]) -> None:
+        """Ends every fault. That members do not come back is a finding, not an error."""
+        log.info("healing")
+        wishes: list[Mapping[str, Any]] = [wish for one in self._nemeses for wish in one.final()]
+        if wishes:
+            await interpreter.run(nemesis(list(wishes)))
+        try:
+            for one in self._nemeses:
+                await one.heal()
+            await self._target.recover()
+        except TargetError as error:
+            log.error("the cluster did not recover: %s", error)
+            self.final["unrecovered"] = str(error)
+
+    async def _gather(self) -> None:
+        """The store's log, and what members say."""
+        if "unrecovered" in self.final or self._follower is None:
+            return
+        log.info("gathering what the store did")
+        try:
+            last = (await self._reader.get("\0")).revision
+            self.final["last_revision"] = last
+            await self._follower.finish(last)
+            self.final["members"] = await members_say(self._target, last)
+        except ClientError as error:
+            log.error("the store's log could not be read: %s", error)
+            self.final["unread"] = str(error)
+        finally:
+            await self._reader.close()
+
+    def _close_files(self) -> None:
+        if self._journal is not None:
+            self._journal.close()
+        if self._follower is not None:
+            self._follower.close()
+
+
+def faults_of(run: Mapping[str, Any], history: History) -> list[Any]:
+    """The windows of a stored run's faults."""
+    return windows_of(history, run.get("kinds", {}))
