@@ -15,9 +15,9 @@ from jepsen_lite.workload.steps import latest_revision, learning
 
 COMPACTIONS: Final = 0.01  # part of the operations that are no watches
 OLD_READS: Final = 0.4
-READ_BACK: Final = 1200  # revisions behind the newest that are read, at most
+READ_BACK: Final = 400  # revisions behind the newest that are read, at most
 SPREAD: Final = 50  # of the revisions that are compacted at the same moment
-KEPT: Final = 1000  # revisions that no compaction takes, so that who follows can follow
+KEPT: Final = 300  # revisions that no compaction takes, so that who follows can follow
 
 
 class Compaction(Churn):
