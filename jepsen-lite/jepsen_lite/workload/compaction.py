@@ -26,6 +26,7 @@ class Compaction(Churn):
     name: ClassVar[str] = "compaction"
     summary: ClassVar[str] = "compactions beside old reads, watches and writes"
 
+    compacts: ClassVar[bool] = True
     oldest: ClassVar[int] = READ_BACK
 
     def generator(self) -> Generator:
