@@ -1,8 +1,9 @@
 """Members' hashes of their keys, at the same revision, after every fault was healed.
 
 Different hashes at one revision are the worst that can be: members disagree. Where a member gave no
-hash, or none at a revision at which another one did, nothing was compared, and that is never taken
-for equal (M20): the run is undecided.
+hash, or none at a revision at which another one did, or one of history that was compacted up to
+another revision, nothing was compared, and that is never taken for equal (M20): the run is
+undecided.
 """
 
 from collections import Counter
@@ -19,15 +20,17 @@ class Hashes:
         """Needs the hashes of all members, and of two at least."""
         findings = Findings()
         members: dict[str, dict[str, Any]] = run.final.get("members") or {}
-        by_revision: dict[int, dict[str, Any]] = {}
+        comparable: dict[tuple[int, int], dict[str, Any]] = {}
         for member, final in members.items():
             for revision, value in (final.get("hashes") or {}).items():
-                known = value.get("hash") if isinstance(value, dict) else value
+                known, compacted = value, 0
+                if isinstance(value, dict):
+                    known, compacted = value.get("hash"), value.get("compact_revision", 0)
                 if known is not None:
-                    by_revision.setdefault(int(revision), {})[member] = known
+                    comparable.setdefault((int(revision), compacted), {})[member] = known
         compared: set[str] = set()
         comparisons = 0
-        for revision, hashes in sorted(by_revision.items()):
+        for (revision, _), hashes in sorted(comparable.items()):
             if len(hashes) < 2:
                 continue
             compared.update(hashes)

@@ -1,5 +1,6 @@
 """What members have and say: hashes and logs; and what a run was like: statistics."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from jepsen_lite.history import History
 from jepsen_lite.workload.options import Options
 
 
-def hashed(**members: dict[int, int | None]) -> Verdict:
+def hashed(**members: Mapping[int | str, object]) -> Verdict:
     final = {"members": {name: {"hashes": hashes} for name, hashes in members.items()}}
     return Hashes().check(Evidence(History([]), None, Options(), final))
 
@@ -48,15 +49,22 @@ def test_of_two_that_differ_nobody_is_named() -> None:
         {"a": {9: 5}, "b": {8: 5}, "c": {9: 5}},
         {"a": {9: 5}, "b": {9: None}, "c": {9: 5}},
         {"a": {9: 5}, "b": {}, "c": {9: 5}},
+        {"a": {9: {"hash": 5, "compact_revision": 3}}, "b": {9: {"hash": 5}}},
         {"a": {9: 5}},
         {},
     ],
 )
-def test_what_cannot_be_compared_is_not_equal(members: dict[str, dict[int, int | None]]) -> None:
+def test_what_cannot_be_compared_is_not_equal(members: dict[str, dict[int | str, object]]) -> None:
     """M20."""
     verdict = hashed(**members)
     assert verdict.undecided
     assert not verdict.passed
+
+
+def test_hashes_of_what_was_compacted_alike_are_compared() -> None:
+    one = {"9": {"hash": 5, "compact_revision": 3}}
+    assert hashed(a=one, b=one).passed
+    assert names(hashed(a=one, b={"9": {"hash": 6, "compact_revision": 3}})) == {"members-differ"}
 
 
 # --- logs ------------------------------------------------------------------------------------
