@@ -87,6 +87,21 @@ _KNOWN: Final[Mapping[str, tuple[str, str]]] = {
     "cancel one revision too many": ("M16", "#19179"),
     "lose prev_kv in a scan": ("W09", ""),
     "fragments without a flag": ("W08", ""),
+    "fragments backwards": ("W08", ""),
+    "cut a long batch anywhere": ("W08", ""),
+    "lose an event in a long scan": ("W01", ""),
+    "forget who waits for a publication": ("W14", ""),
+    "cancel with a wrong revision": ("W06", ""),
+    "groups without regard to filters": ("W01", ""),
+    "write in a session that is over": ("C01", ""),
+    "carry out what is closed": ("C01", ""),
+    "forget answers too early": ("C01", ""),
+    "runs without sessions": ("C01", ""),
+    "grant a put with a TTL less": ("M07", ""),
+    "leave the lease of a replaced put": ("M11", ""),
+    "say that all of a lease is left": ("M07", ""),
+    "say that half a lease is none": ("M07", ""),
+    "forget leases that are due": ("M07", ""),
 }
 
 _ETCD: Final[Mapping[str, tuple[str, str]]] = {

@@ -65,6 +65,19 @@ class Control(Protocol):
         """Ends every fault of this member. Errors: TargetError."""
 
 
+class Follower(Protocol):
+    """Reads the store's history into a file."""
+
+    def begin(self) -> None:
+        """Follows from now on, beside the run."""
+
+    async def finish(self, last: int) -> None:
+        """Reads on up to revision `last` and ends the file. Errors: ClientError, TargetError."""
+
+    def close(self) -> None:
+        """Gives up. A second call does nothing."""
+
+
 class Target(ABC):
     """A cluster under test.
 
@@ -99,6 +112,18 @@ class Target(ABC):
     async def member_session(self, member: int, timeout_seconds: float) -> Session:
         """A client of this member alone."""
         return Session(self.endpoints[member], timeout=timeout_seconds)
+
+    def follower(self, session: Session, prefix: str, first: int, path: Path) -> "Follower":
+        """Who reads what the store did behind revision `first` into a file (`storelog`)."""
+        from jepsen_lite.storelog import StoreFollower
+
+        return StoreFollower(session, prefix, first, path)
+
+    async def said(self, revision: int) -> dict[str, Any]:
+        """What members say when all is over (`gather.members_say`)."""
+        from jepsen_lite.gather import members_say
+
+        return await members_say(self, revision)
 
     async def unused(self, prefix: str) -> None:  # noqa: B027
         """Errors: TargetError, if there are keys under this prefix already."""
@@ -146,6 +171,10 @@ class Target(ABC):
     def control(self, member: int) -> Control:
         """Faults inside a member's process. Errors: TargetError."""
         raise self.cannot("disk")
+
+    def peer_ports(self, member: int) -> list[int]:
+        """Ports of this machine that packets to a member's peer side go to. Errors: TargetError."""
+        raise self.cannot("root")
 
     def data_dir(self, member: int) -> Path:
         """Where a member keeps its data. Errors: TargetError."""

@@ -77,6 +77,9 @@ class FakeTarget(Target):
     def running(self, member: int) -> bool:
         return member in self.up
 
+    def peer_ports(self, member: int) -> list[int]:
+        return [7000 + member, 8000 + member]
+
     async def leader(self) -> int | None:
         return self.leads
 
