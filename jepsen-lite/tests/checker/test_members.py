@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,7 @@ from jepsen_lite.history import History
 from jepsen_lite.workload.options import Options
 
 
-def hashed(**members: Mapping[int | str, object]) -> Verdict:
+def hashed(**members: Mapping[Any, object]) -> Verdict:
     final = {"members": {name: {"hashes": hashes} for name, hashes in members.items()}}
     return Hashes().check(Evidence(History([]), None, Options(), final))
 
