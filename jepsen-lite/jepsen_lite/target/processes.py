@@ -219,6 +219,11 @@ class Processes(Target):
             raise self.cannot("disk")
         return UnixControl(str(self._places[member].control))
 
+    def peer_ports(self, member: int) -> list[int]:
+        """Its proxy's and its own."""
+        place = self._places[member]
+        return sorted({place.door, place.peer_port})
+
     def data_dir(self, member: int) -> Path:
         """Where it keeps its data."""
         return self._places[member].data_dir
