@@ -139,10 +139,10 @@ def _run(
     begun = False
     try:
         if options.world == "sim":
-            from jepsen_lite.target.sim import run_simulated
+            from jepsen_lite.target.simfaults import run_simulated
 
             begun = True
-            run_simulated(options, store, mutants, sys.argv[1:])
+            run_simulated(options, store, mutants, _command(options))
             interrupted = False
         else:
             target = _target(options, endpoints, store, mutants, flags)
@@ -214,7 +214,9 @@ def _tell(verdicts: Mapping[str, Verdict], store: Store) -> None:
         for anomaly in verdict.anomalies[:5]:
             click.echo(f"  {anomaly.name}: {anomaly.text}")
     valid = all(verdict.passed for verdict in verdicts.values())
-    click.echo(f"{'Everything is valid' if valid else 'NOT valid'}: {store.report}")
+    wrong = any(not verdict.valid for verdict in verdicts.values())
+    word = "Everything is valid" if valid else "NOT valid" if wrong else "Not decided"
+    click.echo(f"{word}: {store.report}")
 
 
 @main.command()

@@ -55,8 +55,7 @@ def judge(store: Store, *, partial: bool = False) -> dict[str, Verdict]:
 def checkers_of(workload: Workload) -> dict[str, Checker]:
     """The workload's own, and those of every run."""
     found = workload.checkers()
-    if workload.options.world != "sim":
-        found["hashes"] = Hashes()
+    found["hashes"] = Hashes()
     found["logs"] = Logs()
     found["floors"] = Floors(workload.least_success)
     found["stats"] = Stats()

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from random import Random
+from typing import Final
 
 from jepsen_lite.nemesis import NEMESES, compose, nemesis_class
 from jepsen_lite.nemesis.base import Nemesis
@@ -12,6 +13,11 @@ from jepsen_lite.workload.base import Workload
 from jepsen_lite.workload.options import Options
 from raftkv.errors import RaftkvError
 
+# They need watches or the renewal of leases, which simulated sessions do not have.
+NOT_SIMULATED: Final = frozenset(
+    {"cache", "compaction", "election", "lease", "lock", "lock-unfenced", "watch"}
+)
+
 
 class BadPlan(RaftkvError):
     """What was asked for does not go together; the text says why, and what does."""
@@ -20,8 +26,9 @@ class BadPlan(RaftkvError):
 def workload_for(options: Options) -> Workload:
     """Errors: UnknownName; BadPlan, if it cannot run there."""
     found = workload_class(options.workload)
-    if options.world not in found.worlds:
-        places = ", ".join(sorted(found.worlds))
+    worlds = found.worlds - ({"sim"} if options.workload in NOT_SIMULATED else set())
+    if options.world not in worlds:
+        places = ", ".join(sorted(worlds))
         raise BadPlan(
             f"the workload {options.workload!r} cannot run in the world {options.world!r}; "
             f"it can in: {places}"

@@ -16,15 +16,13 @@ from contextlib import suppress
 from random import Random
 from typing import Any, Final
 
-from jepsen_lite.gather import members_say
-from jepsen_lite.generator import Generator, any_of, clients, nemesis, phases, time_limit
+from jepsen_lite.generator import Generator, any_of, clients, nemesis, phases, stagger, time_limit
 from jepsen_lite.history import History, Journal, Op
 from jepsen_lite.interpreter import Interpreter
 from jepsen_lite.nemesis.base import Nemesis
 from jepsen_lite.session import Session
 from jepsen_lite.store import Store, versions
-from jepsen_lite.storelog import StoreFollower
-from jepsen_lite.target.base import Target, TargetError
+from jepsen_lite.target.base import Follower, Target, TargetError
 from jepsen_lite.windows import windows_of
 from jepsen_lite.workload.base import Workload
 from raftkv.client.errors import ClientError
@@ -92,7 +90,7 @@ class Run:
         self._command = list(command)
         self._began_ns = clock()
         self._journal: Journal | None = None
-        self._follower: StoreFollower | None = None
+        self._follower: Follower | None = None
         self._interpreter: Interpreter[Session] | None = None
         self._task: asyncio.Task[Any] | None = None
         self._in_main = self._started = False
@@ -165,7 +163,7 @@ class Run:
             await reader.close()
             raise TargetError(f"the cluster cannot be read: {error}") from None
         self._reader = reader
-        self._follower = StoreFollower(reader, self._log_prefix(), first, self._store.log)
+        self._follower = self._target.follower(reader, self._log_prefix(), first, self._store.log)
         self.final["first_revision"] = first
         if self._workload.compacts:
             self._follower.begin()
@@ -211,7 +209,8 @@ class Run:
     def _main(self) -> Generator:
         seeds = Random(f"{self.options.seed}/nemeses")
         faults = [one.generator(Random(seeds.getrandbits(64))) for one in self._nemeses]
-        work = clients(self._workload.generator())
+        rate = self.options.rate
+        work = clients(stagger(1 / rate if rate else 0.0, self._workload.generator()))
         return any_of(nemesis(any_of(*faults)), work) if faults else work
 
     async def _fault(self, op: Op) -> Op:
@@ -240,8 +239,8 @@ class Run:
             last = (await self._reader.get("\0")).revision
             self.final["last_revision"] = last
             await self._follower.finish(last)
-            self.final["members"] = await members_say(self._target, last)
-        except ClientError as error:
+            self.final["members"] = await self._target.said(last)
+        except (ClientError, TargetError) as error:
             log.error("the store's log could not be read: %s", error)
             self.final["unread"] = str(error)
         finally:

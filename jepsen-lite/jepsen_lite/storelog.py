@@ -19,11 +19,11 @@ from typing import IO, Any, Final
 from jepsen_lite.checker.base import LogEvent, StoreLog
 from jepsen_lite.history import HistoryError
 from jepsen_lite.session import Session
-from raftkv.client.errors import Compacted, TimedOut
+from raftkv.client.errors import Compacted
 from raftkv.client.results import Event
 
 SILENT_SECONDS: Final = 30.0  # without a batch while the store is known to have more
-_encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
+encoded = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 
 
 class StoreFollower:
@@ -38,7 +38,7 @@ class StoreFollower:
         self._next = first + 1
         self._compacted = 0
         self._file: IO[str] = path.open("w", encoding="utf-8", buffering=64 * 1024)
-        self._file.write(_encode({"first": first}) + "\n")
+        self._file.write(encoded({"first": first}) + "\n")
         self._task: asyncio.Task[None] | None = None
 
     def begin(self) -> None:
@@ -57,7 +57,7 @@ class StoreFollower:
                 await task
         if self._next <= last:
             await self._follow(last)
-        self._file.write(_encode({"last": last, "compacted": self._compacted}) + "\n")
+        self._file.write(encoded({"last": last, "compacted": self._compacted}) + "\n")
         self._file.close()
 
     def close(self) -> None:
@@ -97,7 +97,7 @@ def _line(event: Event) -> str:
     value = kv.value.decode("utf-8", "backslashreplace") if event.is_put else None
     key = kv.key.decode("utf-8", "backslashreplace")
     row = [kv.mod_revision, key, value, kv.version, kv.create_revision, kv.lease]
-    return _encode(row) + "\n"
+    return encoded(row) + "\n"
 
 
 def read_store_log(path: Path) -> StoreLog | None:
@@ -134,14 +134,3 @@ def _lines(path: Path) -> Iterator[tuple[int, Any]]:
                 yield number, json.loads(line)
             except ValueError:
                 raise HistoryError(f"{path}, line {number}: it is not a line of JSON") from None
-
-
-async def reaches(session: Session, seconds: float) -> int:
-    """The store's revision by a linearizable read, asked until it answers.
-
-    Errors: TimedOut, ClientError of the last attempt.
-    """
-    found = await session.get("\0", timeout=seconds)
-    if found.revision <= 0:
-        raise TimedOut("the store has no revision")
-    return found.revision
