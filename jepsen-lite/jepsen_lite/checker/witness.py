@@ -30,6 +30,11 @@ from jepsen_lite.history import History, Op
 # What an operation says about real time.
 _CHANGE, _READ, _NOTHING = 1, 0, -1
 
+# Operations of higher workloads that write nothing, however they end.
+_READERS: Final = frozenset({"get", "read", "range", "watch", "cache", "observe"})
+# Members of a value that says what was to be written.
+_WRITERS: Final = frozenset({"key", "success", "failure"})
+
 # Operations of higher workloads whose revision is that of a linearizable call.
 TIMED: Final = frozenset({"txn", "add", "read", "enqueue", "dequeue", "transfer", "generate"})
 
@@ -146,7 +151,7 @@ class _Pass:
         """An operation of a higher workload: the calls behind it, and its own revision."""
         calls = value.get("calls")
         if calls is None:
-            self._opaque = True
+            self._opaque = self._opaque or op.f not in _READERS
             timed = op.f in TIMED and not value.get("serializable")
             return _READ if timed and type(value.get("revision")) is int else _NOTHING
         for one in calls:
@@ -305,21 +310,16 @@ class _Pass:
             for one in value["calls"]:
                 if one.get("type") == "info":
                     self._note(call, None, one["f"], one)
-        elif type(value) is dict and f in self._handlers:
+        elif type(value) is dict and f in self._handlers and not _WRITERS.isdisjoint(value):
             self._note(call, failed, f, value)
-        else:
+        elif failed is None and f not in _READERS:
             self._opaque = True
 
     def _note(self, call: _Open, failed: Op | None, f: str, value: dict[str, Any]) -> None:
         """What a call may have written. failed: the operation that says that it did not."""
         if f == "txn":
-            if "success" not in value and "failure" not in value:
-                self._opaque = True
             branches = (value.get("success") or []) + (value.get("failure") or [])
             written = [(op[1], op[2]) for op in branches if op[0] == "put"]
-        elif "key" not in value:
-            self._opaque = True
-            return
         else:
             written = [(value["key"], value["value"])] if value.get("value") is not None else []
         for key, text in written:

@@ -178,6 +178,19 @@ def test_what_other_workloads_write_is_not_called_invented() -> None:
     assert Witness().check(script.evidence()).passed
 
 
+def test_a_write_of_an_operation_that_failed_counts_as_nobodys() -> None:
+    """What failed wrote nothing, even if it does not say what it would have written."""
+    script = Script()
+    script.invoke(0, "add", {"element": 1})
+    script.fail(0)
+    script.call(1, "read", {}, elements=[])
+    script.store.put("s1", "1")
+    assert names(Witness().check(script.evidence())) == {"invented-write"}
+    script.invoke(2, "add", {"element": 2})
+    script.info(2)
+    assert Witness().check(script.evidence()).passed
+
+
 def test_two_writes_with_one_revision_are_found() -> None:
     script = Script()
     revision = script.store.put("x", "1")
