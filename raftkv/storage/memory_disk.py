@@ -89,6 +89,16 @@ class StoreDirectory:
         self.journal: list[list[Row]] = []
         self.damaged = False
 
+    def lose_rows(self, kept: int) -> None:
+        """Goes back to the rows of the last sync and the first `kept` writes after it."""
+        if self.rows is None:
+            return
+        for rows in self.journal[:kept]:
+            self.stored.apply(rows)
+        self.journal = []
+        self.rows = self.stored.picture()
+        self.rows.shared = True
+
 
 _Node: TypeAlias = _File | StoreDirectory
 
@@ -151,15 +161,27 @@ class MemoryDisk:
         self._locks.clear()
         self._forget(self._root, random, torn)
 
+    def kill(self) -> None:
+        """The process dies and the machine goes on: all that was written to files stays, synced or
+        not. State rows since the last sync were in the process's memory."""
+        self.boot += 1
+        self._locks.clear()
+        directories = [self._root]
+        while directories:
+            node = directories.pop()
+            node.lose_rows(0)
+            directories += [one for one in node.entries.values() if isinstance(one, StoreDirectory)]
+
+    def tear(self, path: str) -> None:
+        """Only the first half of what was written to a file since its last sync is durable."""
+        file = self._node(path)
+        assert isinstance(file, _File)
+        half = len(file.content) // 2
+        file.durable = file.content[:half] + file.durable[half:]
+
     def _forget(self, node: StoreDirectory, random: Random | None, torn: bool) -> None:
         node.entries = dict(node.durable)
-        if node.rows is not None:
-            kept = random.randint(0, len(node.journal)) if random and node.journal else 0
-            for rows in node.journal[:kept]:
-                node.stored.apply(rows)
-            node.journal = []
-            node.rows = node.stored.picture()
-            node.rows.shared = True
+        node.lose_rows(random.randint(0, len(node.journal)) if random and node.journal else 0)
         for name, child in node.entries.items():
             if isinstance(child, _File):
                 child.content = child.durable
@@ -222,13 +244,13 @@ class MemoryDisk:
         if not isinstance(file, _File):
             file = parent.entries[name] = _File()
         file.content = b""
-        return _MemoryHandle(self, file, path)
+        return MemoryHandle(self, file, path)
 
     def overwrite(self, path: str) -> WritableFile:
         node = self._node(path)
         if not isinstance(node, _File):
             raise _missing(path)
-        return _MemoryHandle(self, node, path)
+        return MemoryHandle(self, node, path)
 
     def rename(self, old: str, new: str) -> None:
         self.changing(f"rename {old}")
@@ -297,7 +319,9 @@ class _MemoryLock:
             del self._locks[self._path]
 
 
-class _MemoryHandle:
+class MemoryHandle:
+    """An open file."""
+
     def __init__(self, disk: MemoryDisk, file: _File, path: str) -> None:
         self._disk, self._file, self._path = disk, file, path
 

@@ -118,6 +118,11 @@ class DataDirectory:
             if not fs.exists(path):
                 fs.make_directory(path)
                 fs.sync_directory(parent_of(path))
+            elif not fs.exists(f"{path}/{IDENTITY}"):
+                # Whoever made it may have died before its name was durable. Best effort: an
+                # operator's directory may stand in one that this process must not even read.
+                with suppress(OSError):
+                    fs.sync_directory(parent_of(path))
             fs.tighten(path)
             lock = fs.lock(f"{path}/{LOCK}")
         directory = DataDirectory(path, fs, engine, lock, state_buffer_bytes)

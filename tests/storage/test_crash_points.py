@@ -127,6 +127,20 @@ def test_a_disk_that_fails_for_good_lets_no_promise_be_made() -> None:
         check(memory_place(disk), promises)
 
 
+def test_a_process_that_dies_before_its_directory_has_a_durable_name_loses_nothing_later() -> None:
+    """D18: killed between making the directory and syncing its name; the next process finds it
+    there, and much later the power goes."""
+    disk = MemoryDisk()
+    stop_at(disk, BOUNDARIES.index("syncdir ."), PowerCut())
+    with pytest.raises(PowerCut):
+        memory_place(disk).open()
+    disk.kill()
+    promises = Promises()
+    live(Life(memory_place(disk), promises))
+    disk.crash()
+    check(memory_place(disk), promises)
+
+
 # --- known-wrong variants must be caught -----------------------------------------------------
 
 
