@@ -176,14 +176,19 @@ def draw_kinds(seed: int, without: Collection[str] = ()) -> tuple[str, ...]:
 class Run:
     """One simulated cluster with clients and a nemesis.
 
-    echo: is given every recorded event as a line (verbose).
+    echo: is given every recorded event as a line (verbose). world: None for one of this seed.
     """
 
     def __init__(
-        self, seed: int, profile: Profile, *, echo: Callable[[str], None] | None = None
+        self,
+        seed: int,
+        profile: Profile,
+        *,
+        echo: Callable[[str], None] | None = None,
+        world: World | None = None,
     ) -> None:
         self.profile = profile
-        self.world = World(seed, echo=echo)
+        self.world = world if world is not None else World(seed, echo=echo)
         self.cluster = Cluster(self.world, profile.nodes, profile.timing)
         self.clients = Clients(
             self.world, profile.load, lambda: self.cluster.members, self.cluster.nodes.__getitem__

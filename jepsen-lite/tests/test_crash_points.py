@@ -1,0 +1,58 @@
+"""D01, D16, D17, D18: a simulated member's life cut at its disk's operations (`sim.cuts`)."""
+
+import pytest
+
+from jepsen_lite.crash_points import kind_of, points_of, run_points
+from raftkv.sim.cuts import AFTER, BEFORE, KILLED, MODES, MUTANTS, TORN, run_cut
+
+SAMPLE_STEP = {1: 31, 3: 37}
+
+
+@pytest.mark.parametrize("nodes", [1, 3])
+def test_the_script_meets_every_kind_of_disk_operation(nodes: int) -> None:
+    base = points_of(nodes)
+    assert not base.failure
+    kinds = {kind_of(point) for point in base.calls}
+    assert kinds >= {"commit log", "write mark", "sync mark", "create log", "remove log"}
+    assert kinds >= {"write state", "sync state", "syncdir member", "mkdir state"}, kinds
+    assert any(kind.startswith("rename identity") for kind in kinds)
+    assert base.counts["checkpoints"] > 2
+    assert base.counts["truncations"] > 2
+    assert base.counts["restarts"] == 2
+    assert base.compacted > 1
+    assert base.installed == (0 if nodes == 1 else 1)
+    assert points_of(nodes).calls == base.calls, "the same in every run"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("nodes", [1, 3])
+def test_a_cut_at_a_sample_of_the_operations_breaks_no_promise(nodes: int) -> None:
+    """D01, D16, D17: `python jepsen-lite crash-points` cuts all of them."""
+    base = points_of(nodes)
+    points = range(nodes, len(base.calls), SAMPLE_STEP[nodes])
+    results = list(run_points(nodes, points))
+    assert {result.mode for result in results} == set(MODES)
+    for result in results:
+        assert not result.failure, f"{result.mode} {result.at} ({result.point}): {result.failure}"
+        assert result.calls[: result.at + 1] == base.calls[: result.at + 1]
+
+
+def test_each_way_to_cut_an_operation_takes_what_it_says() -> None:
+    base = points_of(1)
+    at = base.calls.index("write member/mark.a")
+    for mode in (BEFORE, AFTER, TORN, KILLED):
+        result = run_cut(1, at, mode)
+        assert not result.failure
+        assert result.point == "write member/mark.a"
+        assert result.counts["restarts"] == 3
+
+
+@pytest.mark.parametrize("mutant", sorted(MUTANTS))
+def test_a_missing_sync_is_found(mutant: str) -> None:
+    """D18."""
+    for nodes in (1, 3):
+        points = range(2, len(points_of(nodes).calls), 23)
+        for result in run_points(nodes, points, (BEFORE, AFTER), mutant=mutant):
+            if result.failure:
+                return
+    raise AssertionError(f"nothing noticed that {mutant}")
