@@ -54,7 +54,8 @@ these as well; real time is that of the operation.
             received: ["created", revision] | ["events", [event, ...], fragment?, compacted?] |
                       ["progress", revision] | ["cancelled", compact_revision, reason]
             event: {key value mod_revision version create_revision [lease] [prev: item or null]},
-            value null: a deletion. Several operations with one name: a watch and its resumptions
+            value null: a deletion. Several operations with one name: a watch and its resumptions.
+            [beside: the same but for the name, of other watches on the same stream]
     compact f compact at          + revision
     cache   f cache   prefix [catch_up] + revision kvs   what a list-and-watch cache held at its
                                                          revision; catch_up: not an old one

@@ -107,11 +107,15 @@ class _Watches:
             value = answer(call)
             if value is None:
                 continue
-            record = record_of(f"#{place(call)}", value)
-            if self._floor and record.start <= self._floor:
-                self._left_out += 1
-            else:
-                self._parts[value.get("name") or record.name].append((call, record))
+            self._add(call, record_of(f"#{place(call)}", value), value.get("name"))
+            for number, other in enumerate(value.get("beside", ()), 1):
+                self._add(call, record_of(f"#{place(call)}.{number}", other), None)
+
+    def _add(self, call: Call, record: WatchRecord, name: str | None) -> None:
+        if self._floor and record.start <= self._floor:
+            self._left_out += 1
+        else:
+            self._parts[name or record.name].append((call, record))
 
     def verdict(self) -> Verdict:
         findings = Findings()

@@ -21,6 +21,7 @@ SHORTEST_SECONDS: Final = 0.1  # of a watch
 LONGEST_SHARE: Final = 0.5  # of an operation's time
 LAST_EVENTS: Final = 2000  # that the last watches go back
 LARGEST_TXN: Final = 6
+MOST_BESIDE: Final = 6  # other watches on the stream of one
 LAST_WATCHES: Final = 5  # attempts
 
 
@@ -99,9 +100,13 @@ class Churn(Workload):
         if watched.name and watched.asked is not None and random.random() < 0.6:
             asked = {**watched.asked, "start_revision": watched.following}
             return {"f": "watch", "value": {**value, "name": watched.name, "asked": asked}}
-        name = f"w{context.free[0]}.{number}"
-        asked = self._asked(watched.latest, context)
-        return {"f": "watch", "value": {**value, "name": name, "asked": asked}}
+        value["name"] = f"w{context.free[0]}.{number}"
+        value["asked"] = self._asked(watched.latest, context)
+        beside = int(random.random() ** 3 * MOST_BESIDE)
+        if beside:
+            others = [self._asked(watched.latest, context) for _ in range(beside)]
+            value["beside"] = [{"asked": asked} for asked in others]
+        return {"f": "watch", "value": value}
 
     def _asked(self, latest: int, context: Context) -> dict[str, Any]:
         random = context.random
@@ -151,9 +156,10 @@ class Churn(Workload):
             value["asked"] = {"key": first, "end": end, "start_revision": min(start, until)}
             value["until"] = until
             ask_progress = self._asks_progress  # while it catches up: a promise easily broken
-        recording = await record(
+        others = value.pop("beside", [])
+        recording, *beside = await record(
             session,
-            value["asked"],
+            [value["asked"], *(other["asked"] for other in others)],
             seconds,
             until=until,
             cancel=cancel,
@@ -162,9 +168,13 @@ class Churn(Workload):
         if until and recording.seen < until and not recording.cancelled:
             text = f"it has come to revision {recording.seen} only, not to {until}"
             return op.done("fail", {**value, "received": recording.received}, error=text)
-        value["received"] = recording.received
-        if cancel:
-            value["cancel_asked"] = True
+        asked_to_end = {"cancel_asked": True} if cancel else {}
+        value.update(received=recording.received, **asked_to_end)
+        if beside:
+            value["beside"] = [
+                {**other, "received": one.received, **asked_to_end}
+                for other, one in zip(others, beside, strict=False)
+            ]
         return op.done("ok", value, error=recording.trouble)
 
 

@@ -1,11 +1,12 @@
-"""One watch, taken as the server sends it, and as a history keeps it.
+"""Watches, taken as the server sends them, and as a history keeps them.
 
 The client library's watch goes on elsewhere when a stream breaks, and hides what no server should
-send. Here nothing is hidden: a stream is opened, one watch is created on it, and everything that
-comes is written down until the time is over, the stream breaks or the server cancels.
+send. Here nothing is hidden: a stream is opened, some watches are created on it, and everything
+that comes is written down until the time is over, the stream breaks or the server has cancelled
+them all. An answer to a question for progress is every watch's of the stream.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -125,65 +126,101 @@ def _creation(asked: Mapping[str, Any]) -> rpc_pb2.WatchRequest:
     return rpc_pb2.WatchRequest(create_request=create)
 
 
+class Tape:
+    """What comes on one stream, by watch. recordings: as they were asked for."""
+
+    def __init__(self, recordings: Sequence[Recording]) -> None:
+        self.recordings: list[Recording] = list(recordings)
+        self.trouble: str = ""
+        self._by_id: dict[int, Recording] = {}
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more can come."""
+        return bool(self.trouble) or all(one.cancelled for one in self.recordings)
+
+    def add(self, response: rpc_pb2.WatchResponse) -> None:
+        """Takes one answer. Confirmations come in the order of the requests."""
+        if response.created:
+            fresh = next((one for one in self.recordings if not one.created), None)
+            if fresh is None:
+                self.trouble = "more watches were confirmed than were asked for"
+                return
+            self._by_id[response.watch_id] = fresh
+            fresh.add(response)
+        elif response.watch_id == ALL_WATCHES:
+            for one in self.recordings:
+                if one.created and not one.cancelled:
+                    one.add(response)
+        elif response.watch_id in self._by_id:
+            self._by_id[response.watch_id].add(response)
+        else:
+            self.trouble = f"an answer for watch {response.watch_id}, which nobody asked for"
+
+
 async def record(
     session: Session,
-    asked: Mapping[str, Any],
+    asked: Sequence[Mapping[str, Any]],
     seconds: float,
     *,
     until: int = 0,
     cancel: bool = False,
     ask_progress: bool = False,
-) -> Recording:
-    """Watches for a time.
+) -> list[Recording]:
+    """Watches for a time, all on one stream; returns the watches that were confirmed.
 
-    asked: see `jepsen_lite.checker.values`. until: a revision at which it may end early, 0 =
-    none. cancel: ask the server to cancel at the end. ask_progress: ask now and then how far it
-    is. Errors: ClientError, if the watch was not confirmed; what happens later is in `trouble`.
+    asked: see `jepsen_lite.checker.values`. until: the first may end early when it has seen this
+    revision, 0 = not. cancel: ask the server to cancel at the end. ask_progress: ask now and
+    then how far it is. Errors: ClientError, if the first was not confirmed; what happens later is
+    in `trouble`.
     """
     # The verbs have no way to a bare stream; what users get is built on this one.
     connection = session._connection
     place, stream = await connection.stream(WATCH, rpc_pb2.WatchResponse)
-    recording = Recording(asked.get("start_revision", 0))
+    tape = Tape([Recording(one.get("start_revision", 0)) for one in asked])
+    first = tape.recordings[0]
     end = now() + seconds
     asks_at = now() + PROGRESS_SECONDS if ask_progress else end
     try:
-        await stream.write(_creation(asked))
-        while not recording.cancelled and (moment := now()) < end:
-            if until and recording.seen >= until:
+        for wanted in asked:
+            await stream.write(_creation(wanted))
+        while not tape.over and (moment := now()) < end:
+            if until and first.seen >= until:
                 break
-            if moment >= asks_at and recording.created:
+            if moment >= asks_at and first.created:
                 await stream.write(
                     rpc_pb2.WatchRequest(progress_request=rpc_pb2.WatchProgressRequest())
                 )
                 asks_at = moment + PROGRESS_SECONDS
-            if not await _take(stream, recording, min(end, max(asks_at, moment + 0.01)) - moment):
-                break
-        if cancel and not recording.cancelled and not recording.trouble:
-            await _cancel(stream, recording)
+            await _take(stream, tape, min(end, max(asks_at, moment + 0.01)) - moment)
+        if cancel:
+            await _cancel(stream, tape)
     finally:
         await stream.close()
-    if not recording.created:
+    if not first.created:
         connection.broken(place)  # the next one is opened elsewhere
-        raise Unavailable(recording.trouble or "not confirmed in time")
+        raise Unavailable(tape.trouble or "not confirmed in time")
     connection.healthy(place)
-    recording.drop_half()
-    return recording
+    confirmed = [one for one in tape.recordings if one.created]
+    for one in confirmed:
+        one.drop_half()
+        one.trouble = tape.trouble
+    return confirmed
 
 
-async def _take(stream: Any, recording: Recording, seconds: float) -> bool:
-    """One answer, or the time; False: the stream is over."""
+async def _take(stream: Any, tape: Tape, seconds: float) -> None:
+    """One answer, or the time."""
     try:
         response = await stream.read(seconds)
     except TimeoutError:
-        return True
+        return
     except (grpc.RpcError, ClientError) as error:
-        recording.trouble = _said(error)
-        return False
+        tape.trouble = _said(error)
+        return
     if response is None:
-        recording.trouble = "the server ended the stream"
-        return False
-    recording.add(response)
-    return True
+        tape.trouble = "the server ended the stream"
+    else:
+        tape.add(response)
 
 
 def _said(error: Exception) -> str:
@@ -193,10 +230,11 @@ def _said(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"[:200]
 
 
-async def _cancel(stream: Any, recording: Recording) -> None:
-    wanted = rpc_pb2.WatchCancelRequest(watch_id=recording.watch_id)
-    await stream.write(rpc_pb2.WatchRequest(cancel_request=wanted))
+async def _cancel(stream: Any, tape: Tape) -> None:
+    for one in tape.recordings:
+        if one.created and not one.cancelled:
+            wanted = rpc_pb2.WatchCancelRequest(watch_id=one.watch_id)
+            await stream.write(rpc_pb2.WatchRequest(cancel_request=wanted))
     end = now() + CANCEL_SECONDS
-    while not recording.cancelled and now() < end:
-        if not await _take(stream, recording, max(end - now(), 0.001)):
-            break
+    while not tape.over and now() < end:
+        await _take(stream, tape, max(end - now(), 0.001))

@@ -13,7 +13,7 @@ from jepsen_lite.workload import WORKLOADS, workload_class
 from jepsen_lite.workload.base import Workload
 from jepsen_lite.workload.calls import end_of, perform, transaction
 from jepsen_lite.workload.steps import latest_revision, learning, numbered
-from jepsen_lite.workload.watching import Recording
+from jepsen_lite.workload.watching import Recording, Tape
 from raftkv.client.txn import Delete, Get, Put, Txn, key
 from raftkv.pb import kv_pb2, rpc_pb2
 from workload.running import workload_of
@@ -158,6 +158,33 @@ def test_progress_of_the_stream_says_nothing_to_a_watch_that_begins_later() -> N
     recording.add(response(revision=9, watch_id=-1))
     recording.add(response(revision=8, watch_id=7))  # of its own: that would be wrong
     assert recording.received[1:] == [["progress", 9], ["progress", 8]]
+
+
+def test_answers_go_to_their_watch_and_progress_to_all_of_the_stream() -> None:
+    tape = Tape([Recording(), Recording(start_revision=20), Recording()])
+    tape.add(response(created=True, revision=4, watch_id=5))
+    tape.add(response(created=True, revision=4, watch_id=2))
+    tape.add(response(revision=6, watch_id=2, events=[event(6)]))
+    tape.add(response(revision=9, watch_id=-1))
+    tape.add(response(canceled=True, watch_id=5))
+    tape.add(response(revision=21, watch_id=-1))
+    first, second, third = tape.recordings
+    assert [one[0] for one in first.received] == ["created", "progress", "cancelled"]
+    assert [one[0] for one in second.received] == ["created", "events", "progress"]
+    assert not third.received
+    assert not tape.over
+
+
+def test_an_answer_for_a_watch_that_nobody_asked_for_is_told() -> None:
+    tape = Tape([Recording()])
+    tape.add(response(created=True, revision=4, watch_id=5))
+    tape.add(response(revision=6, watch_id=7, events=[event(6)]))
+    assert "watch 7" in tape.trouble
+    assert tape.over
+    tape = Tape([Recording()])
+    tape.add(response(created=True, watch_id=0))
+    tape.add(response(created=True, watch_id=1))
+    assert "more watches" in tape.trouble
 
 
 # --- all of them ----------------------------------------------------------------------------
