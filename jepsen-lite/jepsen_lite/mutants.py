@@ -6,7 +6,7 @@ test have no switch for them. `teeth` runs what must find each within its budget
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from jepsen_lite.member import etcd_bugs
@@ -14,7 +14,7 @@ from jepsen_lite.registry import UnknownName
 from raftkv.sim.hunting import Mutant
 from raftkv.sim.mutants import MUTANTS
 
-SIMULATOR, PROCESS = "simulator", "process"
+SIMULATOR, PROCESS, RUN = "simulator", "process", "run"
 BUDGET_SECONDS: Final = 600.0
 
 
@@ -23,13 +23,16 @@ class Tooth:
     """One variant that must be found.
 
     catalogue: what it breaks, by the failure catalogue's ids. etcd: the bug of etcd's that it
-    rebuilds; empty if none. found_by: SIMULATOR, or PROCESS for a scenario with a real member.
+    rebuilds; empty if none. found_by: SIMULATOR; PROCESS for a scenario with a real member; RUN for
+    whole runs with real members, of `workload` under `nemeses`, as `jepsen-lite run` has them.
     """
 
     mutant: Mutant
     catalogue: str
     etcd: str = ""
     found_by: str = SIMULATOR
+    workload: str = ""
+    nemeses: str = ""
 
     @property
     def name(self) -> str:
@@ -121,6 +124,27 @@ def _teeth() -> tuple[Tooth, ...]:
 
 
 TEETH: Final = _teeth()
+
+# Whole runs with real members find these as well: (workload, nemeses).
+_REAL: Final[Mapping[str, tuple[str, str]]] = {
+    "answer before commit": ("register", "kill,partition"),
+    "commit without a majority": ("register", "partition,kill"),
+    "read without a round": ("register", "partition,pause"),
+    "read by a quorum that was checked before": ("register", "pause,partition"),
+    "skip an entry that is unknown": ("lease", "kill"),
+    "take the revision from the rows that are left": ("lease", "kill-all,kill"),
+    "repeat undecided writes": ("append", "partition,kill"),
+    "split a revision": ("watch", "kill"),
+    "lose events at a full sink": ("watch", "pause"),
+    "expire without the term fence": ("lease", "pause,transfer"),
+}
+
+REAL: Final = tuple(
+    replace(tooth, found_by=RUN, workload=_REAL[name][0], nemeses=_REAL[name][1])
+    for name in _REAL
+    for tooth in TEETH
+    if tooth.mutant.name == name
+)
 
 
 def tooth_of(name: str) -> Tooth:

@@ -2,15 +2,19 @@
 
 A checker that has never found anything may be blind. So each variant of `mutants.TEETH` is run
 until something notices it: in the simulator, seed after seed, with the faults that bring it out;
-or, where the simulator has nothing of it, in a scenario with a real member. One that survives its
-budget of seconds is a failure of the checkers, and of this command.
+or, where the simulator has nothing of it, in a scenario with a real member. Some are found by whole
+runs with real members too (`mutants.REAL`). One that survives its budget of seconds is a failure of
+the checkers, and of this command.
 
 Every hunt is a process of its own, so that a patch ends with it and a late one can be stopped.
 """
 
+import itertools
 import multiprocessing
 import random
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -20,10 +24,14 @@ from typing import Final
 
 import click
 
-from jepsen_lite.mutants import BUDGET_SECONDS, PROCESS, TEETH, Tooth, tooth_of
+from jepsen_lite.mutants import BUDGET_SECONDS, PROCESS, REAL, RUN, TEETH, Tooth, tooth_of
 from jepsen_lite.registry import UnknownName
+from jepsen_lite.target.process import environment
 from raftkv.sim.hunting import hunt
 
+RUN_SECONDS: Final = 25
+GRACE_SECONDS: Final = 10.0
+EXIT_INVALID: Final = 1
 WORDS: Final = 90  # of what noticed it, in the table
 
 
@@ -37,14 +45,58 @@ class Bite:
     seconds: float
 
 
-def bite(tooth: Tooth) -> tuple[str, int]:
+def bite(tooth: Tooth, budget_seconds: float) -> tuple[str, int]:
     """Hunts one variant in this process. Returns what noticed it (empty: nothing) and the runs."""
+    if tooth.found_by == RUN:
+        return whole_runs(tooth, budget_seconds)
     if tooth.found_by == PROCESS:
         from jepsen_lite.scenarios import SCENARIOS
 
         return SCENARIOS[tooth.mutant.name](tooth.name), 1
     taken, summary = hunt(tooth.mutant)
     return (summary.failure.splitlines()[0] if taken else ""), taken or tooth.mutant.seeds
+
+
+def whole_runs(tooth: Tooth, budget_seconds: float) -> tuple[str, int]:
+    """Runs real members, a seed after the other, until a checker finds something."""
+    until = time.monotonic() + budget_seconds
+    for seed in itertools.count(1):
+        try:
+            done = _whole_run(tooth, seed, until - time.monotonic())
+        except subprocess.TimeoutExpired:  # it was killed, and its members with it
+            return "", seed
+        if done.returncode == EXIT_INVALID:
+            return _first_finding(done.stdout), seed
+        if done.returncode:
+            sys.stderr.write(done.stdout + done.stderr)
+            return "", seed
+    raise AssertionError("seeds do not end")
+
+
+def _whole_run(tooth: Tooth, seed: int, seconds: float) -> "subprocess.CompletedProcess[str]":
+    with tempfile.TemporaryDirectory(prefix="jepsen-teeth-") as directory:
+        return subprocess.run(
+            [
+                *(sys.executable, "-m", "jepsen_lite", "run", f"--mutant={tooth.name}"),
+                *(f"--workload={tooth.workload}", f"--nemesis={tooth.nemeses}"),
+                *(f"--time={RUN_SECONDS}", f"--seed={seed}", f"--store={directory}"),
+            ],
+            env=dict(environment()),
+            capture_output=True,
+            text=True,
+            timeout=max(seconds, 0.1),
+            check=False,
+        )
+
+
+def _first_finding(output: str) -> str:
+    lines = output.splitlines()
+    for place, line in enumerate(lines):
+        if "NOT VALID" in line:
+            checker = line.split()[0]
+            detail = lines[place + 1].strip() if place + 1 < len(lines) else ""
+            return f"{checker}: {detail}" if detail.find(":") > 0 else checker
+    return lines[-1] if lines else "no output"
 
 
 def bites(teeth: Iterable[Tooth], processes: int, budget_seconds: float) -> Iterator[Bite]:
@@ -58,7 +110,7 @@ def bites(teeth: Iterable[Tooth], processes: int, budget_seconds: float) -> Iter
         while waiting or hunting:
             while waiting and len(hunting) < processes:
                 tooth = waiting.pop()
-                reader, process = _begin(tooth)
+                reader, process = _begin(tooth, budget_seconds)
                 hunting[reader] = (tooth, process, time.monotonic())
             done = wait(list(hunting), timeout=0.2)
             for reader in [one for one in hunting if one in done]:
@@ -66,7 +118,8 @@ def bites(teeth: Iterable[Tooth], processes: int, budget_seconds: float) -> Iter
                 yield _ended(tooth, reader, began)
                 process.join()
             for reader, (tooth, process, began) in list(hunting.items()):
-                if time.monotonic() - began > budget_seconds:
+                grace = GRACE_SECONDS if tooth.found_by == RUN else 0.0  # it ends by itself
+                if time.monotonic() - began > budget_seconds + grace:
                     del hunting[reader]
                     process.kill()
                     process.join()
@@ -77,17 +130,17 @@ def bites(teeth: Iterable[Tooth], processes: int, budget_seconds: float) -> Iter
             process.join()
 
 
-def _begin(tooth: Tooth) -> tuple[Connection, ForkProcess]:
+def _begin(tooth: Tooth, budget_seconds: float) -> tuple[Connection, ForkProcess]:
     context = multiprocessing.get_context("fork")
     reader, writer = context.Pipe(duplex=False)
-    process = context.Process(target=_hunt, args=(tooth, writer), daemon=False)
+    process = context.Process(target=_hunt, args=(tooth, budget_seconds, writer), daemon=False)
     process.start()
     writer.close()
     return reader, process
 
 
-def _hunt(tooth: Tooth, writer: Connection) -> None:
-    writer.send(bite(tooth))
+def _hunt(tooth: Tooth, budget_seconds: float, writer: Connection) -> None:
+    writer.send(bite(tooth, budget_seconds))
     writer.close()
 
 
@@ -110,7 +163,7 @@ def row(found: Bite) -> str:
         f"`{tooth.name}`",
         tooth.catalogue or "-",
         tooth.etcd or "-",
-        tooth.found_by,
+        f"{tooth.workload} / {tooth.nemeses}" if tooth.workload else tooth.found_by,
         str(found.runs),
         f"{found.seconds:.1f}",
         noticed,
@@ -146,6 +199,7 @@ def run_teeth(
 @click.argument("names", nargs=-1)
 @click.option("--list", "only_list", is_flag=True, help="Name all variants and what they break.")
 @click.option("--etcd", "only_etcd", is_flag=True, help="Only those that rebuild a bug of etcd's.")
+@click.option("--real", is_flag=True, help="Those that whole runs with real members find.")
 @click.option("--sample", type=int, help="Only so many of them, drawn at random.")
 @click.option("--seed", default=0, show_default=True, help="Of the drawing.")
 @click.option(
@@ -156,6 +210,7 @@ def teeth_command(
     names: tuple[str, ...],
     only_list: bool,
     only_etcd: bool,
+    real: bool,
     sample: int | None,
     seed: int,
     budget: float,
@@ -169,6 +224,9 @@ def teeth_command(
         chosen = [tooth_of(name) for name in names] or list(TEETH)
     except UnknownName as error:
         raise click.UsageError(str(error)) from None
+    if real:
+        asked = {tooth.name for tooth in chosen}
+        chosen = [tooth for tooth in REAL if tooth.name in asked]
     if only_etcd:
         chosen = [tooth for tooth in chosen if tooth.etcd]
     if sample is not None:
