@@ -286,7 +286,8 @@ class Processes(Target):
         try:
             probe.read((HOST, self._places[member].client_port), ASK_SECONDS)
         except probe.CallFailed as failure:
-            if failure.code in (Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED):
+            # UNKNOWN: etcd says so of a read that its own deadline ended.
+            if failure.code in (Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.UNKNOWN):
                 return str(failure)
             raise TargetError(f"{self._places[member].name}: {failure}") from None
         return None
