@@ -66,7 +66,7 @@ def whole_runs(tooth: Tooth, budget_seconds: float) -> tuple[str, int]:
         except subprocess.TimeoutExpired:  # it was killed, and its members with it
             return "", seed
         if done.returncode == EXIT_INVALID:
-            return _first_finding(done.stdout), seed
+            return first_finding(done.stdout), seed
         if done.returncode:
             sys.stderr.write(done.stdout + done.stderr)
             return "", seed
@@ -89,7 +89,8 @@ def _whole_run(tooth: Tooth, seed: int, seconds: float) -> "subprocess.Completed
         )
 
 
-def _first_finding(output: str) -> str:
+def first_finding(output: str) -> str:
+    """The first checker that a run's output calls wrong, and what it says first."""
     lines = output.splitlines()
     for place, line in enumerate(lines):
         if "NOT VALID" in line:

@@ -7,10 +7,21 @@ import pytest
 from click.testing import CliRunner
 
 from jepsen_lite.member import etcd_bugs
-from jepsen_lite.mutants import BUDGET_SECONDS, PROCESS, SIMULATOR, TEETH, Tooth, tooth_of
+from jepsen_lite.mutants import (
+    BUDGET_SECONDS,
+    PROCESS,
+    REAL,
+    RUN,
+    SIMULATOR,
+    TEETH,
+    Tooth,
+    tooth_of,
+)
+from jepsen_lite.nemesis import NEMESES
 from jepsen_lite.registry import UnknownName
 from jepsen_lite.scenarios import SCENARIOS, waiter_whose_lease_ends
-from jepsen_lite.teeth import Bite, bites, row, teeth_command
+from jepsen_lite.teeth import Bite, bites, first_finding, row, teeth_command
+from jepsen_lite.workload import WORKLOADS
 from raftkv.sim.hunting import Mutant
 from raftkv.sim.mutants import MUTANTS
 from raftkv.sim.world import World
@@ -70,6 +81,22 @@ def test_one_that_changes_nothing_survives_and_so_does_one_that_takes_too_long()
     assert results["calm"].noticed == ""
     assert results["endless"].seconds >= 3.0
     assert "**SURVIVED**" in row(results["calm"])
+
+
+def test_what_whole_runs_must_find_names_workloads_and_nemeses_that_there_are() -> None:
+    assert len(REAL) >= 5
+    for tooth in REAL:
+        assert tooth.found_by == RUN
+        assert tooth.workload in WORKLOADS
+        assert set(tooth.nemeses.split(",")) <= set(NEMESES)
+
+
+def test_the_first_finding_of_a_run_is_its_checker_and_its_smallest_witness() -> None:
+    output = (
+        "checking\nlinear     valid\nwitness    NOT VALID  stale-read 1\n  stale-read: read of 5\n"
+    )
+    assert first_finding(output) == "witness: stale-read: read of 5"
+    assert first_finding("hashes  NOT VALID  members 3\n") == "hashes"
 
 
 def test_a_row_of_the_table_names_what_noticed_it() -> None:
