@@ -9,6 +9,7 @@ BIN := $(VENV)/bin
 SEEDS ?= 1000
 LOAD ?= mixed
 SECONDS ?= 60
+HOURS ?= 8
 # Four tests at a time pay even on two cores: most of them wait for something, the slow ones less.
 # Each worker begins with tests that lie side by side, so that few servers of a module are started
 # twice.
@@ -17,10 +18,10 @@ SLOW_FLAGS ?= -n 3 --dist worksteal
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check docs fix proto bench sim fuzz clean
+.PHONY: help run test check docs fix proto bench sim jepsen jepsen-long fuzz clean
 
 help: ## List the commands
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-7s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 # --- the environment ---------------------------------------------------------
 # Three stamps, so that `make run` installs no tools and `make test` no plots.
@@ -80,6 +81,12 @@ bench: $(VENV)/.bench ## Measure against etcd on this machine
 
 sim: $(VENV)/.runtime ## Run SEEDS=1000 simulated clusters, LOAD=mixed or watch
 	$(BIN)/python -m raftkv.sim --seeds $(SEEDS) --load $(LOAD)
+
+jepsen: $(VENV)/.dev ## Break real clusters for ten minutes and check every answer
+	$(BIN)/python -m jepsen_lite series --minutes 10
+
+jepsen-long: $(VENV)/.dev ## The same for HOURS=8
+	$(BIN)/python -m jepsen_lite series --hours $(HOURS)
 
 fuzz: $(VENV)/.dev ## Feed the wire code random bytes for SECONDS=60
 	$(BIN)/python -m tests.fuzz.fuzz_wire --seconds $(SECONDS)

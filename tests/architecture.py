@@ -16,6 +16,7 @@ from typing import Final
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 PACKAGE: Final = ROOT / "raftkv"
+JEPSEN: Final = ROOT / "jepsen-lite" / "jepsen_lite"
 
 
 def _words(text: str) -> frozenset[str]:
@@ -103,6 +104,33 @@ ROOMS: Final = {
     "pb": Room(outside=_words("google grpc")),
 }
 
+# The rooms of jepsen_lite; `raftkv` names what they may import of it. "" = its plain modules.
+_CLIENT: Final = "client errors pb"
+# Who may import the launcher's package: its client's end, and the table of variants.
+LAUNCHERS: Final = _words("member target mutants scenarios teeth")
+JEPSEN_ROOMS: Final = {
+    "history": Room(inside=_words("errors"), banned=_words("asyncio threading random time")),
+    "generator": Room(
+        banned=_words("asyncio concurrent threading time os socket subprocess"), pure=True
+    ),
+    "checker": Room(
+        inside=_words("errors sim kv.encoding kv.events"),
+        banned=_words("asyncio socket subprocess"),
+    ),
+    "workload": Room(inside=_words(_CLIENT), outside=_words("grpc")),
+    "nemesis": Room(inside=_words(f"{_CLIENT} testing")),
+    "target": Room(
+        inside=_words(f"{_CLIENT} config testing sim kv.audience kv.events kv.watches replica"),
+        outside=_words("google"),
+    ),
+    "report": Room(banned=_words("asyncio socket urllib http")),
+    "member": Room(
+        inside=_words("cli errors kv raft replica server sim storage"),
+        outside=_words("click uvloop"),
+    ),
+    "": Room(inside=_words(f"{_CLIENT} sim"), outside=_words("click grpc")),
+}
+
 
 def room_of(module: str) -> str:
     """The room of a dotted module name inside the package ("raft.core" -> "raft")."""
@@ -118,6 +146,36 @@ def sources() -> Iterator[tuple[str, Path]]:
         if parts[-1] == "__init__" and len(parts) > 1:
             parts.pop()
         yield ".".join(parts), path
+
+
+def jepsen_sources() -> Iterator[tuple[str, Path]]:
+    """Every module of jepsen_lite: (dotted name inside it, path)."""
+    for path in sorted(JEPSEN.rglob("*.py")):
+        parts = list(path.relative_to(JEPSEN).with_suffix("").parts)
+        if parts[-1] == "__init__" and len(parts) > 1:
+            parts.pop()
+        yield ".".join(parts), path
+
+
+def jepsen_findings(module: str, tree: ast.Module) -> list[str]:
+    """Imports that the row of a module of jepsen_lite does not allow."""
+    name = room_of(module)
+    room = JEPSEN_ROOMS.get(name, JEPSEN_ROOMS[""])
+    found = []
+    for imported, node in _imports(tree):
+        top, _, rest = imported.partition(".")
+        if top == "jepsen_lite":
+            allowed = not rest.startswith("member") or name in LAUNCHERS
+        elif top == "raftkv":
+            # A name of a room itself ("raftkv.sim") stands for what is imported from it.
+            allowed = rest in ("", "__version__") or _under(rest, room.inside)
+        elif top in STDLIB:
+            allowed = top not in room.banned
+        else:
+            allowed = imported != "." and top in room.outside
+        if not allowed:
+            found.append(f"jepsen_lite.{module}:{node.lineno}: imports {imported}")
+    return found
 
 
 def _inside_functions(tree: ast.Module) -> set[int]:

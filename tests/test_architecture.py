@@ -41,6 +41,41 @@ def test_rooms_import_only_what_their_row_allows() -> None:
     assert found == []
 
 
+def test_jepsen_lite_imports_only_what_its_rows_allow() -> None:
+    found = [
+        finding
+        for module, path in architecture.jepsen_sources()
+        for finding in architecture.jepsen_findings(module, _tree(path))
+    ]
+    assert found == []
+
+
+def test_the_form_of_jepsen_lite_is_that_of_all_else() -> None:
+    for module, path in architecture.jepsen_sources():
+        assert architecture.form_findings(module, _tree(path)) == []
+        assert len(path.read_text().splitlines()) <= architecture.FILE_LINES, module
+        if room_of(module) == "generator":
+            assert architecture.purity_findings(module, _tree(path)) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "code"),
+    [
+        ("generator.base", "import asyncio"),
+        ("generator.base", "import time"),
+        ("generator.base", "from raftkv.client.aio import Client"),
+        ("checker.witness", "import asyncio"),
+        ("checker.witness", "from raftkv.server.node import Node"),
+        ("workload.register", "from raftkv.server.node import Node"),
+        ("run", "from raftkv.storage.files import Files"),
+        ("run", "from jepsen_lite.member.launch import main"),
+        ("report.page", "import urllib.request"),
+    ],
+)
+def test_an_import_against_the_rows_of_jepsen_lite_is_found(module: str, code: str) -> None:
+    assert len(architecture.jepsen_findings(module, ast.parse(code))) == 1
+
+
 def test_nobody_prints_or_swallows_everything_and_functions_stay_short() -> None:
     found = [f for module, path in MODULES for f in architecture.form_findings(module, _tree(path))]
     assert found == []

@@ -76,6 +76,7 @@ def main(quiet: bool) -> None:
 @click.option("--mutant", multiple=True, help="Start known-wrong members (see `teeth --list`).")
 @click.option("--member-flag", multiple=True, callback=_pairs, help="name=value, of the server.")
 @click.option("--set", "extra", multiple=True, callback=_pairs, help="name=value, of the workload.")
+@click.option("--clean-up", is_flag=True, help="Delete the run's keys of an attached cluster.")
 @click.option("--keep-data", is_flag=True, help="Keep the members' data of a valid run too.")
 def run(
     workload: str,
@@ -89,6 +90,7 @@ def run(
     mutant: tuple[str, ...],
     member_flag: Mapping[str, str],
     keep_data: bool,
+    clean_up: bool,
     **rest: Any,
 ) -> None:
     """Runs a workload, breaks the cluster meanwhile, and checks everything that was answered."""
@@ -108,10 +110,20 @@ def run(
     try:
         _check_ranges(options)
         status = _run(options, endpoints or (), root, mutant, member_flag, keep_data)
+        if clean_up and endpoints:
+            asyncio.run(_clean_up(endpoints, options))
     except (RaftkvError, OSError) as error:
         click.echo(f"Error: {error}", err=True)
         status = EXIT_USAGE
     sys.exit(status)
+
+
+async def _clean_up(endpoints: Sequence[str], options: Options) -> None:
+    """Deletes the run's keys. Errors: ClientError."""
+    from raftkv.client.aio import Client
+
+    async with Client(list(endpoints), timeout=options.timeout_seconds) as client:
+        await client.delete_prefix(options.prefix)
 
 
 def _check_ranges(options: Options) -> None:
@@ -248,10 +260,12 @@ def list_names() -> None:
         click.echo(f"  {name:<14} {found.summary} (needs {', '.join(sorted(found.needs))})")
 
 
-def _add_teeth() -> None:
+def _add_commands() -> None:
+    from jepsen_lite.series import series_command
     from jepsen_lite.teeth import teeth_command
 
+    main.add_command(series_command, "series")
     main.add_command(teeth_command, "teeth")
 
 
-_add_teeth()
+_add_commands()

@@ -44,6 +44,7 @@ COMMANDS: Final = {
     "history": "history:history",
     "import": "import_:import_",
     "top": "top:top",
+    "verify": "verify:verify",
     "version": "version:version",
     "completion": "completion:completion",
 }

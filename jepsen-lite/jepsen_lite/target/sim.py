@@ -265,7 +265,7 @@ class SimTarget(Target):
         return all(node.up and node.applied_index >= target for node in nodes)
 
     async def until(self, condition: Callable[[], bool], trouble: str) -> None:
-        """Waits in virtual time. trouble: of the cluster, if it never holds. Errors: TargetError."""
+        """Waits in virtual time. trouble: what the cluster does otherwise. Errors: TargetError."""
         deadline = self.simulated.now_us + RECOVER_US
         while not condition():
             if self.simulated.now_us > deadline:

@@ -11,7 +11,7 @@ import selectors
 from collections.abc import Callable
 from contextvars import Context
 from math import ceil
-from typing import Final, TypeVarTuple, Unpack
+from typing import Final, TypeVarTuple
 
 from raftkv.errors import RaftkvError
 from raftkv.sim.world import SECOND, World
@@ -57,8 +57,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     def call_soon(
         self,
-        callback: Callable[[Unpack[Arguments]], object],
-        *args: Unpack[Arguments],
+        callback: Callable[[*Arguments], object],
+        *args: *Arguments,
         context: Context | None = None,
     ) -> asyncio.Handle:
         """As every loop's; the world stops for it."""

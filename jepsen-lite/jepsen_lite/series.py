@@ -1,0 +1,115 @@
+"""Runs one after the other: workloads and mixes of faults in turn, for as long as there is time.
+
+The plan is a table of (workload, nemeses); each run of it has a cluster of its own. The first that
+is not valid ends the series, unless it is to go on. At the end one line tells of everything.
+"""
+
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from itertools import count, cycle
+from pathlib import Path
+from random import Random
+from typing import Any, Final
+
+import click
+
+from jepsen_lite.history import HistoryError
+from jepsen_lite.store import DEFAULT_ROOT, Store
+
+MIXES: Final = (
+    ("register", "partition,kill,pause"),
+    ("append", "partition,kill,clock"),
+    ("watch", "partition,pause,slow"),
+    ("lock", "pause,partition,clock"),
+    ("bank", "kill,disk,flap"),
+    ("lease", "partition,clock,transfer"),
+    ("set", "kill-all,partition,loss"),
+    ("wr", "flap,pause,transfer"),
+    ("queue", "partition,kill,slow"),
+    ("compaction", "partition,kill,pause"),
+    ("counter", "disk,transfer,partition"),
+    ("election", "partition,pause,kill"),
+    ("unique", "loss,flap,kill"),
+    ("cache", "partition,kill,pause"),
+    ("register", "files,partition,pause"),
+)
+OVERHEAD_SECONDS: Final = 25.0  # of a run, besides its main phase
+LEAST_SECONDS: Final = 20.0
+LONG_SECONDS: Final = 600.0  # of one run in a long series
+INTERRUPTED: Final = 130
+
+
+@click.command("series")
+@click.option("--minutes", type=float, default=0.0, help="Time for all of it.")
+@click.option("--hours", type=float, default=0.0, help="Likewise; both are added.")
+@click.option("--system", default="raftkv", show_default=True, help="raftkv or etcd.")
+@click.option("--concurrency", default=20, show_default=True, help="Processes at once.")
+@click.option("--seed", type=int, default=1, show_default=True, help="Of the first run.")
+@click.option("--store", "root", type=Path, default=DEFAULT_ROOT, help="Where runs are kept.")
+@click.option("--go-on", is_flag=True, help="Go on after a run that was not valid.")
+def series_command(
+    minutes: float,
+    hours: float,
+    system: str,
+    concurrency: int,
+    seed: int,
+    root: Path,
+    go_on: bool,
+) -> None:
+    """Runs workloads and mixes of faults in turn, for minutes or hours."""
+    seconds = 60 * minutes + 3600 * hours
+    if seconds <= 0:
+        raise click.UsageError("say --minutes or --hours")
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(INTERRUPTED))
+    total: Counter[str] = Counter()
+    ends_at = time.monotonic() + seconds
+    each = max(LEAST_SECONDS, min(seconds / len(MIXES) - OVERHEAD_SECONDS, LONG_SECONDS))
+    status = 0
+    for number, (workload, nemeses) in zip(count(seed), _mixes(seed), strict=False):
+        left = ends_at - time.monotonic() - OVERHEAD_SECONDS
+        if left < min(LEAST_SECONDS, each) / 2 and total["runs"]:
+            break
+        command = [
+            *(sys.executable, "-m", "jepsen_lite", "run", "--workload", workload),
+            *("--nemesis", nemeses, "--time", f"{min(each, max(left, 10.0)):.0f}"),
+            *("--seed", str(number), "--system", system, "--store", str(root)),
+            *("--concurrency", str(concurrency)),
+        ]
+        click.echo(f"--- {workload}, {nemeses}, seed {number}")
+        ended = subprocess.run(command, check=False).returncode
+        total["runs"] += 1
+        _count(total, root)
+        status = max(status, ended)
+        if ended == INTERRUPTED or (ended and not go_on):
+            break
+    told = ", ".join(f"{name} {number}" for name, number in total.items())
+    click.echo(f"{'valid' if status == 0 else 'NOT valid'}: {told}")
+    sys.exit(status)
+
+
+def _mixes(seed: int) -> Iterator[tuple[str, str]]:
+    """The table in its order, then shuffled again and again."""
+    yield from MIXES
+    random = Random(seed)
+    for _ in cycle([None]):
+        yield from random.sample(MIXES, len(MIXES))
+
+
+def _count(total: Counter[str], root: Path) -> None:
+    """Adds what the newest run did."""
+    try:
+        newest = max(path for path in root.iterdir() if (path / "run.json").exists())
+        run: dict[str, Any] = Store(newest).read_run()
+    except (ValueError, OSError, HistoryError):
+        return
+    verdicts = run.get("verdicts", {})
+    facts = verdicts.get("floors", {}).get("facts", {})
+    total["operations"] += int(facts.get("operations", 0))
+    total["faults"] += int(facts.get("faults", 0))
+    total["events"] += int(facts.get("events of the store", 0))
+    total["anomalies"] += sum(len(one["anomalies"]) for one in verdicts.values())
+    total["undecided"] += sum(bool(one["undecided"]) for one in verdicts.values())

@@ -1,0 +1,58 @@
+"""`raftctl verify`: does this cluster keep its promises, now?
+
+The short form of `jepsen-lite run`, which it starts as another process: some workloads against the
+endpoints, one after the other, without faults; every answer is checked. All keys are under one
+prefix, which must be empty; they are deleted at the end. Exit code: 0 if everything was right,
+1 if something was wrong, jepsen-lite's own otherwise.
+"""
+
+import secrets
+import subprocess
+import sys
+from importlib.util import find_spec
+from typing import Final
+
+import click
+
+from raftkv.cli.ctl import CtlCommand, Session
+from raftkv.cli.exits import BAD_ARGUMENTS, BAD_FEATURE, CtlError
+
+WORKLOADS: Final = "register,append,set"
+MODULE: Final = "jepsen_lite"
+
+
+@click.command("verify", cls=CtlCommand)
+@click.option("--workload", default=WORKLOADS, help=f"Names joined by commas. [{WORKLOADS}]")
+@click.option("--time", "seconds", type=float, default=10.0, help="Seconds for each. [10]")
+@click.option("--rate", type=float, default=100.0, help="Operations a second; 0: no limit. [100]")
+@click.option("--store", default="jepsen-results", help="Directory for reports.")
+@click.argument("args", nargs=-1, metavar="")
+@click.pass_obj
+def verify(
+    session: Session,
+    /,
+    args: tuple[str, ...],
+    workload: str,
+    seconds: float,
+    rate: float,
+    store: str,
+) -> int:
+    """Check the cluster's answers under load."""
+    if args:
+        raise CtlError("verify takes no arguments", BAD_ARGUMENTS)
+    target = session.target
+    secure = target.secure or any(one.startswith("https") for one in target.endpoints)
+    if secure or target.ca_file or target.cert_file or target.user:
+        raise CtlError("verify speaks neither TLS nor as a user", BAD_FEATURE)
+    if find_spec(MODULE) is None:
+        raise CtlError(f"verify needs the package {MODULE}, which is not installed", BAD_FEATURE)
+    worst = 0
+    for name in filter(None, (word.strip() for word in workload.split(","))):
+        prefix = f"raftctl-verify-{secrets.token_hex(6)}/"
+        command = [
+            *(sys.executable, "-m", MODULE, "run", "--workload", name),
+            *("--time", f"{seconds:g}", "--rate", f"{rate:g}", "--store", store),
+            *("--endpoints", ",".join(target.endpoints), "--prefix", prefix),
+        ]
+        worst = max(worst, subprocess.run([*command, "--clean-up"], check=False).returncode)
+    return worst
