@@ -129,10 +129,8 @@ TEETH: Final = _teeth()
 _REAL: Final[Mapping[str, tuple[str, str]]] = {
     "answer before commit": ("register", "kill,partition"),
     "commit without a majority": ("register", "partition,kill"),
-    "read without a round": ("register", "partition,pause"),
-    "read by a quorum that was checked before": ("register", "pause,partition"),
-    "skip an entry that is unknown": ("lease", "kill"),
-    "take the revision from the rows that are left": ("lease", "kill-all,kill"),
+    "skip an entry that is unknown": ("queue", "kill"),
+    "take the revision from the rows that are left": ("queue", "kill-all,kill"),
     "repeat undecided writes": ("append", "partition,kill"),
     "split a revision": ("watch", "kill"),
     "lose events at a full sink": ("watch", "pause"),

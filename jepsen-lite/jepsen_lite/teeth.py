@@ -12,6 +12,7 @@ Every hunt is a process of its own, so that a patch ends with it and a late one 
 import itertools
 import multiprocessing
 import random
+import signal
 import subprocess
 import sys
 import tempfile
@@ -20,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkProcess
-from typing import Final
+from typing import Final, NoReturn
 
 import click
 
@@ -30,8 +31,10 @@ from jepsen_lite.target.process import environment
 from raftkv.sim.hunting import hunt
 
 RUN_SECONDS: Final = 25
+SNAPSHOT_COUNT: Final = 200  # checkpoints and received states in a run so short
 GRACE_SECONDS: Final = 10.0
 EXIT_INVALID: Final = 1
+EXIT_TERMINATED: Final = 143
 WORDS: Final = 90  # of what noticed it, in the table
 
 
@@ -79,6 +82,7 @@ def _whole_run(tooth: Tooth, seed: int, seconds: float) -> "subprocess.Completed
             [
                 *(sys.executable, "-m", "jepsen_lite", "run", f"--mutant={tooth.name}"),
                 *(f"--workload={tooth.workload}", f"--nemesis={tooth.nemeses}"),
+                f"--member-flag=snapshot-count={SNAPSHOT_COUNT}",
                 *(f"--time={RUN_SECONDS}", f"--seed={seed}", f"--store={directory}"),
             ],
             env=dict(environment()),
@@ -122,13 +126,11 @@ def bites(teeth: Iterable[Tooth], processes: int, budget_seconds: float) -> Iter
                 grace = GRACE_SECONDS if tooth.found_by == RUN else 0.0  # it ends by itself
                 if time.monotonic() - began > budget_seconds + grace:
                     del hunting[reader]
-                    process.kill()
-                    process.join()
+                    _end(process)
                     yield Bite(tooth, "", 0, time.monotonic() - began)
     finally:
         for _, process, _ in hunting.values():
-            process.kill()
-            process.join()
+            _end(process)
 
 
 def _begin(tooth: Tooth, budget_seconds: float) -> tuple[Connection, ForkProcess]:
@@ -140,7 +142,21 @@ def _begin(tooth: Tooth, budget_seconds: float) -> tuple[Connection, ForkProcess
     return reader, process
 
 
+def _end(process: ForkProcess) -> None:
+    """Ends a hunt, and what it has started."""
+    process.terminate()
+    process.join(GRACE_SECONDS)
+    if process.is_alive():
+        process.kill()
+        process.join()
+
+
+def _leave(*_: object) -> NoReturn:
+    sys.exit(EXIT_TERMINATED)
+
+
 def _hunt(tooth: Tooth, budget_seconds: float, writer: Connection) -> None:
+    signal.signal(signal.SIGTERM, _leave)
     writer.send(bite(tooth, budget_seconds))
     writer.close()
 
@@ -236,6 +252,7 @@ def teeth_command(
         for tooth in chosen:
             click.echo(f"{tooth.name:62} {tooth.catalogue:10} {tooth.etcd:13} {tooth.found_by}")
         return
+    signal.signal(signal.SIGTERM, _leave)  # hunts end with this process
     survivors = run_teeth(
         chosen, processes=max(processes, 1), budget_seconds=budget, echo=click.echo
     )

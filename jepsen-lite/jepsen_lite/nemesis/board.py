@@ -2,7 +2,8 @@
 
 Two nemeses may want the same member down, or the same link cut. Each notes here what it wants,
 under its own name, and takes it back under that name; what the target is told is what all of them
-want together. So one that ends leaves the faults of the others as they are.
+want together. So one that ends leaves the faults of the others as they are. (All links are open for a
+moment while their faults are put together anew: what was held passes then.)
 
 A member that was damaged (its disk lied, its directory was changed or lost) may have forgotten
 what it promised. The cluster survives that of a minority at a time; so the next one is damaged
