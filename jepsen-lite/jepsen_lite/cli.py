@@ -261,9 +261,13 @@ def list_names() -> None:
 
 
 def _add_commands() -> None:
+    from jepsen_lite.crash_points import crash_points
+    from jepsen_lite.matrix_report import matrix_command
     from jepsen_lite.series import series_command
     from jepsen_lite.teeth import teeth_command
 
+    main.add_command(crash_points, "crash-points")
+    main.add_command(matrix_command, "matrix")
     main.add_command(series_command, "series")
     main.add_command(teeth_command, "teeth")
 

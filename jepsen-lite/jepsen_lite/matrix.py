@@ -99,7 +99,7 @@ async def prepare(directory: Path, lagging: bool, random: Random) -> Scene:
 
 
 def _as_wanted(found: Mapping[str, Any], lagging: bool) -> bool:
-    """Each entry is in a batch of its own in the raw files, none in the state; the mark as asked."""
+    """Each entry is in a batch of its own of the raw files, none in the state; the mark fits."""
     first, last = found["last_index"] - ENTRIES + 1, found["last_index"]
     marked = found["marked_index"] < first if lagging else found["marked_index"] == last
     batches = found["batches"]

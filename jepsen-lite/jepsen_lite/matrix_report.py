@@ -92,8 +92,8 @@ def page(variants: Sequence[Variant]) -> str:
         "The row *although each entry has a good copy* is that gap.",
         "",
         "An entry that was seen to be lost counts as a wrong answer. With the mark up to date,",
-        "there must be none. While the mark lags (at most a second behind the last write) rot of exactly",
-        "the newest batch cannot be told from a torn write that nobody acknowledged; one member",
+        "there must be none. While the mark lags (at most a second behind the last write) rot of",
+        "exactly the newest batch cannot be told from a torn write that nobody acknowledged; one member",
         "that takes it so gets the entry back from the others, two of them may outvote the third.",
     ]
     for variant in variants:
