@@ -89,6 +89,7 @@ class Run:
         self._clock = clock
         self._command = list(command)
         self._began_ns = clock()
+        self._started_at = time.strftime("%Y-%m-%d %H:%M:%S %z")
         self._journal: Journal | None = None
         self._follower: Follower | None = None
         self._interpreter: Interpreter[Session] | None = None
@@ -109,6 +110,12 @@ class Run:
         elif self._task is not None:
             self._task.cancel()
 
+    def abandon(self, why: str) -> None:
+        """The cluster itself cannot go on: what there is by now is kept, with the reason."""
+        self.final["unrecovered"] = why
+        self._close_files()
+        self._write()
+
     # --- the phases ---------------------------------------------------------------
 
     async def execute(self) -> None:
@@ -118,8 +125,8 @@ class Run:
         was interrupted before it had begun, or twice; what is a bug.
         """
         self._task = asyncio.current_task()
-        started = time.strftime("%Y-%m-%d %H:%M:%S %z")
-        self._write(started)
+        self._write()
+        self._journal = Journal(self._store.history)
         try:
             await self._set_up()
             self._started = True
@@ -128,11 +135,12 @@ class Run:
                 await self._gather()
             finally:
                 self._close_files()
-                self._write(started)
+                self._write()
         finally:
+            self._close_files()
             await asyncio.shield(self._target.stop())
 
-    def _write(self, started: str) -> None:
+    def _write(self) -> None:
         self.final["interrupted"] = self.interrupted
         kinds = {f: one.name for f, one in self._by_f.items()}
         self._store.write_run(
@@ -140,7 +148,7 @@ class Run:
                 "options": self.options.to_json(),
                 "versions": versions(self.options),
                 "command": self._command,
-                "started": started,
+                "started": self._started_at,
                 "seconds": (self._clock() - self._began_ns) / 1e9,
                 "kinds": kinds,
                 "final": self.final,
@@ -167,7 +175,6 @@ class Run:
         self.final["first_revision"] = first
         if self._workload.compacts:
             self._follower.begin()
-        self._journal = Journal(self._store.history)
 
     def _log_prefix(self) -> str:
         """All of a cluster of one's own; only the run's keys of somebody else's."""

@@ -1,6 +1,6 @@
 """A run that did nothing is green, so every run has floors; under any of them it has failed.
 
-operations      at least `LEAST_PER_SECOND` a second, or a third of the rate that was asked for
+operations      at least `LEAST_PER_SECOND` a second, or a tenth of the rate that was asked for
 success         of the calls outside fault windows (and `SETTLE_SECONDS` behind each) at least the
                 workload's `least_success`; where faults leave too few, a tenth of all calls
 events          the store's log was gathered, and has at least some
@@ -15,7 +15,7 @@ from jepsen_lite.checker.base import Anomaly, Evidence, Fact, Verdict, Window
 from jepsen_lite.history import Call, HistoryError
 
 LEAST_PER_SECOND: Final = 2.0
-SHARE_OF_RATE: Final = 1 / 3
+SHARE_OF_RATE: Final = 0.1
 LEAST_SHARE: Final = 0.1
 LEAST_EVENTS: Final = 5
 LEAST_CALLS: Final = 20

@@ -17,6 +17,7 @@ from typing import Any, Final, TypeVar, cast
 from google.protobuf.message import Message
 
 from jepsen_lite.session import Session
+from jepsen_lite.storelog import encoded
 from jepsen_lite.target.base import Target, TargetError
 from raftkv.client.aio.pages import Pages
 from raftkv.client.errors import ClientError, NotConnected, OutcomeUnknown, TimedOut, Unsupported
@@ -46,6 +47,7 @@ WRITES: Final[Mapping[str, int]] = {
     "/etcdserverpb.KV/Compact": COMMANDS[Compact],
 }
 PAUSE_SECONDS: Final = 0.05  # between two attempts
+LOOK_SECONDS: Final = 0.1
 RECOVER_US: Final = 120 * SECOND
 TIMING: Final = Timing(snapshot_count=500, catch_up_entries=100)
 
@@ -183,11 +185,19 @@ class SimClient(Session):
 
 
 class _Tap:
-    """Takes all events of a hub (raftkv.sim.hub.Outlet)."""
+    """Takes all events of one member's hub (raftkv.sim.hub.Outlet) behind revision `last`.
 
-    def __init__(self) -> None:
+    compacted: history before it is gone. alive: the hub is there, and goes on telling.
+    """
+
+    def __init__(self, node: Node, last: int) -> None:
         self.rows: list[list[Any]] = []
-        self.last = 0
+        self.last = last
+        self.compacted = 0
+        self.alive = True
+        self._node = node
+        self._watcher = Watcher(self, 1, b"\0", b"\0", last + 1)
+        node.hub.add(self._watcher, self)
 
     def deliver(self, watcher: Watcher, first: int, last: int, events: Batch) -> None:
         """See Sink."""
@@ -196,9 +206,8 @@ class _Tap:
             kv = event.kv
             value = None if event.deleted else kv.value.decode("utf-8", "backslashreplace")
             key = kv.key.decode("utf-8", "backslashreplace")
-            self.rows.append(
-                [kv.mod_revision, key, value, kv.version, kv.create_revision, kv.lease]
-            )
+            row = [kv.mod_revision, key, value, kv.version, kv.create_revision, kv.lease]
+            self.rows.append(row)
             self.last = kv.mod_revision
 
     def full(self) -> bool:
@@ -207,13 +216,22 @@ class _Tap:
 
     def cancelled(self, watcher: Watcher, compact_revision: int) -> None:
         """See Sink."""
-        raise TargetError(f"the simulated store is compacted up to {compact_revision}")
+        self.compacted, self.alive = compact_revision, False
+        self.last = max(self.last, compact_revision - 1)
 
     def synced(self, watcher: Watcher, revision: int) -> None:
         """See Sink."""
 
     def lost(self) -> None:
         """See Outlet."""
+        self.alive = False
+
+    def close(self) -> None:
+        """Takes no more."""
+        if self.alive:
+            self.alive = False
+            self._node.hub.remove(self._watcher, self)
+            self._node.hub.close(self)
 
 
 class SimTarget(Target):
@@ -290,31 +308,53 @@ class SimTarget(Target):
 
 
 class SimFollower:
-    """Reads what a simulated store did (as `storelog.StoreFollower`)."""
+    """Reads what a simulated store did (as `storelog.StoreFollower`), whole revisions at a time."""
 
     def __init__(self, target: SimTarget, first: int, path: Path) -> None:
         self._target = target
-        self._first = first
+        self._first = self._last = first
+        self._compacted = 0
         self._path = path
+        self._rows: list[list[Any]] = []
+        self._tap: _Tap | None = None
+        self._task: asyncio.Task[None] | None = None
 
     def begin(self) -> None:
-        """The history is read at the end."""
+        """Follows from now on, beside the run."""
+        self._task = asyncio.get_running_loop().create_task(self._follow())
+
+    async def _follow(self) -> None:
+        while True:
+            self._look()
+            await asyncio.sleep(LOOK_SECONDS)
+
+    def _look(self) -> None:
+        """Takes what has come, and another member where the last one is gone."""
+        tap = self._tap
+        if tap is not None:
+            self._rows += tap.rows
+            self._last, self._compacted = tap.last, max(self._compacted, tap.compacted)
+            tap.rows = []
+        if tap is None or not tap.alive:
+            up = [node for node in self._target.cluster.nodes.values() if node.up]
+            self._tap = _Tap(up[0], self._last) if up else None
 
     async def finish(self, last: int) -> None:
         """Errors: TargetError."""
-        from jepsen_lite.storelog import encoded
+        self.close()
 
-        cluster, tap = self._target.cluster, _Tap()
-        node = cluster.nodes[cluster.goal[0]]
-        watcher = Watcher(tap, 1, b"\0", b"\0", self._first + 1)
-        node.hub.add(watcher, tap)
-        await self._target.until(
-            lambda: not tap.rows or tap.last >= last, "does not tell its history"
-        )
-        await asyncio.sleep(1.0)
-        lines = [encoded({"first": self._first}), *map(encoded, tap.rows)]
-        lines.append(encoded({"last": last, "compacted": 0}))
+        def told() -> bool:
+            self._look()
+            return self._last >= last
+
+        await self._target.until(told, "does not tell its history")
+        if self._tap is not None:
+            self._tap.close()
+        lines = [encoded({"first": self._first}), *map(encoded, self._rows)]
+        lines.append(encoded({"last": last, "compacted": self._compacted}))
         self._path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
     def close(self) -> None:
-        """There is nothing to give up."""
+        """Follows no more."""
+        if self._task is not None:
+            self._task.cancel()

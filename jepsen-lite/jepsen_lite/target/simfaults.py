@@ -1,5 +1,6 @@
 """The simulator's faults as nemeses, and a whole run in virtual time."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from random import Random
@@ -19,6 +20,7 @@ from jepsen_lite.target.virtual import VirtualLoop
 from jepsen_lite.workload.options import Options
 from raftkv.sim.faults import KINDS, Undo
 from raftkv.sim.hunting import applied
+from raftkv.sim.invariants import InvariantBroken
 from raftkv.sim.world import World
 
 # A nemesis's name -> the simulator's kinds that it stands for.
@@ -129,6 +131,18 @@ def run_simulated(
         loop = VirtualLoop(world)
         try:
             loop.run_until_complete(run.execute())
+        except InvariantBroken as error:
+            _end_tasks(loop)
+            run.abandon(f"a rule of consensus was broken: {error}")
         finally:
             loop.close()
     return run
+
+
+def _end_tasks(loop: VirtualLoop) -> None:
+    """Ends what still runs above a world that is broken."""
+    loop.freeze()
+    tasks = asyncio.all_tasks(loop)
+    for task in tasks:
+        task.cancel()
+    loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))

@@ -31,11 +31,15 @@ class _WorldSelector(selectors.SelectSelector):
         super().__init__()
         self._world = world
         self.stirred = False
+        self.frozen = False
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         """Runs events for so many virtual seconds at most, or until the loop has work."""
         world = self._world
         until_us = None if timeout is None else world.now_us + ceil(max(timeout, 0.0) * SECOND)
+        if self.frozen and until_us is not None:
+            world.now_us = until_us
+            return []
         self.stirred = False
         done = world.run_while(lambda: not self.stirred, _FAR_US if until_us is None else until_us)
         if until_us is None and not done:
@@ -54,6 +58,10 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         """Virtual seconds."""
         return self._world.now_us / SECOND
+
+    def freeze(self) -> None:
+        """The world stands still from now on, because it is broken; only time goes by."""
+        self._waiter.frozen = True
 
     def call_soon(
         self,

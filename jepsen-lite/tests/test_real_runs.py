@@ -1,0 +1,189 @@
+"""Whole runs from the command line, against real processes; nothing may be left of them."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from raftkv.testing import Cluster
+
+HERE = Path(__file__).resolve().parent.parent
+DIRECTORY = HERE.name
+
+
+def jepsen(*words: str, timeout: float = 110.0) -> subprocess.CompletedProcess[str]:
+    """`python jepsen-lite ...`, as from a checkout."""
+    return subprocess.run(
+        [sys.executable, DIRECTORY, *words],
+        cwd=HERE.parent,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+def the_run(root: Path) -> tuple[Path, dict[str, Any]]:
+    (path,) = root.iterdir()
+    run: dict[str, Any] = json.loads((path / "run.json").read_text())
+    assert (path / "report.html").stat().st_size > 1000
+    return path, run
+
+
+def left_behind(root: Path) -> list[str]:
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        words = " ".join(process.info["cmdline"] or ())
+        if str(root) in words and process.status() != psutil.STATUS_ZOMBIE:
+            found.append(words)
+    return found
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Iterator[Path]:
+    yield tmp_path / "runs"
+    assert left_behind(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (("-w", "nope"), "no workload 'nope'; there are: append"),
+        (("-n", "nope"), "no nemesis 'nope'; there are: clock"),
+        (("--system", "nope"), "no system 'nope'; there are: etcd, raftkv"),
+        (("--system", "etcd", "-n", "disk"), "possible here: flap, kill"),
+        (("--system", "etcd", "--mutant", "forget-the-vote"), "etcd runs as it is"),
+        (("--endpoints", "127.0.0.1:1"), "no cluster answers at 127.0.0.1:1"),
+        (("--endpoints", "127.0.0.1:1", "-n", "kill"), "possible here: none"),
+        (("--keys", "0"), "at least 1"),
+        (("--time", "0"), "above 0"),
+        (("--set", "x"), "not name=value"),
+    ],
+)
+def test_bad_input_is_one_clear_sentence(words: tuple[str, ...], text: str, root: Path) -> None:
+    ended = jepsen("run", *words, "--store", str(root))
+    assert ended.returncode == 2
+    assert text in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert not root.exists() or len(list(root.iterdir())) <= 1
+
+
+def test_list_names_workloads_and_nemeses() -> None:
+    ended = jepsen("list")
+    assert ended.returncode == 0
+    assert re.search(r"register +read, write", ended.stdout)
+    assert re.search(r"partition +.*needs network", ended.stdout)
+
+
+def test_a_cluster_that_runs_is_checked_and_left_as_it_was(root: Path) -> None:
+    with Cluster(1) as cluster:
+        common = ("run", "--endpoints", cluster.endpoint, "--time", "3", "--store", str(root))
+        ended = jepsen(*common, "--clean-up")
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+        _, run = the_run(root)
+        assert run["valid"]
+        assert run["options"]["world"] == "attach"
+        again = jepsen(*common[:-1], str(root.parent / "again"))
+        assert again.returncode == 0, again.stdout + again.stderr
+        refused = jepsen(*common)
+        assert refused.returncode == 2
+        assert "the cluster is not empty" in refused.stderr
+        assert "--prefix" in refused.stderr
+
+
+def test_raftctl_verify_is_the_short_form(tmp_path: Path) -> None:
+    with Cluster(1) as cluster:
+        ended = subprocess.run(
+            [
+                *(sys.executable, "-m", "raftkv.cli.ctl", "--endpoints", cluster.endpoint),
+                *("verify", "--workload", "set", "--time", "2", "--store", str(tmp_path / "v")),
+            ],
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=False,
+            cwd=HERE.parent,
+            env={**os.environ, "PYTHONPATH": f"{HERE.parent}{os.pathsep}{HERE}"},
+        )
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+        assert "Everything is valid" in ended.stdout
+        assert the_run(tmp_path / "v")[1]["valid"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(200)
+def test_an_interrupted_run_heals_stops_what_it_started_and_writes_what_there_is(
+    root: Path,
+) -> None:
+    command = ("run", "-w", "register", "-n", "partition,kill", "--time", "600")
+    process = subprocess.Popen(
+        [sys.executable, DIRECTORY, *command, "--store", str(root)],
+        cwd=HERE.parent,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    )
+    assert process.stderr is not None
+    try:
+        for line in process.stderr:
+            if line.startswith("running"):
+                break
+        deadline = time.monotonic() + 60
+        while not any(path.stat().st_size > 100_000 for path in root.glob("*/history.jsonl")):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        told = process.stderr.read()
+        assert process.wait(120) == 130
+    finally:
+        process.kill()
+        process.wait()
+        process.stderr.close()
+    assert "interrupted" in told
+    assert "healing" in told
+    _, run = the_run(root)
+    assert run["final"]["interrupted"]
+    assert len(run["final"]["members"]) == 3
+    assert not run["valid"]
+    assert run["verdicts"]["witness"]["valid"]
+    assert run["verdicts"]["floors"]["undecided"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_ninety_seconds_of_real_processes_and_three_kinds_of_faults_at_once(root: Path) -> None:
+    words = ("-w", "register", "-n", "partition,kill,pause,clock", "--time", "90", "--seed", "7")
+    ended = jepsen("run", *words, "--store", str(root), timeout=280)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    path, run = the_run(root)
+    facts = run["verdicts"]["floors"]["facts"]
+    assert facts["operations"] > 1000
+    assert all(facts[f"faults: {kind}"] > 0 for kind in ("partition", "kill", "pause", "clock"))
+    assert run["verdicts"]["hashes"]["facts"]["compared"] == 3
+    again = jepsen("check", str(path))
+    assert again.returncode == 0, again.stdout + again.stderr
+    history = path / "history.jsonl"
+    history.write_bytes(history.read_bytes()[:-7])
+    cut = jepsen("check", str(path))
+    assert cut.returncode == 2
+    assert "--partial" in cut.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(200)
+def test_real_etcd_is_run_broken_and_checked_likewise(root: Path) -> None:
+    words = ("--system", "etcd", "-w", "append", "-n", "partition,kill,pause", "--time", "20")
+    ended = jepsen("run", *words, "--store", str(root), timeout=180)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    _, run = the_run(root)
+    assert run["verdicts"]["hashes"]["facts"]["compared"] == 3
+    assert run["verdicts"]["floors"]["facts"]["faults"] >= 3
