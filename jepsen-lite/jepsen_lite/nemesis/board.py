@@ -39,6 +39,7 @@ class Board:
     def __init__(self, target: Target) -> None:
         self._target = target
         self._links: dict[str, Links] = {}
+        self._applying = asyncio.Lock()
         self._down: dict[str, frozenset[int]] = {}
         self._paused: dict[str, frozenset[int]] = {}
         self._damaged: dict[int, str] = {}  # by whom
@@ -54,14 +55,15 @@ class Board:
             del self._links[owner]
         else:
             self._links[owner] = wish
-        await asyncio.to_thread(self._apply_links)
+        async with self._applying:  # those that flap change links by themselves
+            await asyncio.to_thread(self._apply_links, tuple(self._links.values()))
 
-    def _apply_links(self) -> None:
+    def _apply_links(self, wishes: tuple[Links, ...]) -> None:
         network = self._target.network
         network.heal()
         delays: dict[Pair, float] = {}
         losses: dict[Pair, float] = {}
-        for wish in self._links.values():
+        for wish in wishes:
             for pair in sorted(wish.cut):
                 network.cut([pair[0]], [pair[1]])
             for pair, seconds in wish.delay_seconds.items():

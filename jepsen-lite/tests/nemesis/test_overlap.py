@@ -1,6 +1,7 @@
 """Nemeses overlap: each undoes its own faults, however often, and leaves the others'."""
 
 import asyncio
+import time
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -11,7 +12,7 @@ from jepsen_lite.generator import Context
 from jepsen_lite.history import NEMESIS, Op
 from jepsen_lite.nemesis import NEMESES, damage, nemesis_class
 from jepsen_lite.nemesis.base import Nemesis
-from jepsen_lite.nemesis.board import board_of
+from jepsen_lite.nemesis.board import Links, board_of
 from jepsen_lite.nemesis.files import Files
 from jepsen_lite.registry import UnknownName
 from jepsen_lite.target.base import TargetError
@@ -27,6 +28,30 @@ async def _set_up(target: FakeTarget, *names: str) -> list[Nemesis]:
     for nemesis in found:
         await nemesis.setup(target)
     return found
+
+
+def test_wishes_that_come_at_once_are_carried_out_one_after_the_other() -> None:
+    """A flapping nemesis changes links while another one does."""
+
+    async def scenario() -> None:
+        target = FakeTarget(3)
+        board = board_of(target)
+        inside: list[str] = []
+
+        def heal() -> None:
+            inside.append("in")
+            assert inside == ["in"], "two at once"
+            time.sleep(0.01)
+            inside.clear()
+
+        target.links.heal = heal  # type: ignore[method-assign]
+        wishes = [Links(cut=frozenset({(0, 1)})), Links(cut=frozenset({(1, 2)})), None]
+        await asyncio.gather(
+            *(board.links(f"{place % 3}", wishes[place % 3]) for place in range(12)),
+        )
+        assert target.links.cuts == {(0, 1), (1, 2)}
+
+    asyncio.run(scenario())
 
 
 def test_who_ends_leaves_the_links_that_others_cut() -> None:
