@@ -93,7 +93,7 @@ def page(variants: Sequence[Variant]) -> str:
         "",
         "An entry that was seen to be lost counts as a wrong answer. With the mark up to date,",
         "there must be none. While the mark lags (at most a second behind the last write) rot of",
-        "exactly the newest batch cannot be told from a torn write that nobody acknowledged; one member",
+        "exactly the newest batch looks like a torn write that nobody acknowledged; one member",
         "that takes it so gets the entry back from the others, two of them may outvote the third.",
     ]
     for variant in variants:

@@ -4,6 +4,7 @@ import pytest
 
 from jepsen_lite.crash_points import kind_of, points_of, run_points
 from raftkv.sim.cuts import AFTER, BEFORE, KILLED, MODES, MUTANTS, TORN, run_cut
+from raftkv.sim.hunting import applied
 
 SAMPLE_STEP = {1: 31, 3: 37}
 
@@ -47,11 +48,26 @@ def test_each_way_to_cut_an_operation_takes_what_it_says() -> None:
         assert result.counts["restarts"] == 3
 
 
+def test_a_missing_sync_that_the_next_checkpoint_makes_up_for_is_found_only_by_a_cut() -> None:
+    """D16, D17: a received state becomes the current one before its rows are durable."""
+    name = "a received state is not synced"
+    with applied(MUTANTS[name]):
+        base = points_of(3)
+    assert not base.failure
+    assert base.installed == 1
+    made = base.calls.index("mkdir member/state-2")
+    reset = base.calls.index("commit log", made)
+    found = [
+        bool(result.failure) for result in run_points(3, [made, reset + 3], (BEFORE,), mutant=name)
+    ]
+    assert found == [False, True]
+
+
 @pytest.mark.parametrize("mutant", sorted(MUTANTS))
 def test_a_missing_sync_is_found(mutant: str) -> None:
     """D18."""
-    for nodes in (1, 3):
-        points = range(2, len(points_of(nodes).calls), 23)
+    for nodes in (3, 1):
+        points = range(2, len(points_of(nodes).calls), 21)
         for result in run_points(nodes, points, (BEFORE, AFTER), mutant=mutant):
             if result.failure:
                 return

@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any, Final
 
+from raftkv.raft.types import SnapshotMeta
 from raftkv.sim.clients import PASSER_BY, Load
 from raftkv.sim.cluster import ADMINISTRATION_US, Timing
 from raftkv.sim.hunting import Mutant
@@ -36,6 +37,7 @@ from raftkv.sim.run import Profile, Run, Summary
 from raftkv.sim.world import MILLISECOND, SECOND, World
 from raftkv.storage.memory import MemoryBackend, MemoryDisk, MemorySegment, MemoryShelf
 from raftkv.storage.memory_disk import MemoryHandle
+from raftkv.storage.recovery import DataDirectory
 
 BEFORE: Final = "before"
 AFTER: Final = "after"
@@ -235,6 +237,21 @@ def _state_not_synced(self: MemoryBackend) -> None:
     self._disk.changing("sync state")
 
 
+_switch_state = DataDirectory.switch_state
+
+
+def _received_state_not_synced(
+    self: DataDirectory, state: MemoryBackend, snapshot: SnapshotMeta
+) -> None:
+    """The next checkpoint makes up for it: only a cut before that shows it."""
+    sync = state.sync
+    state.sync = lambda: None  # type: ignore[method-assign]
+    try:
+        _switch_state(self, state, snapshot)
+    finally:
+        state.sync = sync  # type: ignore[method-assign]
+
+
 MUTANTS: Final = {
     one.name: one
     for one in (
@@ -245,6 +262,11 @@ MUTANTS: Final = {
             (),
         ),
         Mutant("the log is not synced", ((MemorySegment, "commit", _log_not_synced),), ()),
+        Mutant(
+            "a received state is not synced",
+            ((DataDirectory, "switch_state", _received_state_not_synced),),
+            (),
+        ),
         Mutant("the state is not synced", ((MemoryBackend, "sync", _state_not_synced),), ()),
     )
 }
