@@ -2,8 +2,8 @@
 
 Two nemeses may want the same member down, or the same link cut. Each notes here what it wants,
 under its own name, and takes it back under that name; what the target is told is what all of them
-want together. So one that ends leaves the faults of the others as they are. (All links are open for a
-moment while their faults are put together anew: what was held passes then.)
+want together. So one that ends leaves the faults of the others as they are. (All links are open
+for a moment while their faults are put together anew: what was held passes then.)
 
 A member that was damaged (its disk lied, its directory was changed or lost) may have forgotten
 what it promised. The cluster survives that of a minority at a time; so the next one is damaged
@@ -55,6 +55,9 @@ class Board:
             del self._links[owner]
         else:
             self._links[owner] = wish
+        await self._apply()
+
+    async def _apply(self) -> None:
         async with self._applying:  # those that flap change links by themselves
             await asyncio.to_thread(self._apply_links, tuple(self._links.values()))
 
@@ -79,7 +82,7 @@ class Board:
         """Takes back what everybody wants, when the faults of a run are over."""
         if self._links:
             self._links.clear()
-            await asyncio.to_thread(self._apply_links)
+            await self._apply()
         for owner in list(self._paused):
             await self.let_go_on(owner)
         for owner in list(self._down):
