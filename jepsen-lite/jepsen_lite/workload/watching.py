@@ -6,6 +6,7 @@ that comes is written down until the time is over, the stream breaks or the serv
 them all. An answer to a question for progress is every watch's of the stream.
 """
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -18,6 +19,7 @@ from raftkv.client.lifetime import now
 from raftkv.pb import kv_pb2, rpc_pb2
 
 WATCH: Final = "/etcdserverpb.Watch/Watch"
+RETRY_SECONDS: Final = 0.1  # after a stream that came to nothing
 CANCEL_SECONDS: Final = 0.5  # for the answer to a cancel
 PROGRESS_SECONDS: Final = 0.15  # between questions for progress
 
@@ -199,6 +201,7 @@ async def record(
         await stream.close()
     if not first.created:
         connection.broken(place)  # the next one is opened elsewhere
+        await asyncio.sleep(RETRY_SECONDS)
         raise Unavailable(tape.trouble or "not confirmed in time")
     connection.healthy(place)
     confirmed = [one for one in tape.recordings if one.created]
