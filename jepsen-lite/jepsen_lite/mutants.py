@@ -129,12 +129,9 @@ TEETH: Final = _teeth()
 _REAL: Final[Mapping[str, tuple[str, str]]] = {
     "answer before commit": ("register", "kill,partition"),
     "commit without a majority": ("register", "partition,kill"),
-    "skip an entry that is unknown": ("queue", "kill"),
+    "skip an entry that is unknown": ("watch", "kill"),
     "take the revision from the rows that are left": ("queue", "kill-all,kill"),
-    "repeat undecided writes": ("append", "partition,kill"),
     "split a revision": ("watch", "kill"),
-    "lose events at a full sink": ("watch", "pause"),
-    "expire without the term fence": ("lease", "pause,transfer"),
 }
 
 REAL: Final = tuple(
