@@ -1,7 +1,8 @@
 """Runs one after the other: workloads and mixes of faults in turn, for as long as there is time.
 
 The plan is a table of (workload, nemeses); each run of it has a cluster of its own. The first that
-is not valid ends the series, unless it is to go on. At the end one line tells of everything.
+is not valid ends the series, unless it is to go on; one that could not be made at all always does.
+At the end one line tells of everything.
 """
 
 import signal
@@ -19,6 +20,7 @@ import click
 
 from jepsen_lite.history import HistoryError
 from jepsen_lite.store import DEFAULT_ROOT, Store
+from jepsen_lite.target.process import environment
 
 MIXES: Final = (
     ("register", "partition,kill,pause"),
@@ -40,6 +42,7 @@ MIXES: Final = (
 OVERHEAD_SECONDS: Final = 25.0  # of a run, besides its main phase
 LEAST_SECONDS: Final = 20.0
 LONG_SECONDS: Final = 600.0  # of one run in a long series
+INVALID: Final = 1
 INTERRUPTED: Final = 130
 
 
@@ -80,11 +83,11 @@ def series_command(
             *("--concurrency", str(concurrency)),
         ]
         click.echo(f"--- {workload}, {nemeses}, seed {number}")
-        ended = subprocess.run(command, check=False).returncode
+        ended = subprocess.run(command, env=dict(environment()), check=False).returncode
         total["runs"] += 1
         _count(total, root)
         status = max(status, ended)
-        if ended == INTERRUPTED or (ended and not go_on):
+        if ended not in (0, INVALID) or (ended and not go_on):
             break
     told = ", ".join(f"{name} {number}" for name, number in total.items())
     click.echo(f"{'valid' if status == 0 else 'NOT valid'}: {told}")
