@@ -163,7 +163,7 @@ def test_nothing_is_loaded_from_anywhere() -> None:
     assert "@import" not in rendered(ABOUT, STALE, FOUND)
 
 
-@pytest.mark.parametrize("calls", [300, 60_000])
+@pytest.mark.parametrize("calls", [300, 20_000])
 def test_its_size_does_not_grow_with_the_operations(calls: int) -> None:
     text = rendered(ABOUT, busy_history(calls), FOUND, WINDOWS)
     assert len(text) < 1_000_000
