@@ -56,6 +56,7 @@ def main(quiet: bool) -> None:
     level = logging.WARNING if quiet else logging.INFO
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("jepsen_lite").setLevel(level)
+    logging.getLogger("raftkv").setLevel(logging.ERROR)  # clients tell of every fault they meet
 
 
 @main.command()
