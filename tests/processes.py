@@ -6,6 +6,7 @@ file in its own directory, whose end is shown when it does not come up.
 
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -73,6 +74,7 @@ class Server:
         self.peer_port = peer_port
         self._command = list(command)
         self._log = directory / f"{name}.log"
+        self._data = directory / name
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -122,6 +124,10 @@ class Server:
             process.kill()
             return process.wait()
 
+    def remove_data(self) -> None:
+        """Removes what an ended server has stored: its log is allocated ahead, and large."""
+        shutil.rmtree(self._data, ignore_errors=True)
+
     def wait_ready(self) -> None:
         """Waits until a linearizable read succeeds. Errors: StartFailed."""
         try:
@@ -166,7 +172,10 @@ def wait_for_read(endpoint: str, running: Callable[[], bool]) -> None:
 
 
 class Cluster:
-    """Servers that belong together. A context manager: on leaving, every process is gone."""
+    """Servers that belong together.
+
+    A context manager: on leaving, every process is gone, and their data too unless a test failed.
+    """
 
     def __init__(self, servers: Sequence[Server]) -> None:
         self.servers = list(servers)
@@ -189,9 +198,12 @@ class Cluster:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+        if error is None:
+            for server in self.servers:
+                server.remove_data()
 
     def close(self) -> None:
-        """Ends every process that still runs."""
+        """Ends every process that still runs; their data stay."""
         for server in self.servers:
             server.kill()
 

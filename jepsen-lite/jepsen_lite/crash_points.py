@@ -70,7 +70,7 @@ def run_points(
     if processes == 1:
         yield from map(_run, jobs)
         return
-    with multiprocessing.get_context("fork").Pool(processes) as pool:
+    with multiprocessing.get_context("spawn").Pool(processes) as pool:
         yield from pool.imap(_run, jobs, 8)
 
 

@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import ForkProcess
+from multiprocessing.context import SpawnProcess
 from typing import Final, NoReturn
 
 import click
@@ -110,7 +110,7 @@ def bites(teeth: Iterable[Tooth], processes: int, budget_seconds: float) -> Iter
     budget_seconds: of each; one that takes longer has survived.
     """
     waiting = list(teeth)[::-1]
-    hunting: dict[Connection, tuple[Tooth, ForkProcess, float]] = {}
+    hunting: dict[Connection, tuple[Tooth, SpawnProcess, float]] = {}
     try:
         while waiting or hunting:
             while waiting and len(hunting) < processes:
@@ -133,16 +133,16 @@ def bites(teeth: Iterable[Tooth], processes: int, budget_seconds: float) -> Iter
             _end(process)
 
 
-def _begin(tooth: Tooth, budget_seconds: float) -> tuple[Connection, ForkProcess]:
-    context = multiprocessing.get_context("fork")
+def _begin(tooth: Tooth, budget_seconds: float) -> tuple[Connection, SpawnProcess]:
+    context = multiprocessing.get_context("spawn")
     reader, writer = context.Pipe(duplex=False)
-    process = context.Process(target=_hunt, args=(tooth, budget_seconds, writer), daemon=False)
+    process = context.Process(target=_hunt, args=(tooth.name, budget_seconds, writer), daemon=False)
     process.start()
     writer.close()
     return reader, process
 
 
-def _end(process: ForkProcess) -> None:
+def _end(process: SpawnProcess) -> None:
     """Ends a hunt, and what it has started."""
     process.terminate()
     process.join(GRACE_SECONDS)
@@ -155,9 +155,9 @@ def _leave(*_: object) -> NoReturn:
     sys.exit(EXIT_TERMINATED)
 
 
-def _hunt(tooth: Tooth, budget_seconds: float, writer: Connection) -> None:
+def _hunt(name: str, budget_seconds: float, writer: Connection) -> None:
     signal.signal(signal.SIGTERM, _leave)
-    writer.send(bite(tooth, budget_seconds))
+    writer.send(bite(tooth_of(name), budget_seconds))
     writer.close()
 
 

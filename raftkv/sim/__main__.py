@@ -141,7 +141,7 @@ def _run_all(
     if processes <= 1:
         yield from map(job, seeds)
         return
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("spawn")  # a fork would share threads that it lacks
     with context.Pool(processes) as pool:
         yield from pool.imap_unordered(job, seeds, chunksize=1)
 

@@ -425,7 +425,7 @@ def _hunt_by_number(number: int) -> tuple[int, int, str]:
 def print_kill_list(processes: int) -> bool:
     """Hunts every mutant; prints what killed it. Returns whether all were killed."""
     survivors = 0
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("spawn")  # a fork would share threads that it lacks
     with context.Pool(processes) as pool:
         for number, taken, failure in pool.imap(_hunt_by_number, range(len(MUTANTS)), 1):
             name = MUTANTS[number].name
