@@ -93,6 +93,8 @@ class WrongDirectory(StorageError):
 # Exit code of a member that met an error it has no name for: a bug, or a log entry that this
 # version cannot carry out. Going on would let it differ from the others.
 INTERNAL_EXIT_CODE: Final = 15
+# Exit code of a member that was removed from its cluster. Starting it again would end the same.
+REMOVED_EXIT_CODE: Final = 16
 
 
 class ProtocolError(RaftkvError):
@@ -173,6 +175,9 @@ LEARNER_NOT_READY: Final = _etcd(
     "can only promote a learner member which is in sync with leader",
 )
 TOO_MANY_LEARNERS: Final = _etcd(Code.FAILED_PRECONDITION, "too many learner members in cluster")
+MEMBER_IS_RUNNING: Final = _own(
+    Code.FAILED_PRECONDITION, "the member to be replaced answers the leader; stop it first"
+)
 CLUSTER_ID_MISMATCH: Final = _etcd(Code.FAILED_PRECONDITION, "cluster ID mismatch")
 NOT_LEADER: Final = _etcd(Code.FAILED_PRECONDITION, "not leader")
 BAD_TRANSFEREE: Final = _etcd(Code.FAILED_PRECONDITION, "bad leader transferee")

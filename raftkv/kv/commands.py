@@ -27,13 +27,15 @@ TXN: Final = 3
 COMPACT: Final = 4
 # Members. The request is an encoded `members.Member`.
 PUBLISH: Final = 8  # name, client URLs and incarnation of a member that has started
-MEMBER_UPDATE: Final = 9  # new peer URLs
-# Changes of the configuration: on their way to the leader, and in a CONFIG entry's context.
-# The request of the first two is a `members.Member`, of the others a member id u64.
+# Changes of the configuration: on their way to the leader, and in a CONFIG entry's context. The
+# request of MEMBER_UPDATE and of additions is a `members.Member`, of MEMBER_REPLACE the id u64 of
+# who goes and the `members.Member` that comes, of the others a member id u64.
+MEMBER_UPDATE: Final = 9  # new peer URLs; the configuration stays
 MEMBER_ADD: Final = 10
 LEARNER_ADD: Final = 11
 MEMBER_REMOVE: Final = 12
 MEMBER_PROMOTE: Final = 13
+MEMBER_REPLACE: Final = 14  # removes a member that is gone and adds a learner, in one step
 # Leases. `leases` has the layouts of their requests.
 LEASE_GRANT: Final = 16
 LEASE_REVOKE: Final = 17

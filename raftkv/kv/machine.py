@@ -37,7 +37,14 @@ from raftkv.kv.commands import SESSION
 from raftkv.kv.compaction import Compaction
 from raftkv.kv.encoding import APPLIED, APPLIED_ROW
 from raftkv.kv.leases import LeaseCommands, Leases, load_leases
-from raftkv.kv.members import Member, Roster, decode_member, encode_member, joining_member
+from raftkv.kv.members import (
+    Member,
+    Roster,
+    decode_member,
+    encode_member,
+    joining_member,
+    moving_member,
+)
 from raftkv.kv.runs import put_run
 from raftkv.kv.sessions import Sessions
 from raftkv.kv.sliced import SlicedReads
@@ -148,7 +155,6 @@ class StateMachine(SlicedReads):
             commands.TXN: self._txn,
             commands.COMPACT: self._compact,
             commands.PUBLISH: self._publish,
-            commands.MEMBER_UPDATE: self._member_update,
         }
 
     def _bootstrap(self, bootstrap: Bootstrap) -> None:
@@ -296,15 +302,14 @@ class StateMachine(SlicedReads):
         configuration, context = decode_change(payload)
         joining = joining_member(context)
         self._rows += loading.change_rows(self._roster, configuration, joining)
+        moving = moving_member(context)
+        moved = self._roster.move(moving) if moving is not None else None
+        if moved is not None:
+            self._rows.append(loading.member_row(moved))
         self.store.hash = crc32(payload, self.store.hash)
 
     def _publish(self, payload: bytes, at: int) -> bytes | ApiError:
-        return self._changed(self._roster.publish(decode_member(payload[at:])))
-
-    def _member_update(self, payload: bytes, at: int) -> bytes | ApiError:
-        return self._changed(self._roster.move(decode_member(payload[at:])))
-
-    def _changed(self, member: Member | None) -> bytes | ApiError:
+        member = self._roster.publish(decode_member(payload[at:]))
         if member is None:
             return MEMBER_NOT_FOUND
         self._rows.append(loading.member_row(member))

@@ -1,7 +1,7 @@
 """Members as the cluster knows them: names, URLs and incarnations.
 
 Who votes is Raft's business (`raft.types.Configuration`); this is what MemberList shows. A member's
-row is also what travels in the CONFIG entry that adds it and in PUBLISH and MEMBER_UPDATE commands:
+row is also what travels in the CONFIG entry that adds or moves it and in PUBLISH commands:
 
     member := id u64 | incarnation u64 | name text | count u16 | peer url text ... |
               count u16 | client url text ...
@@ -18,6 +18,7 @@ from raftkv.raft.types import Configuration
 
 _HEAD: Final = Struct(">QQ")
 _U16: Final = Struct(">H")
+_ID: Final = Struct(">Q")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +88,34 @@ def joining_member(context: bytes) -> Member | None:
     if not context:
         return None
     command = commands.decode(context)
+    if command.command == commands.MEMBER_REPLACE:
+        return decode_replacement(command.request)[1]
     if command.command not in (commands.MEMBER_ADD, commands.LEARNER_ADD):
         return None
     return decode_member(command.request)
+
+
+def moving_member(context: bytes) -> Member | None:
+    """The member whose peer URLs a CONFIG entry changes, from the entry's context; else None.
+
+    Raises ProtocolError for bytes that are no envelope.
+    """
+    if not context:
+        return None
+    command = commands.decode(context)
+    return decode_member(command.request) if command.command == commands.MEMBER_UPDATE else None
+
+
+def encode_replacement(gone: int, heir: Member) -> bytes:
+    """The request of a MEMBER_REPLACE: who goes, and the learner that comes."""
+    return _ID.pack(gone) + encode_member(heir)
+
+
+def decode_replacement(request: bytes) -> tuple[int, Member]:
+    """What `encode_replacement` wrote. Raises ProtocolError for anything else."""
+    if len(request) < _ID.size:
+        raise ProtocolError(f"not a replacement: {request[:8]!r}")
+    return _ID.unpack_from(request)[0], decode_member(request[_ID.size :])
 
 
 class Roster:

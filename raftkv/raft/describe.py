@@ -50,6 +50,20 @@ def followers(core: "Core") -> dict[int, FollowerView]:
     }
 
 
+def answering(core: "Core") -> list[int]:
+    """On a leader: itself and every member that answered something that was sent within the last
+    election timeout, ascending; else empty.
+    """
+    if not isinstance(core.state, Leader):
+        return []
+    return [member for member in sorted(core.state.progress) if core.state.answers(member)]
+
+
+def leading_ticks(core: "Core") -> int:
+    """For how many ticks this member has led; 0 if it does not."""
+    return core.now - core.state.since if isinstance(core.state, Leader) else 0
+
+
 def rounds(core: "Core") -> tuple[int, int]:
     """On a leader: the newest round that its messages carry, and the newest that a quorum has
     echoed (`progress.EVER` if it is a quorum alone). Else (0, 0). See `raft.progress`.

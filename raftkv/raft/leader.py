@@ -48,6 +48,7 @@ class Leader:
         self.rounds = Rounds()
         self.replication = Replication(core, self.rounds)
         self.first_index = core.log.last_index + 1  # of this term
+        self.since = core.now  # the tick of its election
         self.own_term_committed = False
         self.change_open = True  # the newest configuration is not known to be dealt with
         self.transferee = NOBODY
@@ -242,6 +243,11 @@ class Leader:
         if this member alone is one). Whatever answers a later round was sent after now.
         """
         return self.rounds.newest, self._acked_round()
+
+    def answers(self, member: int) -> bool:
+        """True if `member` answered something that was sent within the last election timeout."""
+        known = self.progress.get(member)
+        return known is not None and 0 < known.acked_round >= self._beats[0][1]
 
     def quorum_active(self) -> bool:
         """See `Core.quorum_active`."""

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from struct import Struct
 from typing import Final
 
-from raftkv import limits
 from raftkv.errors import (
     LEARNER_NOT_READY,
     MEMBER_EXISTS,
+    MEMBER_IS_RUNNING,
     MEMBER_NOT_FOUND,
     MEMBER_NOT_LEARNER,
     PEER_URL_EXISTS,
@@ -25,11 +25,13 @@ from raftkv.errors import (
 )
 from raftkv.kv import commands
 from raftkv.kv.machine import StateMachine
-from raftkv.kv.members import decode_member
+from raftkv.kv.members import Member, decode_member, decode_replacement
+from raftkv.raft import describe
 from raftkv.raft.core import Core
 from raftkv.raft.membership import plain
 from raftkv.raft.types import Configuration
 from raftkv.replica.pending import Write
+from raftkv.replica.strictness import objection
 
 MEMBER_ID: Final = Struct(">Q")
 CHANGE_COMMANDS: Final = (
@@ -37,9 +39,14 @@ CHANGE_COMMANDS: Final = (
     commands.LEARNER_ADD,
     commands.MEMBER_REMOVE,
     commands.MEMBER_PROMOTE,
+    commands.MEMBER_UPDATE,
+    commands.MEMBER_REPLACE,
 )
 # A learner may be promoted when it has this share of the leader's log (etcd: 0.9).
 READY_PERCENT: Final = 90
+# ... and lacks no more than this: in a long log a tenth is more than a voter should have to fetch
+# before it helps anybody.
+READY_BEHIND_ENTRIES: Final = 10_000
 
 
 @dataclass(slots=True)
@@ -85,42 +92,115 @@ class Changes:
         return changes
 
 
-def plan(core: Core, machine: StateMachine, change: Change) -> ApiError | Configuration:
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What an operator may choose about changes (`ServerConfig` has the same fields)."""
+
+    max_learners: int
+    strict: bool
+
+
+def plan(
+    core: Core, machine: StateMachine, change: Change, rules: Rules
+) -> ApiError | Configuration:
     """The configuration after `change`, or the error that it earns (etcd's texts)."""
+    wanted = _wanted(core, machine, change, rules)
+    if rules.strict and isinstance(wanted, Configuration):
+        return objection(core, machine, wanted) or wanted
+    return wanted
+
+
+def _wanted(
+    core: Core, machine: StateMachine, change: Change, rules: Rules
+) -> ApiError | Configuration:
     current = core.configuration
     voters, learners = current.voters, current.learners
     if change.command in (commands.MEMBER_ADD, commands.LEARNER_ADD):
         member = decode_member(change.request)
-        error = _cannot_add(machine, member.id, member.peer_urls)
+        error = _cannot_add(machine, member)
         if error is not None:
             return error
         if change.command == commands.MEMBER_ADD:
             return plain((*voters, member.id), learners)
-        if len(learners) >= limits.MAX_LEARNERS:
+        if len(learners) >= rules.max_learners:
             return TOO_MANY_LEARNERS
         return plain(voters, (*learners, member.id))
+    if change.command == commands.MEMBER_UPDATE:
+        return _update(machine, current, decode_member(change.request))
+    if change.command == commands.MEMBER_REPLACE:
+        return _replace(core, machine, rules, *decode_replacement(change.request))
     (number,) = MEMBER_ID.unpack(change.request)
     if number not in machine.members:
         return MEMBER_NOT_FOUND
     if change.command == commands.MEMBER_REMOVE:
-        left = [voter for voter in voters if voter != number]
-        if not left:
-            return UNHEALTHY_RECONFIG
-        return plain(left, [learner for learner in learners if learner != number])
+        return _without(current, number) or UNHEALTHY_RECONFIG
     if number not in learners:
         return MEMBER_NOT_LEARNER
-    if core.match_index(number) * 100 < core.last_index * READY_PERCENT:
+    if not _is_ready(core, number):
         return LEARNER_NOT_READY
     return plain((*voters, number), [learner for learner in learners if learner != number])
 
 
-def _cannot_add(machine: StateMachine, number: int, urls: tuple[str, ...]) -> ApiError | None:
-    if number in machine.members or number in machine.removed:
+def _without(current: Configuration, number: int) -> Configuration | None:
+    """`current` without a member; None if no voter would be left."""
+    left = [voter for voter in current.voters if voter != number]
+    learners = [learner for learner in current.learners if learner != number]
+    return plain(left, learners) if left else None
+
+
+def _update(
+    machine: StateMachine, current: Configuration, member: Member
+) -> ApiError | Configuration:
+    """New peer URLs: the same configuration again, in an entry that carries them."""
+    if member.id not in machine.members:
+        return MEMBER_NOT_FOUND
+    taken = _peer_urls(machine, but=member.id)
+    return PEER_URL_EXISTS if taken.intersection(member.peer_urls) else current
+
+
+def _replace(
+    core: Core, machine: StateMachine, rules: Rules, gone: int, heir: Member
+) -> ApiError | Configuration:
+    """Removes a member that does not answer and adds a learner for it: one voter at most is
+    another, so it is one step, and nobody sees the cluster between the two.
+    """
+    if gone not in machine.members:
+        return MEMBER_NOT_FOUND
+    if gone in describe.answering(core):
+        return MEMBER_IS_RUNNING
+    error = _cannot_add(machine, heir, instead=gone)
+    if error is not None:
+        return error
+    left = _without(core.configuration, gone)
+    if left is None:
+        return UNHEALTHY_RECONFIG
+    if len(left.learners) >= rules.max_learners:
+        return TOO_MANY_LEARNERS
+    return plain(left.voters, (*left.learners, heir.id))
+
+
+def _is_ready(core: Core, learner: int) -> bool:
+    """Whether a learner could vote from now on without being the one that others wait for."""
+    match, last = core.match_index(learner), core.last_index
+    return (
+        match * 100 >= last * READY_PERCENT
+        and last - match <= READY_BEHIND_ENTRIES
+        and learner in describe.answering(core)
+    )
+
+
+def _cannot_add(machine: StateMachine, member: Member, instead: int = 0) -> ApiError | None:
+    if member.id in machine.members or member.id in machine.removed:
         return MEMBER_EXISTS
-    taken = {url for member in machine.members.values() for url in member.peer_urls}
-    if taken.intersection(urls):
+    if _peer_urls(machine, but=instead).intersection(member.peer_urls):
         return PEER_URL_EXISTS
     return None
+
+
+def _peer_urls(machine: StateMachine, but: int) -> set[str]:
+    """The peer URLs of all members but one."""
+    others = (member for member in machine.members.values() if member.id != but)
+    return {url for member in others for url in member.peer_urls}
 
 
 def context_of(change: Change) -> bytes:

@@ -38,6 +38,7 @@ from raftkv.raft.messages import (
 from raftkv.raft.ready import Ready
 from raftkv.raft.roles import NoLeader, Refusal
 from raftkv.raft.types import CONFIG, NOBODY, Entry, RecoveredLog, SnapshotMeta
+from raftkv.replica.changes import Rules
 from raftkv.replica.effects import Effects, Ticket
 from raftkv.replica.housekeeping import Housekeeping
 from raftkv.replica.keepalives import Keepalives
@@ -64,6 +65,7 @@ class ReplicaSettings:
         of a cluster, or leases are not safe (`raftkv.replica.lessor`).
     snapshot_count: entries between checkpoints of the state.
     catch_up_entries: log entries kept behind a checkpoint for slow followers.
+    max_learners: in a configuration. strict_changes: see `raftkv.replica.strictness`.
     """
 
     core: CoreSettings
@@ -73,6 +75,8 @@ class ReplicaSettings:
     catch_up_entries: int = 5_000
     max_pending: int = limits.MAX_PENDING_PROPOSALS
     max_pending_reads: int = limits.MAX_PENDING_READS
+    max_learners: int = limits.MAX_LEARNERS
+    strict_changes: bool = False
 
 
 class Replica:
@@ -97,7 +101,8 @@ class Replica:
         self.core = Core(settings.core, recovered, reader, self._point(), source)
         self.core.snapshot_point(self._point())
         self.core.defers_news = True
-        self.writes = Writes(self.core, boot, settings.request_timeout_seconds)
+        rules = Rules(settings.max_learners, settings.strict_changes)
+        self.writes = Writes(self.core, boot, settings.request_timeout_seconds, rules)
         self.reading = Reading()
         self.keepalives = Keepalives(
             self.core,

@@ -21,9 +21,10 @@ from raftkv.raft.membership import decode_change
 from raftkv.raft.messages import Forward, ForwardReply, Message
 from raftkv.raft.roles import Refusal, UncommittedFull
 from raftkv.raft.types import CONFIG, NOBODY, Entry
-from raftkv.replica.changes import CHANGE_COMMANDS, Change, Changes, context_of, plan
+from raftkv.replica.changes import CHANGE_COMMANDS, Change, Changes, Rules, context_of, plan
 from raftkv.replica.effects import Effects, Ticket
 from raftkv.replica.pending import Pending, Write
+from raftkv.replica.strictness import HEALTH_ERRORS, is_premature
 from raftkv.replica.throttle import Throttle
 
 MAX_PROCESSES: Final = 256  # whose newest forward a leader remembers
@@ -37,12 +38,13 @@ def _size(forward: Forward) -> int:
 class Writes:
     """The writes of one member.
 
-    timeout_seconds: how long a follower's membership change may wait here.
+    timeout_seconds: how long a follower's membership change may wait here. rules: for changes.
     joining: the member that a configuration entry under way adds.
     """
 
-    def __init__(self, core: Core, boot: int, timeout_seconds: float) -> None:
+    def __init__(self, core: Core, boot: int, timeout_seconds: float, rules: Rules) -> None:
         self.core = core
+        self.rules = rules
         self.member = core.member
         self.boot = boot
         self._process = commands.process(self.member, boot)
@@ -314,7 +316,9 @@ class Writes:
                 continue
             if core.configuration_index > machine.applied_index:
                 return  # judged by the member table, which must have caught up
-            planned = plan(core, machine, change)
+            planned = plan(core, machine, change, self.rules)
+            if planned in HEALTH_ERRORS and is_premature(core):
+                return  # who is there shows soon
             if isinstance(planned, ApiError):
                 queued.popleft()
                 self._send_back(change, planned)

@@ -429,7 +429,8 @@ def test_members_come_and_go_with_configurations_and_stay_removed() -> None:
     started = Member(5, "five", (), ("http://five:2379",), 99)
     ok(driver.entry(commands.encode(commands.PUBLISH, encode_member(started))))
     moved = Member(5, "", ("http://v:2380",))
-    ok(driver.entry(commands.encode(commands.MEMBER_UPDATE, encode_member(moved))))
+    context = commands.encode(commands.MEMBER_UPDATE, encode_member(moved))
+    driver.entry(encode_change(Configuration((MEMBER,), (), (5,)), context), CONFIG)
     expected = Member(5, "five", ("http://v:2380",), ("http://five:2379",), 99)
     for _ in range(2):
         assert driver.machine.members[5] == expected

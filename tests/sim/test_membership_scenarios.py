@@ -38,7 +38,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Scenario:
 def ask(run: Scenario, node: Node, command: int, request: bytes) -> Any:
     """What `node` answers to a change that is asked of it."""
     answers: list[Any] = []
-    if command in (commands.MEMBER_UPDATE, commands.PUBLISH):
+    if command == commands.PUBLISH:
         assert node.replica.propose(command, request, (answers,)) is None
     else:
         node.replica.change(command, request, (answers,))
