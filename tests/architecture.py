@@ -60,6 +60,7 @@ ROOMS: Final = {
     "__init__": Room(),
     "errors": Room(),
     "limits": Room(),
+    "histogram": Room(),
     "config": Room(inside=_words("errors limits"), outside=_words("yaml")),
     "raft": Room(inside=_words("errors limits"), banned=IMPURE, pure=True),
     "kv": Room(
@@ -70,13 +71,13 @@ ROOMS: Final = {
     ),
     "replica": Room(inside=_words("raft kv wire.record errors limits"), banned=IMPURE, pure=True),
     "wire": Room(
-        inside=_words("raft.messages raft.types errors limits"),
+        inside=_words("raft.messages raft.types errors histogram limits"),
         outside=_words("hpack"),
         banned=IMPURE,
         pure=True,
     ),
     "storage": Room(
-        inside=_words("raft.types wire.record kv.backend errors limits"),
+        inside=_words("raft.types wire.record kv.backend errors histogram limits"),
         outside=_words("plyvel"),
         banned=_words("asyncio"),
     ),
@@ -86,8 +87,8 @@ ROOMS: Final = {
         banned=UNSIMULATED,
     ),
     "server": Room(
-        inside=_words("config errors limits raft kv replica wire storage pb"),
-        outside=_words("uvloop google"),
+        inside=_words("config errors histogram limits raft kv replica wire storage pb"),
+        outside=_words("uvloop google prometheus_client"),
     ),
     "client": Room(inside=_words("pb errors"), outside=_words("grpc google")),
     "testing": Room(

@@ -10,7 +10,7 @@ from raftkv.wire import frames
 from raftkv.wire.frames import MAX_WINDOW_BYTES, U32
 from raftkv.wire.inbound import Inbound
 from raftkv.wire.policy import Budget, ConnectionLimits
-from raftkv.wire.streams import AWAITING
+from raftkv.wire.streams import Awaiting
 
 _PING_PAYLOAD: Final = b"raftkv\0\1"
 _PROBE_PAYLOAD: Final = b"raftkv\0\2"
@@ -163,7 +163,7 @@ class Connection(Inbound):
         change = value - self._peer_window_bytes
         self._peer_window_bytes = value
         for state in self._streams.values():
-            if state is AWAITING:
+            if type(state) is Awaiting:
                 continue
             state.window_bytes += change
             if state.window_bytes > MAX_WINDOW_BYTES:
@@ -193,7 +193,7 @@ class Connection(Inbound):
         if not increment:
             self._stream_error(stream, frames.PROTOCOL_ERROR, "WINDOW_UPDATE of 0")
             return
-        if state is AWAITING:
+        if type(state) is Awaiting:
             state = self._materialize(stream)
         state.window_bytes += increment
         if state.window_bytes > MAX_WINDOW_BYTES:

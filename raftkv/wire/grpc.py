@@ -9,9 +9,11 @@ Source: grpc/doc/PROTOCOL-HTTP2.md.
 import binascii
 import re
 import zlib
+from collections.abc import Sequence
 from typing import Final, Protocol
 
 from raftkv.errors import Code, ProtocolError
+from raftkv.wire.tally import UNCOUNTED, Tally
 
 # Metadata that puts a call into a session of raftkv.v1.
 SESSION_METADATA: Final = frozenset((b"raftkv-session", b"raftkv-sequence", b"raftkv-unanswered"))
@@ -58,10 +60,19 @@ class RequestHead:
     metadata: lower-case names; -bin values decoded; repeated values joined with b",".
     timeout: seconds the client is willing to wait, None: for ever.
     unary: `path` is one of the connection's unary paths. gzip: flagged messages are gzip.
-    in_session: there is some SESSION_METADATA.
+    in_session: there is some SESSION_METADATA. tally: counts the calls of this path.
     """
 
-    __slots__ = ("authority", "gzip", "in_session", "metadata", "path", "timeout", "unary")
+    __slots__ = (
+        "authority",
+        "gzip",
+        "in_session",
+        "metadata",
+        "path",
+        "tally",
+        "timeout",
+        "unary",
+    )
 
     def __init__(
         self,
@@ -73,6 +84,7 @@ class RequestHead:
         unary: bool = False,
         gzip: bool = False,
         in_session: bool = False,
+        tally: Tally = UNCOUNTED,
     ) -> None:
         self.path = path
         self.metadata = metadata
@@ -81,6 +93,7 @@ class RequestHead:
         self.unary = unary
         self.gzip = gzip
         self.in_session = in_session
+        self.tally = tally
 
     def with_timeout(self, timeout: float) -> "RequestHead":
         """The same head with another timeout in seconds; shares the metadata."""
@@ -92,6 +105,7 @@ class RequestHead:
             unary=self.unary,
             gzip=self.gzip,
             in_session=self.in_session,
+            tally=self.tally,
         )
 
     def __repr__(self) -> str:
@@ -157,6 +171,18 @@ def decode_text(value: bytes) -> str:
     """The status text of a grpc-message; broken escapes stay as they are."""
     raw = _ESCAPED.sub(lambda match: bytes((int(match[1], 16),)), value)
     return raw.decode("utf-8", "replace")
+
+
+def encode_status(
+    code: int, text: str, metadata: Sequence[tuple[bytes, bytes]]
+) -> list[tuple[bytes, bytes]]:
+    """The trailers of a call. metadata: lower-case names; the values of -bin names are raw."""
+    fields = [(b"grpc-status", b"%d" % code)]
+    if text:
+        fields.append((b"grpc-message", encode_text(text)))
+    for name, value in metadata:
+        fields.append((name, encode_binary(value) if name[-4:] == b"-bin" else value))
+    return fields
 
 
 def encode_binary(value: bytes) -> bytes:

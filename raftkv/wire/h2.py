@@ -2,7 +2,7 @@
 
 An ordinary unary call is one HEADERS frame whose block was seen before and one DATA frame
 with the whole message. `_frames` recognises exactly that, calls the handler and leaves
-`AWAITING` in the table of streams; `reply` finds it there and writes HEADERS, DATA and
+an `Awaiting` in the table of streams; `reply` finds it there and writes HEADERS, DATA and
 trailers at once. So such a call costs no stream object, no queue and no header decoding.
 A DATA frame that is one whole message of a streaming call goes straight to whoever `listen`s.
 Everything else takes the general way of the base classes, with the same result.
@@ -11,7 +11,7 @@ Response header blocks: the encoder's table holds content-type and grpc-status: 
 first reply, so the blocks are constants of one or two bytes from the second one on.
 """
 
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from struct import Struct
 from typing import Final
 
@@ -20,11 +20,12 @@ from raftkv.wire import frames
 from raftkv.wire.connection import Connection
 from raftkv.wire.foreign import describe_foreign
 from raftkv.wire.frames import HEADER, MESSAGE, PREFACE
-from raftkv.wire.grpc import RequestHead, ServerHandler, encode_binary, encode_text, parse_timeout
+from raftkv.wire.grpc import RequestHead, ServerHandler, encode_status, parse_timeout
 from raftkv.wire.hpack import Field
 from raftkv.wire.policy import ConnectionLimits
-from raftkv.wire.requests import Refusal, check_fields, parse_request
-from raftkv.wire.streams import AWAITING, Stream
+from raftkv.wire.requests import NO_TALLIES, Refusal, check_fields, parse_request
+from raftkv.wire.streams import Awaiting, Stream
+from raftkv.wire.tally import Tally
 
 __all__ = ["ConnectionLimits", "RequestHead", "ServerConnection", "ServerHandler"]
 
@@ -44,7 +45,8 @@ class ServerConnection(Connection):
 
     handler: gets the calls. unary_paths: paths whose calls are handed over whole.
     limits: see ConnectionLimits. now: seconds on any clock that never goes back.
-    session_paths: paths whose calls may have SESSION_METADATA.
+    session_paths: paths whose calls may have SESSION_METADATA. tallies: count the calls of paths.
+    clock: seconds, to measure how long calls take for those tallies that want to know.
     """
 
     def __init__(
@@ -54,16 +56,20 @@ class ServerConnection(Connection):
         limits: ConnectionLimits | None = None,
         now: float = 0.0,
         session_paths: Container[bytes] = (),
+        tallies: Mapping[bytes, Tally] = NO_TALLIES,
+        clock: Callable[[], float] | None = None,
     ) -> None:
         super().__init__(limits or ConnectionLimits(), now)
         self._handler = handler
-        self._paths = unary_paths, session_paths
+        self._paths = unary_paths, session_paths, tallies
+        self._measures = clock is not None
+        self._clock = clock or self._clock
         self._maxima = (  # open calls; bytes of a message; of a stream before they are credited
             self.limits.max_concurrent_streams,
             self.limits.max_message_bytes,
             self.limits.stream_window_bytes >> 1,
         )
-        self._heads: dict[bytes, RequestHead] = {}  # block -> head; see hpack's docstring
+        self._heads: dict[bytes, tuple[RequestHead, Awaiting]] = {}  # by block, see hpack
         self._untimed_heads: dict[tuple[Field, ...], RequestHead] = {}
         self._drained_at = 0  # newest stream we promised to serve in GOAWAY
         self._last_ping: float | None = None
@@ -79,7 +85,7 @@ class ServerConnection(Connection):
         message = MESSAGE.unpack_from
         streams = self._streams
         heads = self._heads
-        unary = self._handler.unary
+        unary, measures = self._handler.unary, self._measures
         max_streams, max_message, max_received = self._maxima
         size = len(data)
         pos = 0
@@ -90,8 +96,8 @@ class ServerConnection(Connection):
             if end > size:
                 return -1 if self._oversized(kind) else pos
             if flags == 4 and kind & 0xFF == 1 and end + 14 <= size and self._block is None:
-                head = heads.get(data[body:end])
-                if head is not None and head.unary:
+                known = heads.get(data[body:end])
+                if known is not None and known[0].unary:
                     kind2, flags2, stream2, flag, length = message(data, end)
                     stop = end + 14 + length
                     if (
@@ -107,7 +113,11 @@ class ServerConnection(Connection):
                     ):
                         self._last_stream = stream
                         self._received_bytes += length + 5
-                        streams[stream] = AWAITING
+                        head, awaiting = known
+                        awaiting.tally.quick += 1
+                        if measures:
+                            awaiting = Awaiting(awaiting.tally, self._clock())
+                        streams[stream] = awaiting
                         unary(stream, head, data[end + 14 : stop])
                         pos = stop
                         continue
@@ -126,6 +136,7 @@ class ServerConnection(Connection):
                         and not (state.deaf or state.remote_closed)
                     ):
                         state.received_bytes = received
+                        state.tally.received += 1
                         self._received_bytes += length + 5
                         state.hear(data[body + 5 : end])
                         if self.closing:
@@ -145,8 +156,11 @@ class ServerConnection(Connection):
         if (
             size <= self._fast_bytes
             and size <= self._window_bytes
-            and self._streams.get(stream) is AWAITING
+            and type(state := self._streams.get(stream)) is Awaiting
         ):
+            state.tally.answered += 1
+            if state.since:
+                self._measure(state)
             del self._streams[stream]
             self._window_bytes -= size
             self._strikes = -1
@@ -196,7 +210,7 @@ class ServerConnection(Connection):
         """The messages of a call that was `opened` go to `hear`, not to `handler.message`."""
         state = self._streams.get(stream)
         if state is not None:
-            assert state is not AWAITING, "a unary call"
+            assert type(state) is not Awaiting, "a unary call"
             state.hear = hear
 
     # --- answers --------------------------------------------------------------------
@@ -205,21 +219,21 @@ class ServerConnection(Connection):
         self.send_headers(stream)
         super().send(stream, message)
 
-    def send_framed(self, stream: int, messages: bytes) -> None:
-        """Like `send`, for one or more gRPC messages that have their prefixes already."""
+    def send_framed(self, stream: int, messages: bytes, count: int = 1) -> None:
+        """Like `send`, for `count` gRPC messages that have their prefixes already."""
         state = self._streams.get(stream)
         if state is None or not state.headers_sent:
             self.send_headers(stream)
-            super().send_framed(stream, messages)
+            super().send_framed(stream, messages, count)
         else:
-            self._send_framed(state, messages)
+            self._send_framed(state, messages, count)
 
     def send_headers(self, stream: int) -> None:
         """Sends the response headers now, if they were not sent yet."""
         state = self._streams.get(stream)
         if state is None or state.headers_sent:
             return
-        if state is AWAITING:
+        if type(state) is Awaiting:
             state = self._materialize(stream)
         if state.ending:
             return
@@ -238,19 +252,15 @@ class ServerConnection(Connection):
         state = self._streams.get(stream)
         if state is None or state.ending:
             return
-        if state is AWAITING:
+        if type(state) is Awaiting:
             state = self._materialize(stream)
+        self._count_end(state, code)
         if not code and not text and not metadata:
             self.send_headers(stream)
             state.trailers = _OK_TRAILERS
         else:
-            fields = [] if state.headers_sent else list(_RESPONSE)
-            fields.append((b"grpc-status", b"%d" % code))
-            if text:
-                fields.append((b"grpc-message", encode_text(text)))
-            for name, value in metadata:
-                fields.append((name, encode_binary(value) if name[-4:] == b"-bin" else value))
-            state.trailers = fields
+            fields = () if state.headers_sent else _RESPONSE
+            state.trailers = (*fields, *encode_status(code, text, metadata))
         state.deaf = True
         self._end(state)
 
@@ -288,6 +298,7 @@ class ServerConnection(Connection):
     def _materialize(self, stream: int) -> Stream:
         state = Stream(stream, self._peer_window_bytes)
         state.remote_closed = True
+        state.tally, state.since = self._streams[stream].tally, self._streams[stream].since
         self._streams[stream] = state
         return state
 
@@ -310,9 +321,9 @@ class ServerConnection(Connection):
 
     def _head(self, block: bytes) -> RequestHead | Refusal | None:
         """What a header block asks for; None if the connection broke over it."""
-        head = self._heads.get(block)
-        if head is not None:
-            return head
+        known = self._heads.get(block)
+        if known is not None:
+            return known[0]
         generation = self._decoder.generation
         fields = self._decode(block)
         if fields is None:
@@ -329,7 +340,7 @@ class ServerConnection(Connection):
         ):
             if len(self._heads) >= _CACHED_BLOCKS:
                 self._heads.clear()
-            self._heads[block] = parsed
+            self._heads[block] = parsed, Awaiting(parsed.tally)
         return parsed
 
     def _timed_head(self, fields: list[Field]) -> RequestHead | None:
@@ -375,6 +386,8 @@ class ServerConnection(Connection):
     def _open(self, stream: int, end_stream: bool, head: RequestHead) -> None:
         state = Stream(stream, self._peer_window_bytes, head)
         state.remote_closed = end_stream
+        state.tally.started += 1
+        state.since = self._clock()
         self._streams[stream] = state
         if not head.unary:
             self._handler.opened(stream, head)
@@ -396,7 +409,7 @@ class ServerConnection(Connection):
                 self._useless("HEADERS on finished streams")
             else:
                 self.fail(frames.STREAM_CLOSED, f"HEADERS on the closed stream {stream}")
-        elif state is AWAITING or state.remote_closed:
+        elif type(state) is Awaiting or state.remote_closed:
             self._stream_error(stream, frames.STREAM_CLOSED, "HEADERS behind END_STREAM")
         elif not end_stream:
             self._stream_error(stream, frames.PROTOCOL_ERROR, "trailers without END_STREAM")
@@ -410,20 +423,10 @@ class ServerConnection(Connection):
         if not refusal.status:
             self._stream_error(stream, frames.PROTOCOL_ERROR, refusal.text)
             return
-        fields = [
-            (b":status", b"%d" % refusal.status),
-            _CONTENT_TYPE,
-            (b"grpc-status", b"%d" % refusal.code),
-            (b"grpc-message", encode_text(refusal.text)),
-        ]
-        if refusal.code == Code.UNIMPLEMENTED:
-            fields.append((b"grpc-accept-encoding", b"identity,gzip"))
-        elif refusal.status == 405:
-            fields.append((b"allow", b"POST"))
         state = Stream(stream, self._peer_window_bytes)
         state.remote_closed = end_stream
         state.headers_sent = state.deaf = state.ending = True
-        state.trailers = fields
+        state.trailers = refusal.fields()
         self._streams[stream] = state
         # Who sends no gRPC may be surprised by an answer, and a RST_STREAM with it, before
         # the end of its request (curl 7.88 is); who sends gRPC is not.
@@ -431,6 +434,7 @@ class ServerConnection(Connection):
             self._emit_end(state)
 
     def _on_message(self, state: Stream, message: bytes) -> None:
+        state.tally.received += 1
         if state.hear is not None:
             state.hear(message)
         elif not state.head.unary:
@@ -456,7 +460,7 @@ class ServerConnection(Connection):
         state.message = None
         self._hold(state, -state.held_bytes)
         if state.window_bytes == self._peer_window_bytes and not state.headers_sent:
-            self._streams[state.id] = AWAITING
+            self._streams[state.id] = Awaiting(state.tally, state.since)
         self._handler.unary(state.id, state.head, message)
 
     def _refuse_message(self, state: Stream, code: int, text: str) -> None:

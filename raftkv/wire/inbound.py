@@ -19,7 +19,7 @@ from raftkv.wire.grpc import gunzip
 from raftkv.wire.hpack import Decoder, Field, HpackError
 from raftkv.wire.outbound import Outbound
 from raftkv.wire.policy import ConnectionLimits
-from raftkv.wire.streams import AWAITING, Stream
+from raftkv.wire.streams import Awaiting, Stream
 
 
 class Inbound(Outbound):
@@ -210,7 +210,7 @@ class Inbound(Outbound):
             end -= data[pos]
             pos += 1
         state = self._streams.get(stream)
-        if state is AWAITING:
+        if type(state) is Awaiting:
             state = self._materialize(stream)
         if state is None or state.remote_closed:
             self._data_on_closed(stream)

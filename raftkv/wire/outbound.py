@@ -9,16 +9,22 @@ Errors: the other end's mistakes never raise. A stream's mistake resets the stre
 """
 
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Final
 
+from raftkv.errors import Code
 from raftkv.wire import frames
 from raftkv.wire.frames import HEADER, MESSAGE, PREFIX
 from raftkv.wire.hpack import Encoder
 from raftkv.wire.policy import Budget, ConnectionLimits
-from raftkv.wire.streams import AWAITING, Stream
+from raftkv.wire.streams import Awaiting, Stream
 
 QUANTUM_BYTES: Final = 64 * 1024
 _REMEMBERED_STREAMS: Final = 2048
+
+
+def _no_clock() -> float:
+    return 0.0
 
 
 class Outbound:
@@ -59,6 +65,7 @@ class Outbound:
         self._stall_bytes = 0  # what went out of queues in that period
         self._resets = Budget(limits.resets, now)
         self._idle = Budget(limits.idle_frames, now)
+        self._clock: Callable[[], float] = _no_clock
 
     # --- what the server and the client add ---------------------------------------
     def _on_lost(self, stream: int, error_code: int, reason: str) -> None:
@@ -150,18 +157,18 @@ class Outbound:
         state = self._streams.get(stream)
         if state is None or state.ending or state.local_closed:
             return
-        if state is AWAITING:
+        if type(state) is Awaiting:
             state = self._materialize(stream)
         self._send(state, message)
 
-    def send_framed(self, stream: int, messages: bytes) -> None:
-        """Like `send`, for one or more gRPC messages that have their prefixes already."""
+    def send_framed(self, stream: int, messages: bytes, count: int = 1) -> None:
+        """Like `send`, for `count` gRPC messages that have their prefixes already."""
         state = self._streams.get(stream)
         if state is None or state.ending or state.local_closed:
             return
-        if state is AWAITING:
+        if type(state) is Awaiting:
             state = self._materialize(stream)
-        self._send_framed(state, messages)
+        self._send_framed(state, messages, count)
 
     # --- sending ------------------------------------------------------------------------
     def _goaway_stream(self) -> int:
@@ -171,9 +178,10 @@ class Outbound:
         """Gives a call in the table its own state."""
         raise NotImplementedError
 
-    def _send_framed(self, state: Stream, messages: bytes) -> None:
+    def _send_framed(self, state: Stream, messages: bytes, count: int) -> None:
         if state.ending or state.local_closed:
             return
+        state.tally.sent += count
         self._strikes = -1
         size = len(messages)
         if self._fits(state, size):
@@ -184,6 +192,7 @@ class Outbound:
     def _send(self, state: Stream, message: bytes) -> None:
         length = len(message)
         size = length + 5
+        state.tally.sent += 1
         self._strikes = -1
         if self._fits(state, size):
             self._out += (MESSAGE.pack(size << 8, 0, state.id, 0, length), message)
@@ -276,11 +285,33 @@ class Outbound:
                 self._pump_stream(state)
 
     # --- ends ---------------------------------------------------------------------------
+    def _count_end(self, state: Stream, code: int) -> None:
+        """The status of a call is decided."""
+        state.tally.end(code)
+        if state.since:
+            self._measure(state)
+
+    def _measure(self, state: Stream) -> None:
+        if state.tally.seconds is not None:
+            state.tally.seconds.note(self._clock() - state.since)
+
+    def abandon(self) -> None:
+        """The socket is gone: calls that have no status were cancelled. Nobody is told."""
+        for state in self._streams.values():
+            if type(state) is Awaiting or not state.ending:
+                self._count_end(state, Code.CANCELLED)
+        self._streams.clear()
+
     def _drop(self, stream: int) -> None:
         """Takes a stream off every table."""
         state = self._streams.pop(stream, None)
-        if state is None or state is AWAITING:
+        if state is None:
             return
+        if type(state) is Awaiting:
+            self._count_end(state, Code.CANCELLED)
+            return
+        if not state.ending:
+            self._count_end(state, Code.CANCELLED)
         self._held_bytes -= state.held_bytes
         self._queued_bytes -= state.queued_bytes
         state.queued_bytes = state.held_bytes = 0
@@ -320,8 +351,11 @@ class Outbound:
         self.close_reason = reason
         lost = list(self._streams)
         for state in self._streams.values():
-            state.queue.clear()
-            state.queued_bytes = 0
+            if type(state) is Awaiting or not state.ending:
+                self._count_end(state, Code.CANCELLED)
+            if type(state) is not Awaiting:
+                state.queue.clear()
+                state.queued_bytes = 0
         self._streams.clear()
         self._waiting.clear()
         self._queued_bytes = self._held_bytes = 0

@@ -5,12 +5,19 @@ Rules: RFC 9113 8.2 and 8.3 (malformed requests reset the stream), PROTOCOL-HTTP
 """
 
 import re
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from typing import Final, NamedTuple
 
 from raftkv.errors import SESSION_MISPLACED, Code, ProtocolError
-from raftkv.wire.grpc import SESSION_METADATA, RequestHead, decode_binary, decode_timeout
+from raftkv.wire.grpc import (
+    SESSION_METADATA,
+    RequestHead,
+    decode_binary,
+    decode_timeout,
+    encode_text,
+)
 from raftkv.wire.hpack import Field
+from raftkv.wire.tally import UNCOUNTED, Tally
 
 _NAME: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+").fullmatch
 _VALUE: Final = re.compile(rb"(?:[^\x00\r\n\t ](?:[^\x00\r\n]*[^\x00\r\n\t ])?)?").fullmatch
@@ -23,6 +30,7 @@ _TRANSPORT: Final = frozenset(
     (b"te", b"content-type", b"grpc-encoding", b"grpc-accept-encoding", b"grpc-timeout")
 )
 _ENCODINGS: Final = frozenset((b"identity", b"gzip", b""))
+NO_TALLIES: Final[Mapping[bytes, Tally]] = {}
 
 
 class Refusal(NamedTuple):
@@ -35,6 +43,20 @@ class Refusal(NamedTuple):
     status: int
     code: int
     text: str
+
+    def fields(self) -> list[Field]:
+        """The header fields of the answer."""
+        fields = [
+            (b":status", b"%d" % self.status),
+            (b"content-type", b"application/grpc"),
+            (b"grpc-status", b"%d" % self.code),
+            (b"grpc-message", encode_text(self.text)),
+        ]
+        if self.code == Code.UNIMPLEMENTED:
+            fields.append((b"grpc-accept-encoding", b"identity,gzip"))
+        elif self.status == 405:
+            fields.append((b"allow", b"POST"))
+        return fields
 
 
 def _malformed(text: str) -> Refusal:
@@ -54,11 +76,14 @@ def check_fields(fields: list[Field]) -> str:
 
 
 def parse_request(
-    fields: list[Field], unary_paths: Container[bytes], session_paths: Container[bytes] = ()
+    fields: list[Field],
+    unary_paths: Container[bytes],
+    session_paths: Container[bytes] = (),
+    tallies: Mapping[bytes, Tally] = NO_TALLIES,
 ) -> RequestHead | Refusal:
     """The head of a call from its decoded header fields.
 
-    unary_paths, session_paths: see `h2.ServerConnection`.
+    unary_paths, session_paths, tallies: see `h2.ServerConnection`.
     """
     wrong = check_fields(fields)
     if wrong:
@@ -107,4 +132,5 @@ def parse_request(
         unary=path in unary_paths,
         gzip=encoding == b"gzip",
         in_session=in_session,
+        tally=tallies.get(path, UNCOUNTED),
     )

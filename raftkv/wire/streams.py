@@ -6,12 +6,13 @@ from typing import Final
 
 from raftkv.wire.grpc import RequestHead
 from raftkv.wire.hpack import Field
+from raftkv.wire.tally import UNCOUNTED, Tally
 
 NO_HEAD: Final = RequestHead(b"", {})
 
 
 class Stream:
-    """The state of one open stream. The usual unary call never needs one: see `AWAITING`.
+    """The state of one open stream. The usual unary call never needs one: see `Awaiting`.
 
     id: the HTTP/2 stream id. head: the request (servers).
     partial: received bytes of a message that is not complete; None: at a message border.
@@ -26,6 +27,7 @@ class Stream:
     ending: END_STREAM follows the queue, with `trailers` (servers).
     above: the queue rose above the low-water mark and `writable` is owed.
     hear: takes the messages instead of the connection's handler (servers); None: nobody does.
+    tally: counts it. since: when it began, if that is to be measured, else 0.
     """
 
     __slots__ = (
@@ -46,6 +48,8 @@ class Stream:
         "queued_bytes",
         "received_bytes",
         "remote_closed",
+        "since",
+        "tally",
         "trailers",
         "window_bytes",
     )
@@ -70,8 +74,25 @@ class Stream:
         self.trailers: Sequence[Field] = ()
         self.above = False
         self.hear: Callable[[bytes], None] | None = None
+        self.tally = head.tally
+        self.since = 0.0
 
 
-# Stands in the table of streams for calls without any state of their own: on a server a
-# whole unary request that waits for its reply, on a client a unary call without a response.
-AWAITING: Final = Stream(0, 0)
+class Awaiting(Stream):
+    """Stands in the table of streams for calls without any state of their own: on a server whole
+    unary requests that wait for their replies, on a client unary calls without a response. All
+    calls of a kind share one, so what is below cannot be set.
+    """
+
+    __slots__ = ()
+
+    deaf = ending = local_closed = headers_received = headers_sent = False
+    id = held_bytes = queued_bytes = window_bytes = 0
+    hear = message = partial = None
+
+    def __init__(self, tally: Tally, since: float = 0.0) -> None:
+        self.tally = tally
+        self.since = since
+
+
+AWAITING: Final = Awaiting(UNCOUNTED)
