@@ -67,6 +67,10 @@ class ServerConfig:
         it becomes this member alone, as etcd's default.
     quota_backend_bytes: NOSPACE above this size; 0: no limit (etcd's negative values).
     auto_compaction_retention_seconds, _revisions: at most one is not 0; both 0: off.
+    strict_reconfig_check: refuse changes of members that would leave no quorum of those that
+        answer. max_learners: at a time.
+    auto_promote: as a learner, ask for the vote when caught up. rejoin: with an empty directory,
+        have the cluster replace the member of these peer URLs by this one, as a learner that asks.
     watch_progress_notify_interval_seconds: between bookmarks of watches that have no events.
     client_tls, peer_tls: None without certificates; needed by https listen URLs.
     """
@@ -95,6 +99,10 @@ class ServerConfig:
     auto_compaction_retention_seconds: float = 0.0
     auto_compaction_retention_revisions: int = 0
     watch_progress_notify_interval_seconds: float = 600.0
+    strict_reconfig_check: bool = True
+    max_learners: int = limits.MAX_LEARNERS
+    auto_promote: bool = False
+    rejoin: bool = False
     log_level: str = "info"
     log_format: str = "json"
 

@@ -7,6 +7,7 @@
     |   +-- DiskFailure          a write or fsync failed: final, the process stops
     |   +-- DirectoryLocked      another process holds the data directory
     |   +-- WrongDirectory       the directory belongs to another cluster or member
+    |   +-- MemberRemoved        the member was removed from its cluster: it stops for good
     +-- ProtocolError        a peer or client broke the wire protocol
     +-- ApiError             an answer of the etcd API: gRPC code, exact text, outcome
 
@@ -90,11 +91,15 @@ class WrongDirectory(StorageError):
     exit_code = 14
 
 
+class MemberRemoved(StorageError):
+    """The cluster has removed this member. Starting it again would end the same."""
+
+    exit_code = 16
+
+
 # Exit code of a member that met an error it has no name for: a bug, or a log entry that this
 # version cannot carry out. Going on would let it differ from the others.
 INTERNAL_EXIT_CODE: Final = 15
-# Exit code of a member that was removed from its cluster. Starting it again would end the same.
-REMOVED_EXIT_CODE: Final = 16
 
 
 class ProtocolError(RaftkvError):
@@ -182,6 +187,15 @@ CLUSTER_ID_MISMATCH: Final = _etcd(Code.FAILED_PRECONDITION, "cluster ID mismatc
 NOT_LEADER: Final = _etcd(Code.FAILED_PRECONDITION, "not leader")
 BAD_TRANSFEREE: Final = _etcd(Code.FAILED_PRECONDITION, "bad leader transferee")
 NOT_FOR_LEARNER: Final = _etcd(Code.FAILED_PRECONDITION, "rpc not supported for learner")
+
+# --- downgrades -------------------------------------------------------------
+DOWNGRADE_BAD_FORMAT: Final = _etcd(Code.INVALID_ARGUMENT, "wrong downgrade target version format")
+DOWNGRADE_BAD_TARGET: Final = _etcd(Code.INVALID_ARGUMENT, "invalid downgrade target version")
+DOWNGRADE_IN_PROGRESS: Final = _etcd(
+    Code.FAILED_PRECONDITION, "cluster has a downgrade job in progress"
+)
+NO_DOWNGRADE: Final = _etcd(Code.FAILED_PRECONDITION, "no inflight downgrade job")
+UNKNOWN_METHOD: Final = _etcd(Code.UNKNOWN, "unknown method")
 
 # --- availability -----------------------------------------------------------
 NO_LEADER: Final = _etcd(Code.UNAVAILABLE, "no leader")

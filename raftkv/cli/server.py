@@ -73,7 +73,7 @@ def serve(runner: Runner | None, /, **typed: str | None) -> int:
     by_key = {flag.key: flag.name for flag in FLAGS}
     given = {by_key[key]: text for key, text in typed.items() if text is not None}
     config, notes = load(given, os.environ)
-    if config.initial_cluster_state == "new" and _is_first_start(config):
+    if config.initial_cluster_state == "new" and not config.rejoin and _is_first_start(config):
         check_bootstrap(config)
     for note in notes:
         print(f"warning: {note}", file=sys.stderr)

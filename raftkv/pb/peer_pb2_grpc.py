@@ -49,6 +49,11 @@ class RaftStub:
                 request_serializer=raftkv_dot_pb_dot_peer__pb2.IdentifyRequest.SerializeToString,
                 response_deserializer=raftkv_dot_pb_dot_peer__pb2.IdentifyReply.FromString,
                 _registered_method=True)
+        self.Rejoin = channel.unary_unary(
+                '/raftkv.peer.v1.Raft/Rejoin',
+                request_serializer=raftkv_dot_pb_dot_peer__pb2.IdentifyRequest.SerializeToString,
+                response_deserializer=raftkv_dot_pb_dot_peer__pb2.IdentifyReply.FromString,
+                _registered_method=True)
 
 
 class RaftServicer:
@@ -81,6 +86,14 @@ class RaftServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Rejoin(self, request, context):
+        """A member whose directory is empty asks to be replaced by a new learner
+        with its peer URLs; the answer is that of Identify about the new one.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RaftServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -96,6 +109,11 @@ def add_RaftServicer_to_server(servicer, server):
             ),
             'Identify': grpc.unary_unary_rpc_method_handler(
                     servicer.Identify,
+                    request_deserializer=raftkv_dot_pb_dot_peer__pb2.IdentifyRequest.FromString,
+                    response_serializer=raftkv_dot_pb_dot_peer__pb2.IdentifyReply.SerializeToString,
+            ),
+            'Rejoin': grpc.unary_unary_rpc_method_handler(
+                    servicer.Rejoin,
                     request_deserializer=raftkv_dot_pb_dot_peer__pb2.IdentifyRequest.FromString,
                     response_serializer=raftkv_dot_pb_dot_peer__pb2.IdentifyReply.SerializeToString,
             ),
@@ -179,6 +197,33 @@ class Raft:
             request,
             target,
             '/raftkv.peer.v1.Raft/Identify',
+            raftkv_dot_pb_dot_peer__pb2.IdentifyRequest.SerializeToString,
+            raftkv_dot_pb_dot_peer__pb2.IdentifyReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Rejoin(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/raftkv.peer.v1.Raft/Rejoin',
             raftkv_dot_pb_dot_peer__pb2.IdentifyRequest.SerializeToString,
             raftkv_dot_pb_dot_peer__pb2.IdentifyReply.FromString,
             options,

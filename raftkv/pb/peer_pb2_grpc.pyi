@@ -49,6 +49,10 @@ class RaftStub:
     """Asks a member what it knows of the caller: for a member that joins (it
     has only its peer URLs), and for one that starts with an empty directory.
     """
+    Rejoin: _grpc.UnaryUnaryMultiCallable[_peer_pb2.IdentifyRequest, _peer_pb2.IdentifyReply]
+    """A member whose directory is empty asks to be replaced by a new learner
+    with its peer URLs; the answer is that of Identify about the new one.
+    """
 
 @_typing.type_check_only
 class RaftAsyncStub(RaftStub):
@@ -67,6 +71,10 @@ class RaftAsyncStub(RaftStub):
     Identify: _aio.UnaryUnaryMultiCallable[_peer_pb2.IdentifyRequest, _peer_pb2.IdentifyReply]  # type: ignore[assignment]
     """Asks a member what it knows of the caller: for a member that joins (it
     has only its peer URLs), and for one that starts with an empty directory.
+    """
+    Rejoin: _aio.UnaryUnaryMultiCallable[_peer_pb2.IdentifyRequest, _peer_pb2.IdentifyReply]  # type: ignore[assignment]
+    """A member whose directory is empty asks to be replaced by a new learner
+    with its peer URLs; the answer is that of Identify about the new one.
     """
 
 class RaftServicer(metaclass=_abc_1.ABCMeta):
@@ -101,6 +109,16 @@ class RaftServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_peer_pb2.IdentifyReply, _abc.Awaitable[_peer_pb2.IdentifyReply]]:
         """Asks a member what it knows of the caller: for a member that joins (it
         has only its peer URLs), and for one that starts with an empty directory.
+        """
+
+    @_abc_1.abstractmethod
+    def Rejoin(
+        self,
+        request: _peer_pb2.IdentifyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_peer_pb2.IdentifyReply, _abc.Awaitable[_peer_pb2.IdentifyReply]]:
+        """A member whose directory is empty asks to be replaced by a new learner
+        with its peer URLs; the answer is that of Identify about the new one.
         """
 
 def add_RaftServicer_to_server(servicer: RaftServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -12,11 +12,17 @@ from typing import TYPE_CHECKING, Final, cast
 
 from google.protobuf.message import DecodeError
 
-from raftkv.errors import Code, ProtocolError, StorageError
+from raftkv.errors import ApiError, Code, ProtocolError, StorageError
 from raftkv.pb import peer_pb2
 from raftkv.server.clients import LINGER_SECONDS
 from raftkv.server.intake import StateCall
-from raftkv.server.links import IDENTIFY_PATH, STATE_PATH, STREAM_PATH, link_limits
+from raftkv.server.links import (
+    IDENTIFY_PATH,
+    REJOIN_PATH,
+    STATE_PATH,
+    STREAM_PATH,
+    link_limits,
+)
 from raftkv.wire import peer
 from raftkv.wire.grpc import RequestHead
 from raftkv.wire.h2 import ServerConnection
@@ -26,7 +32,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("raftkv.peers")
 
-_UNARY: Final = frozenset({IDENTIFY_PATH})
+_UNARY: Final = frozenset({IDENTIFY_PATH, REJOIN_PATH})
 
 
 class PeerProtocol(asyncio.Protocol):
@@ -111,11 +117,14 @@ class PeerProtocol(asyncio.Protocol):
     # --- calls (wire.grpc.ServerHandler) --------------------------------------
 
     def unary(self, stream: int, head: RequestHead, message: bytes) -> None:
-        """Identify."""
+        """Identify and Rejoin."""
         try:
             request = peer_pb2.IdentifyRequest.FromString(message)
         except DecodeError as error:
             self.connection.finish(stream, Code.INVALID_ARGUMENT, f"bad request: {error}")
+            return
+        if head.path == REJOIN_PATH:
+            self.peers.rejoin(request, partial(self._answer_rejoin, stream))
             return
         try:
             reply = self.peers.identify(request)
@@ -123,6 +132,14 @@ class PeerProtocol(asyncio.Protocol):
             self.peers.driver.fail(error)
             return
         self.connection.reply(stream, reply.SerializeToString())
+
+    def _answer_rejoin(self, stream: int, reply: peer_pb2.IdentifyReply | ApiError) -> None:
+        """The leader has carried the change out, or refused it."""
+        if isinstance(reply, ApiError):
+            self.connection.finish(stream, reply.code, reply.text)
+        else:
+            self.connection.reply(stream, reply.SerializeToString())
+        self.flush()
 
     def opened(self, stream: int, head: RequestHead) -> None:
         """A stream of messages or a state transfer begins."""

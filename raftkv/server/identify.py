@@ -1,11 +1,12 @@
 """Finding out who this member is, before it may vote.
 
-Three cases, by the data directory and --initial-cluster-state:
+Four cases, by the data directory and --initial-cluster-state:
 
     directory exists         it names cluster and member
     new                      both follow from the initial cluster; every member computes the same
     existing                 the member was added by MemberAdd; the others know its id by its
                              peer URLs
+    any, with --rejoin       the cluster replaces the member of these peer URLs by a new learner
 
 A directory that was just made may be a lost one's replacement. Before it takes part, a
 majority of the other members must have said that it knows no other directory under this member
@@ -22,25 +23,27 @@ from urllib.parse import urlsplit
 
 from google.protobuf.message import DecodeError
 
-from raftkv.errors import ConfigError, CorruptionError, ProtocolError
+from raftkv.errors import ConfigError, CorruptionError, MemberRemoved, ProtocolError
 from raftkv.pb import peer_pb2
-from raftkv.server.links import IDENTIFY_PATH, link_limits
+from raftkv.server.links import IDENTIFY_PATH, REJOIN_PATH, link_limits
 from raftkv.wire.h2_client import ClientConnection
 
 log = logging.getLogger("raftkv.identify")
 
 ASK_SECONDS = 1.0
+CHANGE_SECONDS = 10.0  # more than a member waits for its leader
 RETRY_SECONDS = 0.2
 SAY_ROUNDS = 50
 STRANGER_ROUNDS = 25  # in which nobody who answers knows this member
 
 
 class _Call(asyncio.Protocol):
-    """One Identify call on its own connection."""
+    """One unary call on its own connection."""
 
-    def __init__(self, request: bytes) -> None:
+    def __init__(self, path: bytes, request: bytes) -> None:
         loop = asyncio.get_running_loop()
         self.answer: asyncio.Future[bytes] = loop.create_future()
+        self._path = path
         self._request = request
         self._connection = ClientConnection(
             self, b"identify", limits=link_limits(), now=loop.time()
@@ -49,7 +52,7 @@ class _Call(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self._connection.request(IDENTIFY_PATH, self._request, end=True)
+        self._connection.request(self._path, self._request, end=True)
         self._transport.write(self._connection.take_output())
 
     def data_received(self, data: bytes) -> None:
@@ -80,7 +83,11 @@ class _Call(asyncio.Protocol):
 
 
 async def ask(
-    url: str, request: peer_pb2.IdentifyRequest, context: ssl.SSLContext | None
+    url: str,
+    request: peer_pb2.IdentifyRequest,
+    context: ssl.SSLContext | None,
+    path: bytes = IDENTIFY_PATH,
+    patience_seconds: float = ASK_SECONDS,
 ) -> peer_pb2.IdentifyReply | str:
     """One member's answer to `request`, or why it cannot be had now."""
     parts = urlsplit(url)
@@ -89,14 +96,14 @@ async def ask(
     try:
         transport, call = await asyncio.wait_for(
             loop.create_connection(
-                lambda: _Call(request.SerializeToString()),
+                lambda: _Call(path, request.SerializeToString()),
                 parts.hostname or "",
                 parts.port or 0,
                 ssl=context if parts.scheme == "https" else None,
             ),
             ASK_SECONDS,
         )
-        answer = await asyncio.wait_for(call.answer, ASK_SECONDS)
+        answer = await asyncio.wait_for(call.answer, patience_seconds)
         return peer_pb2.IdentifyReply.FromString(answer)
     except TimeoutError:
         return "no answer"
@@ -132,7 +139,9 @@ async def join(
             if isinstance(reply, str):
                 waiting.because(url, reply)
                 continue
-            if reply.you_were_removed or reply.your_incarnation not in (0, request.incarnation):
+            if reply.you_were_removed:
+                raise MemberRemoved(removed_text(request.member_id))
+            if reply.your_incarnation not in (0, request.incarnation):
                 raise CorruptionError(rejoin_text(reply.your_id or request.member_id))
             if reply.your_id:
                 return reply
@@ -148,13 +157,49 @@ async def join(
         await pause(RETRY_SECONDS)
 
 
+async def rejoin(
+    urls: Iterable[str],
+    request: peer_pb2.IdentifyRequest,
+    context: ssl.SSLContext | None,
+    pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
+) -> peer_pb2.IdentifyReply:
+    """Has the cluster replace the member with the peer URLs in `request` by a new learner; what
+    it says of that one. Asks until a member can have it done. Raises ConfigError without others.
+    """
+    others = [url for url in urls if url not in request.peer_urls]
+    if not others:
+        raise ConfigError(
+            "--rejoin needs other members' peer URLs: name them with --initial-cluster"
+        )
+    waiting = _Waiting("waiting for the cluster to take this member in again")
+    while True:
+        for url in others:
+            reply = await ask(url, request, context, REJOIN_PATH, CHANGE_SECONDS)
+            if not isinstance(reply, str):
+                log.info("member %016x joins as a learner", reply.your_id)
+                return reply
+            waiting.because(url, reply)
+        waiting.say()
+        await pause(RETRY_SECONDS)
+
+
+def removed_text(member: int) -> str:
+    """What is said to a member that starts and was removed."""
+    return (
+        f"member {member:016x} has been removed from the cluster: its id is never used again. To "
+        "take part again start with an empty data directory and --rejoin, or after "
+        "raftctl member add"
+    )
+
+
 def rejoin_text(member: int) -> str:
     """What to do with a member whose data directory was lost."""
     return (
         f"member {member:016x} has taken part in this cluster with another data directory; "
         "this one has lost its votes and its log and must not take its place. "
-        f"To rejoin: raftctl member remove {member:x}, raftctl member add NAME "
-        "--peer-urls=URL, then start with an empty data directory and "
+        "To rejoin: start again with an empty data directory and --rejoin. By hand: "
+        f"raftctl member replace {member:x}, or raftctl member remove {member:x} and "
+        "raftctl member add NAME --peer-urls=URL, then start with an empty data directory and "
         "--initial-cluster-state existing. A new cluster that never had a leader has nothing to "
         "lose: it can begin again with empty data directories on all members"
     )
@@ -199,7 +244,9 @@ def _problem(reply: peer_pb2.IdentifyReply, request: peer_pb2.IdentifyRequest, n
             f"member {number:016x} of cluster {request.cluster_id:016x}: compare "
             "--initial-cluster and --initial-cluster-token"
         )
-    if reply.you_were_removed or reply.your_incarnation not in (0, request.incarnation):
+    if reply.you_were_removed:
+        raise MemberRemoved(removed_text(request.member_id))
+    if reply.your_incarnation not in (0, request.incarnation):
         raise CorruptionError(rejoin_text(request.member_id))
     if reply.your_id != request.member_id or not reply.your_incarnation:
         return "it knows no such member (yet)"

@@ -32,6 +32,7 @@ log = logging.getLogger("raftkv.peers")
 STREAM_PATH: Final = b"/raftkv.peer.v1.Raft/Stream"
 STATE_PATH: Final = b"/raftkv.peer.v1.Raft/InstallState"
 IDENTIFY_PATH: Final = b"/raftkv.peer.v1.Raft/Identify"
+REJOIN_PATH: Final = b"/raftkv.peer.v1.Raft/Rejoin"
 
 FIRST_RETRY_SECONDS: Final = 0.05
 LAST_RETRY_SECONDS: Final = 0.5
@@ -104,6 +105,15 @@ class Link(asyncio.Protocol):
         self._probed = 0.0  # when the last probe was sent; perf_counter, the loop's clock is coarse
 
     # --- dialling -----------------------------------------------------------
+
+    def move(self, urls: Sequence[str]) -> None:
+        """The other end listens somewhere else from now on: it is dialled there at once. A
+        connection that works stays, for whoever answers on it has been recognised by its id.
+        """
+        self.urls = list(urls)
+        self._attempt = 0
+        if not self.ready:
+            self.redial()
 
     def start(self) -> None:
         """Starts dialling; goes on until `close`."""

@@ -16,22 +16,27 @@ import random
 import signal
 import ssl
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 
 import uvloop
 
-from raftkv.config import ServerConfig, Url, check_bootstrap, member_id
-from raftkv.errors import INTERNAL_EXIT_CODE, ConfigError, RaftkvError, StorageError
-from raftkv.kv import commands
+from raftkv.config import ServerConfig, Url, member_id
+from raftkv.errors import (
+    INTERNAL_EXIT_CODE,
+    ConfigError,
+    MemberRemoved,
+    RaftkvError,
+    StorageError,
+)
 from raftkv.kv.backend import Backend
 from raftkv.kv.machine import Bootstrap, MachineSettings, StateMachine
-from raftkv.kv.members import Member, encode_member
-from raftkv.pb import peer_pb2
+from raftkv.kv.members import Member
 from raftkv.raft.core import CoreSettings
 from raftkv.raft.membership import plain
 from raftkv.raft.types import HardState, RecoveredLog, SnapshotMeta
 from raftkv.replica.replica import Replica, ReplicaSettings
-from raftkv.server import counters, identify, logs, tls
+from raftkv.server import counters, logs, tls
+from raftkv.server.arrival import Arrival
 from raftkv.server.autocompaction import AutoCompaction
 from raftkv.server.clients import ClientListener
 from raftkv.server.descriptors import raise_limit
@@ -44,6 +49,7 @@ from raftkv.server.services.catalogue import known_services, register_all
 from raftkv.server.services.context import Context
 from raftkv.server.services.health import HealthService
 from raftkv.server.services.inspect import InspectService
+from raftkv.server.standing import REMOVED_TEXT, Standing
 from raftkv.server.surroundings import PLAIN, Surroundings
 from raftkv.storage.recovery import DataDirectory, Identity
 from raftkv.wire.h2 import ConnectionLimits
@@ -111,7 +117,7 @@ class Node:
         self.clients: ClientListener | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._compaction: AutoCompaction | None = None
-        self._publishing = False
+        self._standing: Standing | None = None
         self._closed = False
 
     # --- start --------------------------------------------------------------
@@ -121,13 +127,14 @@ class Node:
         config, around = self.config, self._surroundings
         peer_tls = config.peer_tls
         dial = tls.client_context(peer_tls) if peer_tls else None
-        cluster, member, addresses = await self._who_am_i(dial)
+        arrival = Arrival(config, around.files, dial)
+        cluster, member, addresses = await arrival.place()
         config.data_dir.absolute().parent.mkdir(parents=True, exist_ok=True)
         directory = DataDirectory.open(
             str(config.data_dir), cluster, member, fs=around.files, engine=around.engine
         )
         self._directory = directory
-        machine = self._machine(directory.state, cluster)
+        machine = self._machine(directory.state, cluster, member)
         recovered = directory.recovered
         bootstrapped = recovered.last_index >= FIRST_INDEX
         if bootstrapped:
@@ -161,18 +168,20 @@ class Node:
         for url in config.listen_peer_urls:
             await self._listen(url, peers.protocol, context, "peer")
         if joining:
-            addresses = addresses or await self._ask_cluster(directory.identity, dial)
+            addresses = addresses or await arrival.ask_again(directory.identity)
             known.learn_addresses(addresses)
-            await self._confirm(directory.identity, addresses, dial)
+            await arrival.confirm(directory.identity, addresses)
         elif not bootstrapped:
             first = {number: one.peer_urls for number, one in machine.members.items()}
             known.learn_addresses(first)
-            await self._confirm(directory.identity, first, dial)
+            await arrival.confirm(directory.identity, first)
             self._bootstrap(directory, machine)
         peers.open = True
         self._freeze()
         driver.start()
         peers.members_changed()
+        incarnation = directory.identity.incarnation
+        self._standing = Standing(config, driver, incarnation, self._removed)
         driver.role_listeners.append(self._role_changed)
         peers.failover.started()
         await self._serve_clients(driver, directory.identity)
@@ -194,43 +203,12 @@ class Node:
             },
         )
 
-    async def _who_am_i(
-        self, dial: ssl.SSLContext | None
-    ) -> tuple[int, int, dict[int, tuple[str, ...]]]:
-        """Cluster id, member id, and the peer URLs that are known before the member table is."""
-        config = self.config
-        identity = DataDirectory.peek(str(config.data_dir), fs=self._surroundings.files)
-        if identity is not None:
-            described = config.name in config.initial_cluster
-            if (
-                config.initial_cluster_state == "new"
-                and described
-                and ((identity.cluster, identity.member) != (config.cluster_id, config.member_id))
-            ):
-                log.warning(
-                    "%s belongs to member %016x of cluster %016x and goes on as that; the "
-                    "--initial-cluster flags, which describe member %016x of cluster %016x, "
-                    "are for a first start only",
-                    config.data_dir,
-                    identity.member,
-                    identity.cluster,
-                    config.member_id,
-                    config.cluster_id,
-                )
-            return identity.cluster, identity.member, {}
-        own_urls = [str(url) for url in config.initial_advertise_peer_urls]
-        if config.initial_cluster_state == "existing":
-            request = peer_pb2.IdentifyRequest(peer_urls=own_urls)
-            reply = await identify.join(self._initial_urls(), request, dial)
-            addresses = {peer.id: tuple(peer.peer_urls) for peer in reply.members}
-            return reply.cluster_id, reply.your_id, addresses
-        check_bootstrap(config)
-        return config.cluster_id, config.member_id, {}
-
-    def _machine(self, backend: Backend, cluster: int) -> StateMachine:
+    def _machine(self, backend: Backend, cluster: int, member: int) -> StateMachine:
         config = self.config
         bootstrap = None
-        if config.initial_cluster_state == "new" and cluster == config.cluster_id:
+        # Not for a member that has rejoined: its state comes from the others.
+        described = config.name in config.initial_cluster and config.initial_cluster_state == "new"
+        if described and (cluster, member) == (config.cluster_id, config.member_id):
             bootstrap = self._first_state()
         return StateMachine(backend, cluster, self.machine_settings, bootstrap)
 
@@ -262,6 +240,8 @@ class Node:
             election_timeout_seconds=election / 1000,
             snapshot_count=config.snapshot_count,
             catch_up_entries=min(CATCH_UP_ENTRIES, config.snapshot_count),
+            max_learners=config.max_learners,
+            strict_changes=config.strict_reconfig_check,
         )
         return Replica(
             settings,
@@ -271,35 +251,6 @@ class Node:
             random.Random(random.SystemRandom().getrandbits(64)),
             random.SystemRandom().getrandbits(64),
         )
-
-    def _initial_urls(self) -> list[str]:
-        """The peer URLs of all members that --initial-cluster names."""
-        return [url for urls in self.config.initial_cluster.values() for url in urls]
-
-    def _request(self, identity: Identity) -> peer_pb2.IdentifyRequest:
-        return peer_pb2.IdentifyRequest(
-            cluster_id=identity.cluster,
-            member_id=identity.member,
-            incarnation=identity.incarnation,
-            peer_urls=[str(url) for url in self.config.initial_advertise_peer_urls],
-        )
-
-    async def _ask_cluster(
-        self, identity: Identity, dial: ssl.SSLContext | None
-    ) -> dict[int, tuple[str, ...]]:
-        """The members' peer URLs, for a member that ended before it had received a state."""
-        reply = await identify.join(self._initial_urls(), self._request(identity), dial)
-        return {peer.id: tuple(peer.peer_urls) for peer in reply.members}
-
-    async def _confirm(
-        self,
-        identity: Identity,
-        members: Mapping[int, Sequence[str]],
-        dial: ssl.SSLContext | None,
-    ) -> None:
-        """May this directory, which never took part, take part? Waits until the others say so."""
-        others = {number: urls for number, urls in members.items() if number != identity.member}
-        await identify.confirm_fresh(self._request(identity), others, dial)
 
     def _bootstrap(self, directory: DataDirectory, machine: StateMachine) -> None:
         """Makes the state and the empty log of a new cluster durable."""
@@ -390,7 +341,8 @@ class Node:
         self._timer = self.loop.call_later(0.2, self._tick)
         assert self._peers is not None
         self._peers.tick(self.loop.time())
-        self._publish()
+        assert self._standing is not None
+        self._standing.review()
 
     def _role_changed(self) -> None:
         assert self.driver is not None
@@ -403,28 +355,8 @@ class Node:
                 "leader": f"{replica.leader:x}",
             },
         )
-        self._publish()
-
-    def _publish(self) -> None:
-        """Tells the cluster this member's name, client URLs and incarnation, until it knows."""
-        assert self.driver is not None
-        assert self._directory is not None
-        replica = self.driver.replica
-        known = replica.machine.members.get(replica.member)
-        if self._publishing or known is None or not replica.leader:
-            return
-        urls = tuple(str(url) for url in self.config.advertise_client_urls)
-        incarnation = self._directory.identity.incarnation
-        wanted = Member(known.id, self.config.name, known.peer_urls, urls, incarnation)
-        if known == wanted:
-            return
-        ticket = (self._published,)
-        if replica.propose(commands.PUBLISH, encode_member(wanted), ticket) is None:
-            self._publishing = True
-            self.driver.wake()
-
-    def _published(self, ticket: object, result: object) -> None:
-        self._publishing = False
+        assert self._standing is not None
+        self._standing.review()
 
     def _failed(self, error: Exception) -> None:
         """Disk or state cannot be trusted any more. Nothing is answered or sent from here on."""
@@ -440,8 +372,8 @@ class Node:
 
     def _removed(self) -> None:
         if not self.stopped.is_set():
-            log.error("this member has been removed from the cluster; stopping")
-            self.exit_code = 1
+            log.error(REMOVED_TEXT)
+            self.exit_code = MemberRemoved.exit_code
             self.stopped.set()
 
     # --- stop ---------------------------------------------------------------

@@ -11,10 +11,11 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from raftkv.config import parse_url
-from raftkv.errors import Code, CorruptionError, ProtocolError
+from raftkv.errors import NO_LEADER, ApiError, Code, CorruptionError, ProtocolError
 from raftkv.kv.machine import MachineSettings
 from raftkv.pb import peer_pb2
 from raftkv.raft.messages import AppendEntries, InstallSnapshot, Message
+from raftkv.server import rejoining
 from raftkv.server.accept import PeerProtocol
 from raftkv.server.driver import Driver
 from raftkv.server.failover import Failover
@@ -105,7 +106,7 @@ class Peers:
             if link is None and urls:
                 self.links[member] = self._link(member, urls)
             elif link is not None and urls and link.urls != list(urls):
-                link.urls = list(urls)
+                link.move(urls)
         for member in [member for member in self.links if member not in wanted]:
             if member in replica.machine.removed:
                 self.links.pop(member).close()
@@ -271,7 +272,8 @@ class Peers:
         return None
 
     def _learn(self, sender: int, urls: bytes) -> None:
-        if self._known.learn_address(sender, _dialable(urls)):
+        recorded = sender in self.driver.replica.machine.members  # and its peer URLs with it
+        if not recorded and self._known.learn_address(sender, _dialable(urls)):
             link = self.links.get(sender)
             if link is None:
                 self.update_address(sender)
@@ -353,6 +355,28 @@ class Peers:
                 for member, record in sorted(machine.members.items())
             ],
         )
+
+    def rejoin(
+        self,
+        request: peer_pb2.IdentifyRequest,
+        answer: Callable[[peer_pb2.IdentifyReply | ApiError], None],
+    ) -> None:
+        """Replaces the member with the caller's peer URLs, which has lost its data, by a learner.
+
+        answer: gets what `identify` says of the new member, or why it cannot be.
+        """
+        if not self.open:
+            answer(NO_LEADER)
+            return
+
+        def replaced(result: int | ApiError) -> None:
+            if isinstance(result, ApiError):
+                answer(result)
+            else:
+                answer(self.identify(peer_pb2.IdentifyRequest(peer_urls=request.peer_urls)))
+
+        rejoining.rejoin(self.driver.replica, request, replaced)
+        self.driver.wake()
 
     # --- the clock and the end ----------------------------------------------------
 

@@ -8,7 +8,9 @@ def refusal(path: str, member: int, problem: str) -> CorruptionError:
     return CorruptionError(
         f"data directory {path} cannot be trusted: {problem}. "
         "This member must not vote, because it may have forgotten what it promised. "
-        f"To rejoin: `raftctl member remove {member:x}`, `raftctl member add` with its peer URL, "
-        "then start it again with an empty directory; it fetches everything from the leader. "
+        "To rejoin: move the directory away and start again with --rejoin; it comes back under a "
+        "new id and fetches everything from the leader. By hand: "
+        f"`raftctl member replace {member:x}`, or `raftctl member remove {member:x}` and "
+        "`raftctl member add` with its peer URL, then start it with an empty directory. "
         "Keep this directory until the cluster is healthy."
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from raftkv.errors import DirectoryLocked, StorageError
+from raftkv.errors import DirectoryLocked, MemberRemoved, StorageError
 from raftkv.pb import rpc_pb2
 from raftkv.server.node import Node
 from raftkv.storage.recovery import DataDirectory
@@ -109,7 +109,7 @@ def test_a_removed_member_is_told_and_stops(
                 await victim.start()
             async with asyncio.timeout(60):
                 await victim.stopped.wait()
-            assert victim.exit_code == 1
+            assert victim.exit_code == MemberRemoved.exit_code == 16
             await victim.stop()
             await client.put(b"without", b"it")
             client.close()

@@ -1,12 +1,15 @@
-"""etcdserverpb.Cluster: MemberList, MemberAdd, MemberRemove, MemberPromote."""
+"""etcdserverpb.Cluster: MemberList, MemberAdd, MemberRemove, MemberUpdate, MemberPromote.
 
-import random
+Changes are only checked for their form here. Whether one may be made is for the leader to say
+(`raftkv.replica.changes`), whichever member was asked.
+"""
+
+from collections.abc import Iterable
 from typing import Any
 from urllib.parse import urlsplit
 
 from google.protobuf.message import DecodeError
 
-from raftkv.config import member_id
 from raftkv.errors import MEMBER_BAD_URLS, MEMBER_NOT_FOUND, ApiError
 from raftkv.kv import commands
 from raftkv.kv.machine import Result
@@ -14,6 +17,7 @@ from raftkv.kv.members import Member, encode_member
 from raftkv.pb import rpc_pb2
 from raftkv.replica.changes import MEMBER_ID
 from raftkv.server.clients import ClientProtocol
+from raftkv.server.rejoining import new_member_id
 from raftkv.server.routes import Routes
 from raftkv.server.services.context import CANNOT_DECODE, Context
 from raftkv.wire.grpc import RequestHead
@@ -31,6 +35,7 @@ class ClusterService:
         routes.unary[prefix + b"MemberList"] = self.member_list
         routes.unary[prefix + b"MemberAdd"] = self.member_add
         routes.unary[prefix + b"MemberRemove"] = self.member_remove
+        routes.unary[prefix + b"MemberUpdate"] = self.member_update
         routes.unary[prefix + b"MemberPromote"] = self.member_promote
 
     # --- the list -----------------------------------------------------------
@@ -85,11 +90,11 @@ class ClusterService:
         except DecodeError:
             client.fail(stream, CANNOT_DECODE)
             return
-        urls = tuple(request.peerURLs)
-        if not urls or not all(_is_peer_url(url) for url in urls):
+        urls = _peer_urls(request.peerURLs)
+        if not urls:
             client.fail(stream, MEMBER_BAD_URLS)
             return
-        number = member_id(urls, f"{self._context.cluster:016x}", str(random.getrandbits(64)))
+        number = new_member_id(self._context.cluster, urls)
         command = commands.LEARNER_ADD if request.isLearner else commands.MEMBER_ADD
         record = encode_member(Member(number, peer_urls=urls))
         self._change(client, stream, head, command, record, number)
@@ -99,6 +104,22 @@ class ClusterService:
     ) -> None:
         """Cluster.MemberRemove."""
         self._by_id(client, stream, head, message, rpc_pb2.MemberRemoveRequest)
+
+    def member_update(
+        self, client: ClientProtocol, stream: int, head: RequestHead, message: bytes
+    ) -> None:
+        """Cluster.MemberUpdate: other peer URLs for a member, which the others dial at once."""
+        try:
+            request = rpc_pb2.MemberUpdateRequest.FromString(message)
+        except DecodeError:
+            client.fail(stream, CANNOT_DECODE)
+            return
+        urls = _peer_urls(request.peerURLs)
+        if not urls:
+            client.fail(stream, MEMBER_BAD_URLS)
+            return
+        record = encode_member(Member(request.ID, peer_urls=urls))
+        self._change(client, stream, head, commands.MEMBER_UPDATE, record, request.ID)
 
     def member_promote(
         self, client: ClientProtocol, stream: int, head: RequestHead, message: bytes
@@ -147,12 +168,20 @@ class ClusterService:
             if command in (commands.MEMBER_ADD, commands.LEARNER_ADD):
                 added = next((member for member in members if number == member.ID), None)
                 reply: Any = rpc_pb2.MemberAddResponse(member=added, members=members)
+            elif command == commands.MEMBER_UPDATE:
+                reply = rpc_pb2.MemberUpdateResponse(members=members)
             elif command == commands.MEMBER_PROMOTE:
                 reply = rpc_pb2.MemberPromoteResponse(members=members)
             else:
                 reply = rpc_pb2.MemberRemoveResponse(members=members)
             client.reply(stream, self._context.header(0) + reply.SerializeToString())
         client.driver.mark_dirty(client)
+
+
+def _peer_urls(urls: Iterable[str]) -> tuple[str, ...]:
+    """The URLs in order, as etcd keeps them; () if one cannot be a member's, or there is none."""
+    given = tuple(sorted(urls))
+    return given if all(_is_peer_url(url) for url in given) else ()
 
 
 def _is_peer_url(url: str) -> bool:
