@@ -20,10 +20,10 @@ from raftkv.wire import frames
 from raftkv.wire.connection import Connection
 from raftkv.wire.foreign import describe_foreign
 from raftkv.wire.frames import HEADER, MESSAGE, PREFACE
-from raftkv.wire.grpc import RequestHead, ServerHandler, encode_status, parse_timeout
+from raftkv.wire.grpc import RequestHead, ServerHandler, encode_status
 from raftkv.wire.hpack import Field
 from raftkv.wire.policy import ConnectionLimits
-from raftkv.wire.requests import NO_TALLIES, Refusal, check_fields, parse_request
+from raftkv.wire.requests import Refusal, RequestParser, check_fields
 from raftkv.wire.streams import Awaiting, Stream
 from raftkv.wire.tally import Tally
 
@@ -45,8 +45,7 @@ class ServerConnection(Connection):
 
     handler: gets the calls. unary_paths: paths whose calls are handed over whole.
     limits: see ConnectionLimits. now: seconds on any clock that never goes back.
-    session_paths: paths whose calls may have SESSION_METADATA. tallies: count the calls of paths.
-    clock: seconds, to measure how long calls take for those tallies that want to know.
+    session_paths: paths whose calls may have SESSION_METADATA.
     """
 
     def __init__(
@@ -56,21 +55,17 @@ class ServerConnection(Connection):
         limits: ConnectionLimits | None = None,
         now: float = 0.0,
         session_paths: Container[bytes] = (),
-        tallies: Mapping[bytes, Tally] = NO_TALLIES,
-        clock: Callable[[], float] | None = None,
     ) -> None:
         super().__init__(limits or ConnectionLimits(), now)
         self._handler = handler
-        self._paths = unary_paths, session_paths, tallies
-        self._measures = clock is not None
-        self._clock = clock or self._clock
+        self._parser = RequestParser(unary_paths, session_paths)
+        self._measures = False
         self._maxima = (  # open calls; bytes of a message; of a stream before they are credited
             self.limits.max_concurrent_streams,
             self.limits.max_message_bytes,
             self.limits.stream_window_bytes >> 1,
         )
         self._heads: dict[bytes, tuple[RequestHead, Awaiting]] = {}  # by block, see hpack
-        self._untimed_heads: dict[tuple[Field, ...], RequestHead] = {}
         self._drained_at = 0  # newest stream we promised to serve in GOAWAY
         self._last_ping: float | None = None
         self._fast_bytes = -1  # longest framed message of the fast path of `reply`
@@ -78,6 +73,12 @@ class ServerConnection(Connection):
         self._pack_head: Callable[..., bytes] = MESSAGE.pack
         self._pack_tail: Callable[..., bytes] = HEADER.pack
         self._head5 = self._tail5 = self._head_block = self._tail_block = b""
+
+    def count(self, tallies: Mapping[bytes, Tally], clock: Callable[[], float] | None) -> None:
+        """Counts calls by their paths. clock: in seconds, measures them too (`Tally.seconds`)."""
+        self._parser.tallies = tallies
+        self._measures = clock is not None
+        self._clock = clock or self._clock
 
     # --- the hot path --------------------------------------------------------------
     def _frames(self, data: bytes) -> int:
@@ -331,7 +332,7 @@ class ServerConnection(Connection):
         if self._decoder.truncated:
             text = f"the header list is larger than max ({self.limits.max_header_list_bytes})"
             return Refusal(431, Code.RESOURCE_EXHAUSTED, text)
-        parsed = self._timed_head(fields) or parse_request(fields, *self._paths)
+        parsed = self._parser.parse(fields)
         if (
             isinstance(parsed, RequestHead)
             and self._decoder.generation == generation
@@ -342,28 +343,6 @@ class ServerConnection(Connection):
                 self._heads.clear()
             self._heads[block] = parsed, Awaiting(parsed.tally)
         return parsed
-
-    def _timed_head(self, fields: list[Field]) -> RequestHead | None:
-        """The head of a request that differs from an earlier one in its grpc-timeout only.
-
-        Go's clients put every new timeout into the table, so their blocks never repeat.
-        None: no timeout, or one that needs the general way. Only timeouts behind the first
-        four fields count, so that no misplaced pseudo-header escapes the rules.
-        """
-        at = next((i for i, field in enumerate(fields) if field[0] == b"grpc-timeout"), 0)
-        timeout = parse_timeout(fields[at][1]) if at >= 4 else None
-        if timeout is None:
-            return None
-        key = (*fields[:at], *fields[at + 1 :])
-        base = self._untimed_heads.get(key)
-        if base is None:
-            parsed = parse_request(list(key), *self._paths)
-            if isinstance(parsed, Refusal):
-                return None
-            if len(self._untimed_heads) >= _CACHED_BLOCKS:
-                self._untimed_heads.clear()
-            base = self._untimed_heads[key] = parsed
-        return base.with_timeout(timeout)
 
     def _on_block(self, stream: int, end_stream: bool, block: bytes) -> None:
         if stream <= self._last_stream or not stream & 1:

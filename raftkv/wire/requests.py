@@ -15,6 +15,7 @@ from raftkv.wire.grpc import (
     decode_binary,
     decode_timeout,
     encode_text,
+    parse_timeout,
 )
 from raftkv.wire.hpack import Field
 from raftkv.wire.tally import UNCOUNTED, Tally
@@ -30,7 +31,8 @@ _TRANSPORT: Final = frozenset(
     (b"te", b"content-type", b"grpc-encoding", b"grpc-accept-encoding", b"grpc-timeout")
 )
 _ENCODINGS: Final = frozenset((b"identity", b"gzip", b""))
-NO_TALLIES: Final[Mapping[bytes, Tally]] = {}
+_NO_TALLIES: Final[Mapping[bytes, Tally]] = {}
+_REMEMBERED_HEADS: Final = 64
 
 
 class Refusal(NamedTuple):
@@ -79,11 +81,11 @@ def parse_request(
     fields: list[Field],
     unary_paths: Container[bytes],
     session_paths: Container[bytes] = (),
-    tallies: Mapping[bytes, Tally] = NO_TALLIES,
+    tallies: Mapping[bytes, Tally] = _NO_TALLIES,
 ) -> RequestHead | Refusal:
     """The head of a call from its decoded header fields.
 
-    unary_paths, session_paths, tallies: see `h2.ServerConnection`.
+    unary_paths, session_paths: see `h2.ServerConnection`. tallies: count the calls of paths.
     """
     wrong = check_fields(fields)
     if wrong:
@@ -134,3 +136,41 @@ def parse_request(
         in_session=in_session,
         tally=tallies.get(path, UNCOUNTED),
     )
+
+
+class RequestParser:
+    """`parse_request` for one connection, which remembers requests but for their timeouts.
+
+    tallies: count the calls of paths.
+    """
+
+    def __init__(self, unary_paths: Container[bytes], session_paths: Container[bytes]) -> None:
+        self.tallies = _NO_TALLIES
+        self._paths = unary_paths, session_paths
+        self._untimed: dict[tuple[Field, ...], RequestHead] = {}
+
+    def parse(self, fields: list[Field]) -> RequestHead | Refusal:
+        """The head of a call from its decoded header fields."""
+        return self._timed(fields) or parse_request(fields, *self._paths, self.tallies)
+
+    def _timed(self, fields: list[Field]) -> RequestHead | None:
+        """The head of a request that differs from an earlier one in its grpc-timeout only.
+
+        Go's clients put every new timeout into the table, so their blocks never repeat.
+        None: no timeout, or one that needs the general way. Only timeouts behind the first
+        four fields count, so that no misplaced pseudo-header escapes the rules.
+        """
+        at = next((i for i, field in enumerate(fields) if field[0] == b"grpc-timeout"), 0)
+        timeout = parse_timeout(fields[at][1]) if at >= 4 else None
+        if timeout is None:
+            return None
+        key = (*fields[:at], *fields[at + 1 :])
+        base = self._untimed.get(key)
+        if base is None:
+            parsed = parse_request(list(key), *self._paths, self.tallies)
+            if isinstance(parsed, Refusal):
+                return None
+            if len(self._untimed) >= _REMEMBERED_HEADS:
+                self._untimed.clear()
+            base = self._untimed[key] = parsed
+        return base.with_timeout(timeout)

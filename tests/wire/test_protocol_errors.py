@@ -302,7 +302,7 @@ def test_calls_that_differ_in_their_timeout_only_keep_their_own_timeout() -> Non
         assert head.metadata == {b"token": b"%d" % (number % 3)}
         assert head.authority == (b"test" if number % 2 else b"")
         assert head.unary
-    assert len(server._untimed_heads) == 6
+    assert len(server._parser._untimed) == 6
 
 
 @pytest.mark.parametrize("at", range(6))
