@@ -111,7 +111,7 @@ class Replica:
             settings.request_timeout_seconds,
             settings.max_pending_reads,
         )
-        self._watchdog = DiskWatchdog(self.core)
+        self.watchdog = DiskWatchdog(self.core, settings.election_timeout_seconds)
         self.housekeeping = Housekeeping(
             settings.snapshot_count,
             settings.catch_up_entries,
@@ -224,8 +224,8 @@ class Replica:
         self.core.tick()
         self.writes.tick()
         self.keepalives.tick()
-        if self.core.is_leader and self._watchdog.behind():
-            self._watchdog.hand_over(self.transfer_target())
+        if self.core.is_leader and self.watchdog.behind(self._now):
+            self.watchdog.hand_over(self._now)
 
     def tell_news(self) -> None:
         """See `Effects.news`."""
@@ -344,6 +344,8 @@ class Replica:
             if self._received is not None:  # the log was further than the state by now
                 effects.discarded.append(self._received)
                 self._received = None
+        if core.is_leader:
+            self.watchdog.observe(now)
         self.writes.drain_output(effects)
         self.keepalives.turn(now, self.machine, self._append, effects)
         if self.reading.confirmed:
@@ -365,6 +367,8 @@ class Replica:
         effects.after = ready.after
         effects.after_number = ready.after_number
         effects.role_changed = ready.role_changed
+        if ready.role_changed:
+            self.watchdog.forget()
         if ready.installed is not None:
             self._install(ready.installed, effects)
         if ready.lost_reads:

@@ -9,7 +9,20 @@ from raftkv.server.services.context import Context
 
 def of_services(context: Context) -> dict[str, int]:
     """All of them."""
-    return {**kv_counters(context), **lease_counters(context), **watch_counters(context)}
+    return {
+        **kv_counters(context),
+        **lease_counters(context),
+        **watch_counters(context),
+        **leader_counters(context),
+    }
+
+
+def leader_counters(context: Context) -> dict[str, int]:
+    """Of leadership at this member.
+
+    slow_disk_handovers_total: that it gave it away because its disk kept clients waiting.
+    """
+    return {"slow_disk_handovers_total": context.replica.watchdog.handovers}
 
 
 def kv_counters(context: Context) -> dict[str, int]:
