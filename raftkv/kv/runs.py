@@ -117,4 +117,5 @@ def put_run(store: Store, entries: list[Entry], first: int) -> list[tuple[int, b
     store.cached_bytes, store.written_bytes = cached_bytes, written_bytes
     answers = [(number, b"") for number in range(store.revision + 1, revision)]
     store.revision = revision - 1
+    store.puts += len(answers)
     return answers

@@ -84,6 +84,12 @@ class Store:
         self.hash = 0
         self.changes: list[Change] | None = None  # filled only while somebody watches
         self.attached: dict[int, dict[bytes, None]] = {}  # lease -> its keys
+        # Operations applied since the process began, for whoever watches it; no part of the state.
+        self.puts = self.deletes = self.txns = 0
+
+    def inherit_counts(self, earlier: "Store") -> None:
+        """Goes on counting where the store that this one replaces was."""
+        self.puts, self.deletes, self.txns = earlier.puts, earlier.deletes, earlier.txns
 
     # --- writes --------------------------------------------------------------
     def put(self, key: bytes, head: bytes, tail: bytes, lease: int = 0) -> bytes:
@@ -91,6 +97,7 @@ class Store:
 
         head, tail: the ready-made fields 1 and 5 of the KeyValue.
         """
+        self.puts += 1
         row_id = self.next_id
         self.next_id = row_id + 1
         old = self.cache.get(key)

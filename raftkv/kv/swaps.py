@@ -179,6 +179,7 @@ def swap_run(store: Store, entries: list[Entry], first: int) -> list[tuple[int, 
 
 def carry_out(store: Store, data: bytes, swap: Swap) -> bytes:
     """Apply a swap; the body of its TxnResponse."""
+    store.txns += 1
     compares, at, value_at, end, read_key = swap
     for compare in compares:
         if not _holds(store, compare):

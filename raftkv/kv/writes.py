@@ -94,6 +94,7 @@ class Writer:
     def delete(self, request: pb.DeleteRangeRequest) -> bytes:
         """Delete the live keys of a range, in key order: the body of a DeleteRangeResponse."""
         store = self.store
+        store.deletes += 1
         if not request.range_end:
             keys = [request.key] if request.key in store.live else []
         else:
@@ -115,6 +116,7 @@ class Writer:
         history: called before the first write if a range looks at a past revision; flushes.
         metered: for an entry of the log, which may read only so much (`metering`).
         """
+        self.store.txns += metered
         meter = Meter(self.store.compacted) if metered else None
         ahead: deque[ranges.Found] = deque()
         try:

@@ -435,6 +435,7 @@ class Replica:
     def _install(self, meta: SnapshotMeta, effects: Effects) -> None:
         assert self._received is not None, "an installed state was received before"
         self._received.lease_counts.add(self.machine.lease_counts)
+        self._received.store.inherit_counts(self.machine.store)
         self.machine, self._received = self._received, None
         assert self.machine.applied_index == meta.index
         self._applied_term = meta.term

@@ -42,6 +42,7 @@ class PeerProtocol(asyncio.Protocol):
         self.peers = peers
         self.loop = peers.driver.loop
         self.dirty = False
+        self.traffic = peers.traffic_with(0)  # with whoever this is
         self.sender = 0  # the member at the other end, once greeted
         self.connection = ServerConnection(self, _UNARY, link_limits(), self.loop.time())
         self._transport: asyncio.Transport | None = None
@@ -60,6 +61,7 @@ class PeerProtocol(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Frames of the other member; their messages are queued for the next turn."""
+        self.traffic.received_bytes += len(data)
         self.connection.receive(data, self.loop.time())
         output = self.connection.take_output()
         assert self._transport is not None
@@ -151,11 +153,13 @@ class PeerProtocol(asyncio.Protocol):
         if refusal is not None:
             code, text = refusal
             self.connection.finish(stream, code, text)
+            self.traffic.refused_streams += 1
             self.peers.log_refusal(head.metadata, text)
             return
         if head.path == STREAM_PATH:
             self._stream = stream
             self.sender = int(head.metadata[b"raftkv-member"], 16)
+            self.traffic = self.peers.traffic_with(self.sender)
             greeting = self.peers.greeting(self.sender)
             self.connection.send(stream, peer_pb2.Packet(greeting=greeting).SerializeToString())
             self.connection.listen(stream, self._packet)

@@ -7,6 +7,7 @@ handed to its route with the connection and the stream, and whoever has the answ
 
 import asyncio
 import logging
+from collections.abc import Callable, Mapping
 from typing import Final, cast
 
 from raftkv import limits
@@ -16,8 +17,10 @@ from raftkv.server.driver import Driver
 from raftkv.server.entrance import Entrances
 from raftkv.server.logs import Repeats
 from raftkv.server.routes import Routes
+from raftkv.server.traffic import ClientTraffic
 from raftkv.wire.grpc import RequestHead
 from raftkv.wire.h2 import ConnectionLimits, ServerConnection
+from raftkv.wire.tally import Tally
 
 log = logging.getLogger("raftkv.clients")
 
@@ -40,6 +43,8 @@ class ClientProtocol(asyncio.Protocol):
             self.routes.session_paths,
         )
         self.reply = self.connection.reply
+        self.connection.count(listener.tallies, listener.clock)
+        self._traffic = listener.traffic
         self._transport: asyncio.Transport | None = None
         self._paused = False
         self._deadlines: list[tuple[float, int]] = []
@@ -59,6 +64,7 @@ class ClientProtocol(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Bytes of the client: all calls in them are started here."""
         connection, driver = self.connection, self.driver
+        self._traffic.received_bytes += len(data)
         connection.receive(data, driver.loop.time())
         if connection.has_output or connection.closing:
             if not self.dirty:
@@ -82,6 +88,7 @@ class ClientProtocol(asyncio.Protocol):
         self._closed = True
         if self.listener.remove(self):
             self.routes.lost(self)
+            self.connection.abandon()
 
     def flush(self) -> None:
         """Writes what is queued; closes when the connection has decided to."""
@@ -91,6 +98,7 @@ class ClientProtocol(asyncio.Protocol):
         if not self._paused:
             output = self.connection.take_output()
             if output:
+                self._traffic.sent_bytes += len(output)
                 transport.write(output)
         if self.connection.closing:
             if not self._close_by:
@@ -185,6 +193,9 @@ class ClientListener:
         self.connections: dict[ClientProtocol, None] = {}
         self.max_connections = admitted_clients()
         self.entrances: list[Entrances] = []
+        self.traffic = ClientTraffic()
+        self.tallies: Mapping[bytes, Tally] = {}
+        self.clock: Callable[[], float] | None = None  # measures calls
         self._timer: asyncio.TimerHandle | None = None
         self._draining = False
         self._repeats = Repeats()

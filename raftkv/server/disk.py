@@ -18,10 +18,12 @@ from queue import Empty, SimpleQueue
 from typing import Final
 
 from raftkv.errors import StorageError
+from raftkv.histogram import Histogram, exponential
 from raftkv.raft.types import LogBatch
 from raftkv.server.latency import Latency
 from raftkv.storage.raftlog import RaftLog
 
+SYNC_SECONDS: Final = exponential(0.001, 2, 14)  # the buckets of etcd's histogram
 IDLE_SECONDS: Final = 1.0  # after so long without work the mark is brought up to date
 
 
@@ -47,6 +49,7 @@ class Disk:
         self.durable_number = 0
         self._announced: Callable[[], None] | None = None
         self.syncs = Latency()  # of one write and its sync
+        self.sync_seconds = Histogram(SYNC_SECONDS)
         self._thread = threading.Thread(target=self._run, name="disk", daemon=True)
 
     def start(self) -> None:
@@ -90,7 +93,9 @@ class Disk:
             except StorageError as error:
                 self._loop.call_soon_threadsafe(self._failed, error)
                 return
-            self.syncs.note(time.perf_counter() - started)
+            seconds = time.perf_counter() - started
+            self.syncs.note(seconds)
+            self.sync_seconds.note(seconds)
             self._loop.call_soon_threadsafe(self._done, number)
             going = self._mark_behind(force=False) and going
 

@@ -100,6 +100,7 @@ class Driver:
         self._repeats = Repeats()
         self._stopped = False
         self._old_states = False  # replaced states wait to be removed
+        self._write_seconds = cast(StateBackend, replica.machine.backend).write_seconds
         self._tasks: dict[asyncio.Task[None], None] = {}
         self._news: asyncio.TimerHandle | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -314,6 +315,7 @@ class Driver:
     def _installed(self, meta: SnapshotMeta) -> None:
         backend = self.replica.machine.backend
         self.slices.state_replaced()
+        cast(StateBackend, backend).write_seconds = self._write_seconds
         self.directory.switch_state(cast(StateBackend, backend), meta)
         self._old_states = True
         if self._watching is not None:

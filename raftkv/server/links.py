@@ -23,6 +23,7 @@ from raftkv import limits
 from raftkv.pb import peer_pb2
 from raftkv.raft.messages import Message
 from raftkv.server.calls import Call
+from raftkv.server.traffic import PeerTraffic
 from raftkv.wire import peer
 from raftkv.wire.h2 import ConnectionLimits
 from raftkv.wire.h2_client import ClientConnection
@@ -86,7 +87,7 @@ class Link(asyncio.Protocol):
         self.urls = list(urls)
         self.ready = False  # greeted: messages flow
         self.connection: ClientConnection | None = None
-        self.dropped_messages = 0
+        self.traffic = PeerTraffic()
         self.round_trip_seconds = 0.0  # the newest one; 0: none on this connection
         self._loop = loop
         self._owner = owner
@@ -206,6 +207,7 @@ class Link(asyncio.Protocol):
         connection.receive(data, self._loop.time())
         if probing and not connection.probing:
             self.round_trip_seconds = time.perf_counter() - self._probed
+            self.traffic.round_trips.note(self.round_trip_seconds)
         self.flush()
         if connection.closing and self._transport is not None:
             self._explain(connection.close_reason)
@@ -272,20 +274,23 @@ class Link(asyncio.Protocol):
         """Sends now, or drops: Raft repeats what matters."""
         connection = self.connection
         if connection is None or not self.ready:
-            self.dropped_messages += len(messages)
+            self.traffic.dropped_messages += len(messages)
             return
         if connection.queued_total() > limits.MAX_INFLIGHT_BYTES:
-            self.dropped_messages += len(messages)
+            self.traffic.dropped_messages += len(messages)
             return
         connection.send(self._stream, peer.pack(peer.encode_messages(messages)))
         assert self._transport is not None
-        self._transport.write(connection.take_output())
+        output = connection.take_output()
+        self.traffic.sent_bytes += len(output)
+        self._transport.write(output)
 
     def flush(self) -> None:
         """Writes what is queued."""
         if self.connection is not None and self._transport is not None:
             output = self.connection.take_output()
             if output:
+                self.traffic.sent_bytes += len(output)
                 self._transport.write(output)
 
     def tick(self, now: float) -> None:

@@ -23,6 +23,7 @@ from raftkv.server.intake import Intakes
 from raftkv.server.links import Link
 from raftkv.server.logs import Repeats
 from raftkv.server.membership import KnownMembers
+from raftkv.server.traffic import PeerTraffic
 from raftkv.server.transfer import Transfers
 from raftkv.storage.recovery import Identity
 
@@ -83,6 +84,7 @@ class Peers:
         self._own_urls = own_urls
         self._context = context
         self._was_ready: dict[int, bool] = {}
+        self.traffic: dict[int, PeerTraffic] = {}  # 0: whoever did not say who it is
         self._repeats = Repeats(REFUSAL_QUIET_SECONDS)
         self.transfers = Transfers(self)
         self.intakes = Intakes(self)
@@ -116,8 +118,13 @@ class Peers:
 
     def _link(self, member: int, urls: tuple[str, ...]) -> Link:
         link = Link(self.driver.loop, self, member, urls, self._context)
+        link.traffic = self.traffic_with(member)
         link.start()
         return link
+
+    def traffic_with(self, member: int) -> PeerTraffic:
+        """What is counted about the traffic with a member; goes on over its connections."""
+        return self.traffic.setdefault(member, PeerTraffic())
 
     def send(self, messages: list[Message]) -> None:
         """Sends each message to the member it names (driver.PeerSender)."""
@@ -204,6 +211,7 @@ class Peers:
         """A link's connection ended, or could not be made."""
         was_ready = self._was_ready.pop(link.member, False)
         if was_ready:
+            link.traffic.losses += 1
             log.warning("lost the connection to member %016x", link.member)
         self.failover.link_down(link.member, refused=refused, was_ready=was_ready)
         self.driver.wake()

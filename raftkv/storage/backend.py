@@ -7,11 +7,14 @@ once, against the Protocols of this module.
 
 from collections.abc import Iterator
 from threading import Lock
-from typing import Protocol
+from typing import Final, Protocol
 
+from raftkv.histogram import Histogram, exponential
 from raftkv.kv.backend import Backend, Row, View
 
 __all__ = ["Backend", "Engine", "LogRows", "Row", "RowBatch", "StateBackend", "View"]
+
+WRITE_SECONDS: Final = exponential(0.001, 2, 14)  # the buckets of etcd's histogram of commits
 
 
 class RowBatch(Protocol):
@@ -79,11 +82,13 @@ class LogRows(Protocol):
 class StateBackend(Backend, Protocol):
     """The state machine's rows in a directory of their own.
 
-    directory: path of that directory. closed: `close` was called.
+    directory: path of that directory. closed: `close` was called. write_seconds: how long calls of
+    `write` took.
     """
 
     directory: str
     closed: bool
+    write_seconds: Histogram
 
     def stalling(self) -> bool:
         """True when writes are about to be slowed down by background work: take in less."""

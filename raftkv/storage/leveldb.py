@@ -13,6 +13,7 @@ closes has joined the other threads before. Iterators and snapshots go first, th
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from errno import EMFILE, ENFILE, ENOSPC
@@ -22,7 +23,8 @@ from weakref import WeakSet
 import plyvel
 
 from raftkv.errors import CorruptionError, DirectoryLocked, DiskFailure, StorageError
-from raftkv.storage.backend import LogRows, Row, RowBatch, StateBackend, View
+from raftkv.histogram import Histogram
+from raftkv.storage.backend import WRITE_SECONDS, LogRows, Row, RowBatch, StateBackend, View
 from raftkv.storage.files import REAL, final_errors
 from raftkv.storage.preallocation import allocate, trim
 from raftkv.storage.segments import Segment, Segments
@@ -321,6 +323,7 @@ class LevelBackend:
     def __init__(self, path: str, create: bool, buffer_bytes: int) -> None:
         self.directory = path
         self.closed = False
+        self.write_seconds = Histogram(WRITE_SECONDS)
         self._db = _open(
             path,
             create,
@@ -355,6 +358,7 @@ class LevelBackend:
         return _scan(self._db, start, stop, reverse, self.directory)
 
     def write(self, rows: list[Row]) -> None:
+        began = time.perf_counter()
         batch = self._db.write_batch()
         put, delete = batch.put, batch.delete
         for key, value in rows:
@@ -363,6 +367,7 @@ class LevelBackend:
             else:
                 put(key, value)
         self._commit(batch)
+        self.write_seconds.note(time.perf_counter() - began)
 
     def view(self) -> View:
         view = LevelView(self._db, self.directory)

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from random import Random
 
 from raftkv.errors import CorruptionError, DiskFailure
-from raftkv.storage.backend import LogRows, Row, RowBatch, StateBackend, View
+from raftkv.histogram import Histogram
+from raftkv.storage.backend import WRITE_SECONDS, LogRows, Row, RowBatch, StateBackend, View
 from raftkv.storage.files import final_errors
 from raftkv.storage.memory_disk import MemoryDisk, SortedRows, StoreDirectory
 from raftkv.storage.recovery import DataDirectory
@@ -183,6 +184,7 @@ class MemoryBackend:
         assert node.rows is not None
         self.directory = path
         self.closed = False
+        self.write_seconds = Histogram(WRITE_SECONDS)  # nobody waits for memory: stays empty
         self._disk, self._node, self._rows = disk, node, node.rows
         self._boot = disk.boot
 

@@ -90,7 +90,8 @@ class RaftLog:
 
     anchor: the entry before the first one kept. last_term, last_index: the newest entry that
     was enqueued. durable: (term, index) of the newest entry that is durable.
-    last_sync_seconds: duration of the last synced write. syncs: synced writes so far.
+    last_sync_seconds: duration of the last synced write. syncs: synced writes so far, and
+    written_bytes: about their size.
     failure: the error that ended all writing, None while all is well.
     """
 
@@ -111,6 +112,7 @@ class RaftLog:
         self.durable = (scan.last_term, scan.last_index)
         self.last_sync_seconds = 0.0
         self.syncs = 0
+        self.written_bytes = 0
         self.failure: StorageError | None = None
         self.payload_bytes = scan.payload_bytes
         self._rows = rows
@@ -306,6 +308,7 @@ class RaftLog:
                 self._rows.drop(write.start)
             self.last_sync_seconds = self._clock() - started
             self.syncs += 1
+            self.written_bytes += size
         coming = mark.value
         if coming.next_state and (coming.next_term, coming.next_index) == write.reset:
             mark.update(state=coming.next_state, coming=(0, 0, 0), last=write.last)
