@@ -44,7 +44,6 @@ TUNING_KEYS: Final = frozenset(
         "proxy-dial-timeout",
         "proxy-write-timeout",
         "proxy-read-timeout",
-        "strict-reconfig-check",
         "pre-vote",
         "enable-v2",
         "discovery-fallback",

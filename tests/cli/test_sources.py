@@ -53,6 +53,10 @@ def test_every_flag_reaches_its_field(tmp_path: Path) -> None:
             "auto-compaction-mode": "revision",
             "auto-compaction-retention": "12",
             "watch-progress-notify-interval": "5s",
+            "strict-reconfig-check": "false",
+            "max-learners": "13",
+            "auto-promote": "true",
+            "rejoin": "true",
             "log-level": "debug",
             "log-format": "console",
         }

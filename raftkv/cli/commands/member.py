@@ -1,4 +1,4 @@
-"""`raftctl member list`, `add`, `remove`, `update` and `promote`."""
+"""`raftctl member list`, `add`, `remove`, `update` and `promote`; see `member_replace` as well."""
 
 from typing import Any
 from urllib.parse import urlsplit
@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 import click
 
 from raftkv.cli import gotext
+from raftkv.cli.connection import Connection
 from raftkv.cli.ctl import CtlCommand, LazyGroup, Session
 from raftkv.cli.exits import BAD_ARGUMENTS, CtlError
 from raftkv.cli.printers import SimplePrinter, emit
@@ -21,6 +22,7 @@ from raftkv.pb import rpc_pb2
         "remove": "member:remove",
         "update": "member:update",
         "promote": "member:promote",
+        "replace": "member_replace:replace",
     },
     no_args_is_help=False,
     invoke_without_command=True,
@@ -47,7 +49,7 @@ def _peer_urls(text: str) -> list[str]:
     return text.split(",")
 
 
-def _check_urls(urls: list[str]) -> None:
+def check_urls(urls: list[str]) -> None:
     """What etcd's client checks before it asks the server."""
     for url in urls:
         parts = urlsplit(url)
@@ -57,6 +59,17 @@ def _check_urls(urls: list[str]) -> None:
             raise CtlError(f'URL address does not have the form "host:port": {url}')
         if parts.path and not parts.scheme.startswith("unix"):
             raise CtlError(f"URL must not contain a path: {url}")
+
+
+def _check_name(to: Connection, name: str) -> None:
+    """A new member needs a name of its own: it would be refused when it starts."""
+    reply = to.read("Cluster/MemberList", rpc_pb2.MemberListRequest(), rpc_pb2.MemberListResponse)
+    for one in reply.members:
+        if one.name == name:
+            raise CtlError(
+                f"{gotext.quote_text(name)} is the name of member {one.ID:x}; choose another, or "
+                "see `raftctl member replace`"
+            )
 
 
 @click.command("list", cls=CtlCommand)
@@ -75,8 +88,11 @@ def list_members(session: Session, args: tuple[str, ...]) -> None:
 @click.argument("args", nargs=-1, metavar="NAME")
 @click.option("--peer-urls", default="", help="Comma-separated peer URLs of the new member.")
 @click.option("--learner", is_flag=True, help="Add it without a vote; promote it later.")
+@click.option("--auto-promote", is_flag=True, help="As --learner; it asks for its vote by itself.")
 @click.pass_obj
-def add(session: Session, args: tuple[str, ...], peer_urls: str, learner: bool) -> None:
+def add(
+    session: Session, args: tuple[str, ...], peer_urls: str, learner: bool, auto_promote: bool
+) -> None:
     """Add a member, then print the settings to start it with."""
     if not args:
         raise CtlError("member name not provided", BAD_ARGUMENTS)
@@ -86,11 +102,14 @@ def add(session: Session, args: tuple[str, ...], peer_urls: str, learner: bool) 
         ]
         raise CtlError("too many arguments" + "".join(hints), BAD_ARGUMENTS)
     urls = _peer_urls(peer_urls)
-    _check_urls(urls)
-    request = rpc_pb2.MemberAddRequest(peerURLs=urls, isLearner=learner)
-    reply: rpc_pb2.MemberAddResponse = session.call(
-        lambda to: to.write("Cluster/MemberAdd", request, rpc_pb2.MemberAddResponse)
-    )
+    check_urls(urls)
+    request = rpc_pb2.MemberAddRequest(peerURLs=urls, isLearner=learner or auto_promote)
+
+    def run(to: Connection) -> rpc_pb2.MemberAddResponse:
+        _check_name(to, args[0])
+        return to.write("Cluster/MemberAdd", request, rpc_pb2.MemberAddResponse)
+
+    reply: rpc_pb2.MemberAddResponse = session.call(run)
     session.printer.member_add(reply)
     if not isinstance(session.printer, SimplePrinter):
         return
@@ -106,6 +125,8 @@ def add(session: Session, args: tuple[str, ...], peer_urls: str, learner: bool) 
         f"ETCD_INITIAL_ADVERTISE_PEER_URLS={gotext.quote_text(peer_urls)}",
         'ETCD_INITIAL_CLUSTER_STATE="existing"',
     )
+    if auto_promote:
+        emit('RAFTKV_AUTO_PROMOTE="true"')
 
 
 @click.command("remove", cls=CtlCommand)
