@@ -103,6 +103,7 @@ class ServerConfig:
     max_learners: int = limits.MAX_LEARNERS
     auto_promote: bool = False
     rejoin: bool = False
+    metrics: str = "basic"
     log_level: str = "info"
     log_format: str = "json"
 

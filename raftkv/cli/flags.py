@@ -29,6 +29,7 @@ MIN_NOTIFY_SECONDS: Final = 0.1
 DEFAULT_NOTIFY_SECONDS: Final = 600.0
 LOG_LEVELS: Final = ("debug", "info", "warn", "error", "panic", "fatal")
 LOG_FORMATS: Final = ("json", "console")
+METRICS: Final = ("basic", "extensive")
 
 
 class Flag(NamedTuple):
@@ -89,6 +90,7 @@ FLAGS: Final = (
     Flag("max-learners", str(limits.MAX_LEARNERS), "Most members without a vote at a time."),
     Flag("auto-promote", "false", "As a learner, ask for a vote when caught up.", True),
     Flag("rejoin", "false", "With an empty data directory: replace the member that lost it.", True),
+    Flag("metrics", "basic", "'basic', or 'extensive': how long calls take as well."),
     Flag("log-level", "info", "One of " + ", ".join(LOG_LEVELS) + "."),
     Flag("log-format", "json", "'json' or 'console'."),
     Flag("config-file", "", "YAML file; makes other flags and the environment ignored."),
@@ -286,6 +288,7 @@ def build(given: Mapping[str, str]) -> ServerConfig:
         max_learners=_integer(values, "max-learners", 1),
         auto_promote=_switch(values, "auto-promote"),
         rejoin=_switch(values, "rejoin"),
+        metrics=_choice(values, "metrics", METRICS),
         log_level=_choice(values, "log-level", LOG_LEVELS),
         log_format=_choice(values, "log-format", LOG_FORMATS),
     )

@@ -230,6 +230,11 @@ class Intakes:
         if self._current is not None:
             self.throw_away(self._current)
 
+    @property
+    def under_way(self) -> bool:
+        """True while a state is being received or taken in."""
+        return self._current is not None or bool(self._finishing)
+
     async def settled(self) -> None:
         """Waits until no thread writes into a state any more."""
         if self._tasks:

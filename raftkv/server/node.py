@@ -43,6 +43,7 @@ from raftkv.server.descriptors import raise_limit
 from raftkv.server.driver import Driver
 from raftkv.server.entrance import Entrances
 from raftkv.server.membership import PEERS_FILE, KnownMembers
+from raftkv.server.metrics.exposition import Exposition, measure
 from raftkv.server.peers import Peers
 from raftkv.server.routes import Routes
 from raftkv.server.services.catalogue import known_services, register_all
@@ -115,6 +116,7 @@ class Node:
         self._context: Context | None = None
         self._peers: Peers | None = None
         self.clients: ClientListener | None = None
+        self.exposition: Exposition | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._compaction: AutoCompaction | None = None
         self._standing: Standing | None = None
@@ -313,6 +315,8 @@ class Node:
         )
         clients = ClientListener(driver, routes, limits_)
         self.clients = clients
+        assert self._peers is not None
+        self.exposition = measure(config, context, self._peers, clients)
         secure = tls.server_context(config.client_tls) if config.client_tls else None
         for url in config.listen_client_urls:
             await self._listen(url, clients.protocol, secure, "client")

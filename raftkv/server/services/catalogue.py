@@ -1,5 +1,7 @@
 """Puts the services together. What a service does not register yet answers Unimplemented."""
 
+from google.protobuf.descriptor import ServiceDescriptor
+
 from raftkv.pb import election_pb2, health_pb2, inspect_pb2, lock_pb2, rpc_pb2, v1_pb2
 from raftkv.server.routes import Routes
 from raftkv.server.services.cluster import ClusterService
@@ -17,12 +19,20 @@ from raftkv.server.services.sessions import SessionsService
 from raftkv.server.services.watch import WatchService
 
 
+def service_descriptors() -> list[ServiceDescriptor]:
+    """Every service of the API, built or not."""
+    return [
+        service
+        for module in (rpc_pb2, lock_pb2, election_pb2, health_pb2, v1_pb2, inspect_pb2)
+        for service in module.DESCRIPTOR.services_by_name.values()
+    ]
+
+
 def known_services() -> dict[str, list[str]]:
     """Every service of the API, built or not, with its methods."""
     return {
         service.full_name: [method.name for method in service.methods]
-        for module in (rpc_pb2, lock_pb2, election_pb2, health_pb2, v1_pb2, inspect_pb2)
-        for service in module.DESCRIPTOR.services_by_name.values()
+        for service in service_descriptors()
     }
 
 
