@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from raftkv.client import lazily, shared
 from raftkv.client.aio.client import Client
+from raftkv.client.aio.conversation import Conversation
 from raftkv.client.aio.kv import Transaction
 from raftkv.client.aio.lease import Lease
 from raftkv.client.aio.watch import Watch, WatchCallback
@@ -15,6 +16,7 @@ __all__ = [
     "Changes",
     "Claim",
     "Client",
+    "Conversation",
     "Counter",
     "DoubleBarrier",
     "Election",

@@ -17,6 +17,7 @@ from google.protobuf.message import Message
 
 from raftkv.client.aio.cluster import ClusterVerbs
 from raftkv.client.aio.connection import Connection
+from raftkv.client.aio.conversation import Conversation
 from raftkv.client.aio.factories import RecipeFactories
 from raftkv.client.aio.kv import KeyValueVerbs
 from raftkv.client.aio.lease import LeaseKeeping
@@ -125,6 +126,16 @@ class Client(KeyValueVerbs, WatchVerbs, LeaseKeeping, LeaseVerbs, ClusterVerbs, 
         Errors: ClientError; OutcomeUnknown only if `write`.
         """
         return await self._connection.call(path, request, reply, write=write, timeout=timeout)
+
+    async def stream(self, path: str, reply: type[Reply]) -> Conversation[Reply]:
+        """Any bidirectional call of the servers, as it is: nothing is repeated or resumed.
+
+        path: "/package.Service/Method". reply: the class of the answers. It goes to the endpoint
+        that is asked first now, and whether that answers is heard by the first `read`.
+        Errors: ClientError, of the login.
+        """
+        place, stream = await self._connection.stream(path, reply)
+        return Conversation(self._connection, place, stream)
 
     async def close(self) -> None:
         """Ends what runs and closes the connections; calls under way raise ClientClosed.

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from raftkv.client import lazily, shared
 from raftkv.client.shared import *  # noqa: F403
 from raftkv.client.sync.client import Client
+from raftkv.client.sync.conversation import Conversation
 from raftkv.client.sync.kv import Transaction
 from raftkv.client.sync.lease import Lease
 from raftkv.client.sync.watch import Watch, WatchCallback
@@ -16,6 +17,7 @@ __all__ = [
     "Changes",
     "Claim",
     "Client",
+    "Conversation",
     "Counter",
     "DoubleBarrier",
     "Election",

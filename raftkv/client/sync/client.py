@@ -20,6 +20,7 @@ from raftkv.client.keys import Key, Namespace, encoded
 from raftkv.client.settings import TLS, ChannelOptions, Settings, parsed
 from raftkv.client.sync.cluster import ClusterVerbs
 from raftkv.client.sync.connection import Connection
+from raftkv.client.sync.conversation import Conversation
 from raftkv.client.sync.factories import RecipeFactories
 from raftkv.client.sync.kv import KeyValueVerbs
 from raftkv.client.sync.lease import LeaseKeeping
@@ -126,6 +127,16 @@ class Client(KeyValueVerbs, WatchVerbs, LeaseKeeping, LeaseVerbs, ClusterVerbs, 
         Errors: ClientError; OutcomeUnknown only if `write`.
         """
         return self._connection.call(path, request, reply, write=write, timeout=timeout)
+
+    def stream(self, path: str, reply: type[Reply]) -> Conversation[Reply]:
+        """Any bidirectional call of the servers, as it is: nothing is repeated or resumed.
+
+        path: "/package.Service/Method". reply: the class of the answers. It goes to the endpoint
+        that is asked first now, and whether that answers is heard by the first `read`.
+        Errors: ClientError, of the login.
+        """
+        place, stream = self._connection.stream(path, reply)
+        return Conversation(self._connection, place, stream)
 
     def close(self) -> None:
         """Ends what runs and closes the connections; calls under way raise ClientClosed.
