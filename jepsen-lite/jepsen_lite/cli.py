@@ -8,14 +8,16 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from random import Random, SystemRandom
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import click
+from click.core import ParameterSource
 
 from jepsen_lite.checker.base import Verdict
 from jepsen_lite.nemesis import NEMESES, nemesis_class
 from jepsen_lite.planning import BadPlan, nemeses_for, workload_for
 from jepsen_lite.store import DEFAULT_ROOT, Store
+from jepsen_lite.target.access import Access, without_password
 from jepsen_lite.target.base import Target
 from jepsen_lite.workload import WORKLOADS, workload_class
 from jepsen_lite.workload.options import Options
@@ -49,6 +51,11 @@ def _pairs(
     return {name: value for name, _, value in pairs}
 
 
+def _env(name: str) -> list[str]:
+    """The variables that raftctl takes such a setting from, too."""
+    return [f"RAFTCTL_{name}", f"ETCDCTL_{name}"]
+
+
 @click.group()
 @click.option("--quiet", is_flag=True, help="Only the verdict.")
 def main(quiet: bool) -> None:
@@ -71,6 +78,23 @@ def main(quiet: bool) -> None:
 @click.option("--timeout", default=5.0, show_default=True, help="Seconds for one operation.")
 @click.option("--system", default="raftkv", show_default=True, help="What to start: raftkv, etcd.")
 @click.option("--endpoints", type=_Words(), help="Attach to this cluster instead of starting one.")
+@click.option("--cacert", default="", envvar=_env("CACERT"), help="CA file of --endpoints.")
+@click.option("--cert", default="", envvar=_env("CERT"), help="The clients' certificate file.")
+@click.option("--key", default="", envvar=_env("KEY"), help="The clients' key file.")
+@click.option("--user", default="", envvar=_env("USER"), help="name[:password]; better: name.")
+@click.option(
+    "--password",
+    default="",
+    envvar=_env("PASSWORD"),
+    help="Of --user; better: RAFTCTL_PASSWORD, or say nothing and be asked.",
+)
+@click.option(
+    "--network",
+    type=click.Choice(["proxies", "namespaces"]),
+    default="proxies",
+    show_default=True,
+    help="Between members: proxies, or the kernel's namespaces (root).",
+)
 @click.option("--sim", is_flag=True, help="Simulate the cluster: virtual time, one process.")
 @click.option("--prefix", default="jepsen/", show_default=True, help="Of all keys.")
 @click.option("--store", "root", type=Path, default=DEFAULT_ROOT, help="Where runs are kept.")
@@ -79,7 +103,10 @@ def main(quiet: bool) -> None:
 @click.option("--set", "extra", multiple=True, callback=_pairs, help="name=value, of the workload.")
 @click.option("--clean-up", is_flag=True, help="Delete the run's keys of an attached cluster.")
 @click.option("--keep-data", is_flag=True, help="Keep the members' data of a valid run too.")
+@click.pass_context
 def run(
+    context: click.Context,
+    /,
     workload: str,
     nemesis: tuple[str, ...],
     seed: int | None,
@@ -92,6 +119,12 @@ def run(
     member_flag: Mapping[str, str],
     keep_data: bool,
     clean_up: bool,
+    network: str,
+    cacert: str,
+    cert: str,
+    key: str,
+    user: str,
+    password: str,
     **rest: Any,
 ) -> None:
     """Runs a workload, breaks the cluster meanwhile, and checks everything that was answered."""
@@ -103,6 +136,7 @@ def run(
         seed=SystemRandom().getrandbits(31) if seed is None else seed,
         world=world,
         system="unknown" if endpoints and system == "raftkv" else system,
+        network=network,
         members=len(endpoints) if endpoints else nodes,
         timeout_seconds=rest.pop("timeout"),
         extra=extra,
@@ -110,21 +144,53 @@ def run(
     )
     try:
         _check_ranges(options)
-        status = _run(options, endpoints or (), root, mutant, member_flag, keep_data)
+        _check_world(context, options)
+        access = _access(cacert, cert, key, user, password) if endpoints else Access()
+        place = _Place(endpoints or (), access, mutant, member_flag)
+        status = _run(options, place, root, keep_data)
         if clean_up and endpoints:
-            asyncio.run(_clean_up(endpoints, options))
+            asyncio.run(_clean_up(place, options))
     except (RaftkvError, OSError) as error:
         click.echo(f"Error: {error}", err=True)
         status = EXIT_USAGE
     sys.exit(status)
 
 
-async def _clean_up(endpoints: Sequence[str], options: Options) -> None:
-    """Deletes the run's keys. Errors: ClientError."""
-    from raftkv.client.aio import Client
+class _Place(NamedTuple):
+    """Where a run takes place: at endpoints of somebody's, or with members of its own.
 
-    async with Client(list(endpoints), timeout=options.timeout_seconds) as client:
+    mutants, flags: of its own members.
+    """
+
+    endpoints: Sequence[str]
+    access: Access
+    mutants: Sequence[str]
+    flags: Mapping[str, str]
+
+
+def _access(cacert: str, cert: str, key: str, user: str, password: str) -> Access:
+    """What raftctl would make of these settings. Asks for a password that is missing."""
+    name, _, inline = user.partition(":")
+    secret = password or inline
+    if name and not secret:
+        secret = click.prompt("Password", hide_input=True, err=True)
+    return Access(cacert, cert, key, name, secret)
+
+
+async def _clean_up(place: _Place, options: Options) -> None:
+    """Deletes the run's keys. Errors: ClientError."""
+    async with place.access.session(place.endpoints, options.timeout_seconds) as client:
         await client.delete_prefix(options.prefix)
+
+
+def _check_world(context: click.Context, options: Options) -> None:
+    """Errors: BadPlan, for words that mean nothing where the run takes place."""
+    own = {"network"} if options.world != "processes" else set()
+    others = {"cacert", "cert", "key", "user", "password"} if options.world != "attach" else set()
+    for name in sorted(own | others):
+        if context.get_parameter_source(name) == ParameterSource.COMMANDLINE:
+            what = "members that the run starts itself" if name in own else "--endpoints"
+            raise BadPlan(f"--{name} is for {what}")
 
 
 def _check_ranges(options: Options) -> None:
@@ -134,14 +200,7 @@ def _check_ranges(options: Options) -> None:
         raise BadPlan("--time and --timeout are above 0, --rate is not below it")
 
 
-def _run(
-    options: Options,
-    endpoints: Sequence[str],
-    root: Path,
-    mutants: Sequence[str],
-    flags: Mapping[str, str],
-    keep_data: bool,
-) -> int:
+def _run(options: Options, place: _Place, root: Path, keep_data: bool) -> int:
     from jepsen_lite.judging import judge
     from jepsen_lite.run import Run
 
@@ -155,10 +214,10 @@ def _run(
             from jepsen_lite.target.simfaults import run_simulated
 
             begun = True
-            run_simulated(options, store, mutants, _command(options))
+            run_simulated(options, store, place.mutants, _command(options))
             interrupted = False
         else:
-            target = _target(options, endpoints, store, mutants, flags)
+            target = _target(options, place, store)
             nemeses = nemeses_for(options.nemeses, target, Random(options.seed))
             one = Run(workload, nemeses, target, store, command=_command(options))
             begun = True
@@ -181,22 +240,25 @@ def _run(
     return 0 if valid else EXIT_INVALID
 
 
-def _target(
-    options: Options,
-    endpoints: Sequence[str],
-    store: Store,
-    mutants: Sequence[str],
-    flags: Mapping[str, str],
-) -> Target:
-    if endpoints:
+def _target(options: Options, place: _Place, store: Store) -> Target:
+    if place.endpoints:
         from jepsen_lite.target.attach import Attached
 
-        return Attached(endpoints, options.system)
+        return Attached(place.endpoints, options.system, place.access, options.prefix)
+    from jepsen_lite.target.namespaces import Namespaced
     from jepsen_lite.target.processes import Processes
     from jepsen_lite.target.systems import system_of
 
-    system = system_of(options.system, mutants)
-    return Processes(system, options.members, store.members, flags=flags, seed=options.seed)
+    system = system_of(options.system, place.mutants)
+    wiring = Namespaced() if options.network == "namespaces" else None
+    return Processes(
+        system,
+        options.members,
+        store.members,
+        flags=place.flags,
+        seed=options.seed,
+        wiring=wiring,
+    )
 
 
 async def _interruptible(one: Any) -> None:
@@ -211,8 +273,9 @@ async def _interruptible(one: Any) -> None:
 
 
 def _command(options: Options) -> list[str]:
-    """What repeats this run: the same words, and the seed."""
-    words = [word for word in sys.argv[1:] if not word.startswith("--seed=")]
+    """What repeats this run: the same words but for a password, and the seed."""
+    given = without_password(sys.argv[1:])
+    words = [word for word in given if not word.startswith("--seed=")]
     while "--seed" in words:
         place = words.index("--seed")
         del words[place : place + 2]

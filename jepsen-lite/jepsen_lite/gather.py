@@ -37,7 +37,9 @@ async def _member_says(target: Target, member: int, revision: int) -> tuple[str,
     said: dict[str, Any] = {"hashes": {}}
     session = await target.member_session(member, CALL_SECONDS)
     try:
-        said["revision"] = (await session.get("\0")).revision  # linearizable: it has caught up
+        said["revision"] = (
+            await session.get(target.any_key)
+        ).revision  # linearizable: it has caught up
         status = await session.status()
         said["status"] = {
             "member": f"{status.header.member_id:x}",

@@ -3,7 +3,6 @@
 import os
 from collections.abc import Sequence
 from random import Random
-from typing import Final
 
 from jepsen_lite.nemesis import NEMESES, compose, nemesis_class
 from jepsen_lite.nemesis.base import Nemesis
@@ -13,11 +12,6 @@ from jepsen_lite.workload.base import Workload
 from jepsen_lite.workload.options import Options
 from raftkv.errors import RaftkvError
 
-# They need watches or the renewal of leases, which simulated sessions do not have.
-NOT_SIMULATED: Final = frozenset(
-    {"cache", "compaction", "election", "lease", "lock", "lock-unfenced", "watch"}
-)
-
 
 class BadPlan(RaftkvError):
     """What was asked for does not go together; the text says why, and what does."""
@@ -26,9 +20,8 @@ class BadPlan(RaftkvError):
 def workload_for(options: Options) -> Workload:
     """Errors: UnknownName; BadPlan, if it cannot run there."""
     found = workload_class(options.workload)
-    worlds = found.worlds - ({"sim"} if options.workload in NOT_SIMULATED else set())
-    if options.world not in worlds:
-        places = ", ".join(sorted(worlds))
+    if options.world not in found.worlds:
+        places = ", ".join(sorted(found.worlds))
         raise BadPlan(
             f"the workload {options.workload!r} cannot run in the world {options.world!r}; "
             f"it can in: {places}"
@@ -51,9 +44,10 @@ def nemeses_for(names: Sequence[str], target: Target, random: Random) -> list[Ne
             offer = f"; without root there is: {rootless}" if rootless else ""
             raise BadPlan(f"the nemesis {name!r} needs root, which you are not{offer}")
         if missing:
+            reasons = "".join(f": {target.lacking[one]}" for one in missing & {*target.lacking})
             raise BadPlan(
                 f"the nemesis {name!r} needs {', '.join(sorted(missing))}, which nobody may do to "
-                f"this cluster from here ({target.system}, {target.world}); "
+                f"this cluster from here ({target.system}, {target.world}){reasons}; "
                 f"possible here: {', '.join(possible(target)) or 'none'}"
             )
     if len(set(names)) != len(names):

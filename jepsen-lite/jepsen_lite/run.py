@@ -166,7 +166,7 @@ class Run:
             await one.setup(self._target)
         reader = await self._target.session(0, READ_SECONDS)
         try:
-            first = (await reader.get("\0")).revision
+            first = (await reader.get(self._target.any_key)).revision
         except ClientError as error:
             await reader.close()
             raise TargetError(f"the cluster cannot be read: {error}") from None
@@ -243,7 +243,7 @@ class Run:
             return
         log.info("gathering what the store did")
         try:
-            last = (await self._reader.get("\0")).revision
+            last = (await self._reader.get(self._target.any_key)).revision
             self.final["last_revision"] = last
             await self._follower.finish(last)
             self.final["members"] = await self._target.said(last)

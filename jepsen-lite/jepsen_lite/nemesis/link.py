@@ -38,7 +38,7 @@ class Slow(Nemesis):
     name = "slow"
     summary = "links with a latency of 10 to 500 ms"
     fs = frozenset({"start-slow", "stop-slow"})
-    needs = frozenset({"network"})
+    needs = frozenset({"network", "latency"})
 
     def generator(self, random: Random) -> Generator:
         return episodes(self.name, WHICH, random)
@@ -64,7 +64,7 @@ class Loss(Nemesis):
     name = "loss"
     summary = "links that lose 1 to 30 % (over TCP: stalls of its resend time)"
     fs = frozenset({"start-loss", "stop-loss"})
-    needs = frozenset({"network"})
+    needs = frozenset({"network", "latency"})
 
     def generator(self, random: Random) -> Generator:
         return episodes(self.name, WHICH, random)

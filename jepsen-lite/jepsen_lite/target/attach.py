@@ -5,32 +5,41 @@ under the run's prefix, which must be empty.
 """
 
 from collections.abc import Sequence
-from typing import Final
 
 from jepsen_lite.session import Session
+from jepsen_lite.target.access import DIAL_SECONDS, Access
 from jepsen_lite.target.base import Target, TargetError
 from raftkv.client.errors import ClientError
 
-DIAL_SECONDS: Final = 3.0
-
 
 class Attached(Target):
-    """endpoints: "host:port", or with http:// in front."""
+    """endpoints: "host:port", or with http:// or https:// in front. access: None = anybody's.
+
+    prefix: of the run's keys, the only ones that are asked for: a user may be allowed no others.
+    """
 
     world = "attach"
     abilities = frozenset()
 
-    def __init__(self, endpoints: Sequence[str], system: str = "unknown") -> None:
+    def __init__(
+        self,
+        endpoints: Sequence[str],
+        system: str = "unknown",
+        access: Access | None = None,
+        prefix: str = "",
+    ) -> None:
         if not endpoints:
             raise TargetError("there are no endpoints to attach to")
         self.endpoints = list(endpoints)
         self.system = system
+        self.any_key = prefix or self.any_key
+        self._access = access or Access()
 
     async def start(self) -> None:
         """Makes sure that somebody answers. Errors: TargetError."""
         session = await self.session(0, DIAL_SECONDS)
         try:
-            await session.get("\0")
+            await session.get(self.any_key)
         except ClientError as error:
             listed = ", ".join(self.endpoints)
             raise TargetError(f"no cluster answers at {listed}: {error}") from None
@@ -43,11 +52,12 @@ class Attached(Target):
     async def session(self, process: int, timeout_seconds: float) -> Session:
         """A client whose first endpoint goes by its process's number."""
         first = process % self.count
-        return Session(
-            [*self.endpoints[first:], *self.endpoints[:first]],
-            timeout=timeout_seconds,
-            dial_timeout=min(DIAL_SECONDS, timeout_seconds),
-        )
+        listed = [*self.endpoints[first:], *self.endpoints[:first]]
+        return self._access.session(listed, timeout_seconds)
+
+    async def member_session(self, member: int, timeout_seconds: float) -> Session:
+        """A client of this endpoint alone."""
+        return self._access.session([self.endpoints[member]], timeout_seconds)
 
     async def unused(self, prefix: str) -> None:
         """Errors: TargetError, if there are keys under this prefix."""

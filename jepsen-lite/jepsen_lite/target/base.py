@@ -19,6 +19,7 @@ ABILITIES: Final = frozenset(
         "kill",
         "pause",
         "network",
+        "latency",
         "disk",
         "clock",
         "files",
@@ -81,14 +82,18 @@ class Follower(Protocol):
 class Target(ABC):
     """A cluster under test.
 
-    endpoints: "host:port" for clients, by member. abilities: a subset of ABILITIES. system:
-    "raftkv" or "etcd". world: as `Options.world`.
+    endpoints: "host:port" for clients, by member. abilities: a subset of ABILITIES ("network":
+    links can be cut; "latency": they can be slow and lossy). lacking: by ability, why it is not
+    there, where that is worth a word. system: "raftkv" or "etcd". world: as `Options.world`.
+    any_key: one to be read where only the answer's header matters.
     """
 
     endpoints: list[str]
     abilities: frozenset[str] = frozenset()
+    lacking: Mapping[str, str] = {}
     system: str = "raftkv"
     world: str = "processes"
+    any_key: str = "\0"
 
     @property
     def count(self) -> int:

@@ -1,8 +1,8 @@
-"""Members as real processes on this machine, with a proxy in front of every peer port.
+"""Members as real processes on this machine, and what lies between them.
 
-Members dial each other at the proxies, which are their advertised peer URLs; so links can be cut,
-slowed and made lossy without root. Clients dial members directly: who talks to a member of a
-minority gets what a minority answers.
+How members reach each other is a `wiring.Wiring`: proxies on the loopback, or namespaces of the
+kernel. Clients dial members directly: who talks to a member of a minority gets what a minority
+answers.
 """
 
 import asyncio
@@ -14,15 +14,14 @@ from typing import Final
 
 from jepsen_lite.member.control import UnixControl
 from jepsen_lite.session import Session
-from jepsen_lite.target.base import Control, Target, TargetError
-from jepsen_lite.target.links import Links
+from jepsen_lite.target.base import Control, NetworkFaults, Target, TargetError
 from jepsen_lite.target.process import MemberProcess
 from jepsen_lite.target.replacing import as_joining, emptied, readmit
-from jepsen_lite.target.systems import Identify, Place, System
+from jepsen_lite.target.systems import Place, System
+from jepsen_lite.target.wiring import Proxied, Wiring
 from raftkv.config import member_id
 from raftkv.errors import Code
 from raftkv.testing import probe
-from raftkv.testing.ports import HOST, Ports
 
 START_SECONDS: Final = 90.0
 POLL_SECONDS: Final = 0.05
@@ -36,7 +35,8 @@ class Processes(Target):
     """`members` processes of a system.
 
     directory: for data, logs and sockets; it must be empty or not exist. flags: of the server, by
-    name. seed: of the links' losses.
+    name. seed: of the links' losses. wiring: between members; None = proxies.
+    Errors: TargetError, if there is no place for so many.
     """
 
     world = "processes"
@@ -49,16 +49,13 @@ class Processes(Target):
         *,
         flags: Mapping[str, str] | None = None,
         seed: int = 0,
+        wiring: Wiring | None = None,
     ) -> None:
         self.system = system.name
-        self.abilities = system.abilities
         self._system = system
         self._directory = directory.absolute()
         self._flags = {**system.defaults, **(flags or {})}
-        self._seed = seed
-        self._ports = Ports()
-        self._links: Links | None = None
-        self._identify: Identify | None = None
+        self._wiring = wiring or Proxied(seed)
         self._runtime = Path(f"/tmp/jepsen-{secrets.token_hex(6)}")  # a socket's path must be short
         self._members: list[MemberProcess] = []
         self._places: list[Place] = []
@@ -68,21 +65,14 @@ class Processes(Target):
     # --- beginning and end --------------------------------------------------------
 
     def _plan(self, members: int) -> None:
-        take = self._ports.take
-        for index in range(members):
+        self._spots = self._wiring.spots(members)
+        self.abilities = self._system.abilities | self._wiring.abilities
+        self.lacking = self._wiring.lacking
+        for index, spot in enumerate(self._spots):
             name = f"node{index}"
-            peer = take()
-            self._places.append(
-                Place(
-                    name=name,
-                    client_port=take(),
-                    peer_port=peer,
-                    door=take() if members > 1 else peer,
-                    data_dir=self._directory / name,
-                    control=self._runtime / f"{index}.sock",
-                )
-            )
-        self.endpoints = [f"{HOST}:{place.client_port}" for place in self._places]
+            data, control = self._directory / name, self._runtime / f"{index}.sock"
+            self._places.append(Place(name, *spot, data_dir=data, control=control))
+        self.endpoints = [f"{place.host}:{place.client_port}" for place in self._places]
 
     async def start(self) -> None:
         """Starts all members. Errors: TargetError, with the end of a member's log."""
@@ -90,31 +80,25 @@ class Processes(Target):
         if any(self._directory.iterdir()):
             raise TargetError(f"the directory {self._directory} must be empty")
         self._runtime.mkdir(mode=0o700)
-        self._ports.release_unheld()
-        urls = [f"http://{HOST}:{place.door}" for place in self._places]
-        if self.count > 1:
-            self._links = Links(self._seed)
-            identify = self._system.identify([member_id([url], TOKEN) for url in urls], urls)
-            self._identify = identify
-            for index, place in enumerate(self._places):
-                self._links.add(index, place.door, place.peer_port, identify)
-        cluster = ",".join(
-            f"{place.name}={url}" for place, url in zip(self._places, urls, strict=True)
-        )
-        for place, url in zip(self._places, urls, strict=True):
-            client = f"http://{HOST}:{place.client_port}"
+        urls = [place.peer_url for place in self._places]
+        identify = self._system.identify([member_id([url], TOKEN) for url in urls], urls)
+        self._wiring.open(self._spots, identify)
+        cluster = ",".join(f"{place.name}={place.peer_url}" for place in self._places)
+        for index, place in enumerate(self._places):
+            client = f"http://{place.host}:{place.client_port}"
             flags = {
                 **self._flags,
                 "name": place.name,
                 "data-dir": str(place.data_dir),
                 "listen-client-urls": client,
                 "advertise-client-urls": client,
-                "listen-peer-urls": f"http://{HOST}:{place.peer_port}",
-                "initial-advertise-peer-urls": url,
+                "listen-peer-urls": f"http://{place.host}:{place.peer_port}",
+                "initial-advertise-peer-urls": place.peer_url,
                 "initial-cluster": cluster,
                 "initial-cluster-token": TOKEN,
             }
             argv = [
+                *self._wiring.within(index),
                 *self._system.program(place),
                 *(f"--{name}={text}" for name, text in flags.items()),
             ]
@@ -129,9 +113,7 @@ class Processes(Target):
             return
         self._stopped = True
         await asyncio.gather(*(member.kill() for member in self._members))
-        if self._links is not None:
-            await asyncio.to_thread(self._links.close)
-        self._ports.close()
+        await self._wiring.close()
         if self._runtime.exists():
             for path in self._runtime.iterdir():
                 path.unlink(missing_ok=True)
@@ -161,9 +143,8 @@ class Processes(Target):
         process, place = self._members[member], self._places[member]
         await process.kill()
         others = [one for index, one in enumerate(self.endpoints) if index != member]
-        number = await readmit(others, f"http://{HOST}:{place.door}")
-        if self._identify is not None:
-            self._identify.learn(number, member)
+        number = await readmit(others, place.peer_url)
+        self._wiring.learn(number, member)
         await asyncio.to_thread(emptied, place.data_dir)
         process.argv = as_joining(process.argv)
         process.start()
@@ -195,9 +176,13 @@ class Processes(Target):
         found = [answer for answer in await asyncio.gather(*asked) if answer is not None]
         return max(found)[1] if found else None
 
+    def _client_address(self, member: int) -> tuple[str, int]:
+        place = self._places[member]
+        return place.host, place.client_port
+
     def _leads(self, member: int) -> tuple[int, int] | None:
         try:
-            status = probe.status((HOST, self._places[member].client_port), ASK_SECONDS)
+            status = probe.status(self._client_address(member), ASK_SECONDS)
         except probe.CallFailed:
             return None
         if status.leader and status.leader == status.header.member_id:
@@ -207,11 +192,9 @@ class Processes(Target):
     # --- faults -------------------------------------------------------------------
 
     @property
-    def network(self) -> Links:
+    def network(self) -> NetworkFaults:
         """The links between members. Errors: TargetError, for a cluster of one."""
-        if self._links is None:
-            raise TargetError("a cluster of one member has no links")
-        return self._links
+        return self._wiring.network()
 
     def control(self, member: int) -> Control:
         """Faults inside the member's process. Errors: TargetError."""
@@ -220,9 +203,8 @@ class Processes(Target):
         return UnixControl(str(self._places[member].control))
 
     def peer_ports(self, member: int) -> list[int]:
-        """Its proxy's and its own."""
-        place = self._places[member]
-        return sorted({place.door, place.peer_port})
+        """Those on the loopback. Errors: TargetError, if it is not there."""
+        return self._wiring.peer_ports(self._spots[member])
 
     def data_dir(self, member: int) -> Path:
         """Where it keeps its data."""
@@ -234,8 +216,7 @@ class Processes(Target):
 
     async def recover(self) -> None:
         """Heals the links, resumes, heals processes, starts who is down; waits until all serve."""
-        if self._links is not None:
-            await asyncio.to_thread(self._links.heal)
+        await self._wiring.heal()
         for index, member in enumerate(self._members):
             if member.paused:
                 member.resume()
@@ -284,7 +265,7 @@ class Processes(Target):
     def _ask(self, member: int) -> str | None:
         """Why a member does not serve; None if it does."""
         try:
-            probe.read((HOST, self._places[member].client_port), ASK_SECONDS)
+            probe.read(self._client_address(member), ASK_SECONDS)
         except probe.CallFailed as failure:
             # UNKNOWN: etcd says so of a read that its own deadline ended.
             if failure.code in (Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.UNKNOWN):

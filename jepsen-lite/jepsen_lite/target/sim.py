@@ -180,6 +180,10 @@ class SimClient(Session):
         """Errors: Unsupported."""
         raise Unsupported("watches are not simulated here: see `raftkv.sim`")
 
+    async def stream(self, *_: Any, **__: Any) -> Any:
+        """Errors: Unsupported."""
+        raise Unsupported("streams are not simulated here: see `raftkv.sim`")
+
     async def close(self) -> None:
         """There is nothing to close."""
 

@@ -23,26 +23,35 @@ class Identify(Protocol):
 
 MEMBER_MODULE: Final = "jepsen_lite.member"
 
-_FAULTS: Final = frozenset({"kill", "pause", "network"})
+_FAULTS: Final = frozenset({"kill", "pause"})
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where one member lives. door: the port of the proxy in front of its peer port.
+    """Where one member lives. host: its address. door: the port that other members dial.
 
     control: the socket that its faults are told at.
     """
 
     name: str
+    host: str
     client_port: int
     peer_port: int
     door: int
     data_dir: Path
     control: Path
 
+    @property
+    def peer_url(self) -> str:
+        """What the other members know it by."""
+        return f"http://{self.host}:{self.door}"
+
 
 class System:
-    """raftkv, started by `jepsen_lite.member`, which has fault points. mutants: applied there."""
+    """raftkv, started by `jepsen_lite.member`, which has fault points. mutants: applied there.
+
+    abilities: without those of the links (`wiring`).
+    """
 
     name = "raftkv"
     abilities = _FAULTS | {"files", "transfer", "disk", "clock", "membership"}

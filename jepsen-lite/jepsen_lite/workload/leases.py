@@ -7,8 +7,6 @@ operation names its lease even if it was never answered.
 
 from typing import Any, ClassVar, Final, NamedTuple
 
-import grpc
-
 from jepsen_lite.checker.base import Checker
 from jepsen_lite.generator import Context, Generator, Wish, each_process, stagger
 from jepsen_lite.history import Op
@@ -17,7 +15,7 @@ from jepsen_lite.workload.base import REAL_WORLDS, Workload
 from jepsen_lite.workload.calls import perform
 from jepsen_lite.workload.judges import judges
 from jepsen_lite.workload.steps import learning
-from raftkv.client.errors import OutcomeUnknown, Unavailable
+from raftkv.client.errors import ClientError, OutcomeUnknown, Unavailable
 from raftkv.pb import rpc_pb2
 
 KEEP_ALIVE: Final = "/etcdserverpb.Lease/LeaseKeepAlive"
@@ -98,20 +96,16 @@ async def _renewed(session: Session, lease: int) -> int:
 
     Errors: ClientError, always of unknown outcome: who has no answer may have been heard.
     """
-    # The client renews leases for its users all by itself; a single question is a bare stream's.
-    connection = session._connection
-    place, stream = await connection.stream(KEEP_ALIVE, rpc_pb2.LeaseKeepAliveResponse)
-    try:
+    # The client renews leases for its users all by itself; here a single question is asked.
+    async with await session.stream(KEEP_ALIVE, rpc_pb2.LeaseKeepAliveResponse) as stream:
         await stream.write(rpc_pb2.LeaseKeepAliveRequest(ID=lease))
-        answer = await stream.read(session.timeout)
-    except (TimeoutError, grpc.RpcError):
-        answer = None
-    finally:
-        await stream.close()
-    if answer is None:
-        connection.broken(place)
-        raise OutcomeUnknown(Unavailable("the renewal was not answered"))
-    connection.healthy(place)
+        try:
+            answer = await stream.read(session.timeout)
+        except ClientError:
+            answer = None
+        if answer is None:
+            await stream.give_up()
+            raise OutcomeUnknown(Unavailable("the renewal was not answered"))
     return int(answer.TTL)
 
 

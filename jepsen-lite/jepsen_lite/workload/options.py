@@ -13,8 +13,8 @@ class Options:
     keys: how many keys are in use at a time. rate: operations per second over all processes;
     0 = as fast as they go. seconds: of the main phase. timeout_seconds: of one operation.
     prefix: all keys of the run begin so. world: "processes", "compose", "attach" or "sim".
-    system: "raftkv" or "etcd". members: how many the cluster has. extra: of one workload only,
-    from --set name=value.
+    network: of members that are started, "proxies" or "namespaces". system: "raftkv" or "etcd".
+    members: how many the cluster has. extra: of one workload only, from --set name=value.
     """
 
     workload: str = ""
@@ -27,6 +27,7 @@ class Options:
     timeout_seconds: float = 5.0
     prefix: str = "jepsen/"
     world: str = "processes"
+    network: str = "proxies"
     system: str = "raftkv"
     members: int = 3
     extra: Mapping[str, str] = field(default_factory=dict)

@@ -9,11 +9,10 @@ them all. An answer to a question for progress is every watch's of the stream.
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
-
-import grpc
+from typing import Any, Final, TypeAlias
 
 from jepsen_lite.session import Session
+from raftkv.client.aio import Conversation
 from raftkv.client.errors import ClientError, Unavailable
 from raftkv.client.lifetime import now
 from raftkv.pb import kv_pb2, rpc_pb2
@@ -24,6 +23,7 @@ CANCEL_SECONDS: Final = 0.5  # for the answer to a cancel
 PROGRESS_SECONDS: Final = 0.15  # between questions for progress
 
 
+Answers: TypeAlias = Conversation[rpc_pb2.WatchResponse]
 ALL_WATCHES: Final = -1  # watch id of the answer to a question for progress
 
 
@@ -176,9 +176,7 @@ async def record(
     then how far it is. Errors: ClientError, if the first was not confirmed; what happens later is
     in `trouble`.
     """
-    # The verbs have no way to a bare stream; what users get is built on this one.
-    connection = session._connection
-    place, stream = await connection.stream(WATCH, rpc_pb2.WatchResponse)
+    stream = await session.stream(WATCH, rpc_pb2.WatchResponse)
     tape = Tape([Recording(one.get("start_revision", 0)) for one in asked])
     first = tape.recordings[0]
     end = now() + seconds
@@ -197,13 +195,13 @@ async def record(
             await _take(stream, tape, min(end, max(asks_at, moment + 0.01)) - moment)
         if cancel:
             await _cancel(stream, tape)
+        if not first.created:
+            await stream.give_up()  # the next one is opened elsewhere
     finally:
         await stream.close()
     if not first.created:
-        connection.broken(place)  # the next one is opened elsewhere
         await asyncio.sleep(RETRY_SECONDS)
         raise Unavailable(tape.trouble or "not confirmed in time")
-    connection.healthy(place)
     confirmed = [one for one in tape.recordings if one.created]
     for one in confirmed:
         one.drop_half()
@@ -211,14 +209,13 @@ async def record(
     return confirmed
 
 
-async def _take(stream: Any, tape: Tape, seconds: float) -> None:
+async def _take(stream: Answers, tape: Tape, seconds: float) -> None:
     """One answer, or the time."""
     try:
         response = await stream.read(seconds)
-    except TimeoutError:
-        return
-    except (grpc.RpcError, ClientError) as error:
-        tape.trouble = _said(error)
+    except ClientError as error:
+        if stream.over:
+            tape.trouble = f"{type(error).__name__}: {error}"[:200]
         return
     if response is None:
         tape.trouble = "the server ended the stream"
@@ -226,14 +223,7 @@ async def _take(stream: Any, tape: Tape, seconds: float) -> None:
         tape.add(response)
 
 
-def _said(error: Exception) -> str:
-    """An error of a stream in one line."""
-    if isinstance(error, grpc.RpcError):
-        return f"{error.code().name}: {error.details()}"[:200]
-    return f"{type(error).__name__}: {error}"[:200]
-
-
-async def _cancel(stream: Any, tape: Tape) -> None:
+async def _cancel(stream: Answers, tape: Tape) -> None:
     for one in tape.recordings:
         if one.created and not one.cancelled:
             wanted = rpc_pb2.WatchCancelRequest(watch_id=one.watch_id)
