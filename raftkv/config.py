@@ -66,6 +66,10 @@ class ServerConfig:
     initial_cluster: member name -> its peer URLs, as text, in the order given; left empty
         it becomes this member alone, as etcd's default.
     quota_backend_bytes: NOSPACE above this size; 0: no limit (etcd's negative values).
+    listen_client_http_urls: for HTTP alone, which the client URLs then do not serve; none: they do.
+    listen_metrics_urls: for metrics and health alone, besides the client URLs.
+    cors: origins whose scripts may use HTTP. host_whitelist: hosts that may be asked for without
+        TLS. "*": all.
     auto_compaction_retention_seconds, _revisions: at most one is not 0; both 0: off.
     strict_reconfig_check: refuse changes of members that would leave no quorum of those that
         answer. max_learners: at a time.
@@ -93,6 +97,11 @@ class ServerConfig:
     grpc_keepalive_min_time_seconds: float = 5.0
     grpc_keepalive_interval_seconds: float = 7200.0
     grpc_keepalive_timeout_seconds: float = 20.0
+    listen_client_http_urls: tuple[Url, ...] = ()
+    listen_metrics_urls: tuple[Url, ...] = ()
+    enable_grpc_gateway: bool = True
+    cors: tuple[str, ...] = ("*",)
+    host_whitelist: tuple[str, ...] = ("*",)
     client_tls: TlsFiles | None = None
     peer_tls: TlsFiles | None = None
     quota_backend_bytes: int = DEFAULT_QUOTA_BYTES

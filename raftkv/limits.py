@@ -67,6 +67,13 @@ HANDSHAKE_SECONDS: Final = 10.0  # TLS handshake plus HTTP/2 preface
 # rest is for clients.
 RESERVED_FILES: Final = 1024
 
+# --- HTTP/1 and the JSON gateway ----------------------------------------------
+MAX_HTTP_HEADER_BYTES: Final = 64 * KIB  # the head of a request
+HTTP_BODY_SECONDS: Final = 60.0  # for the body of a request that is no stream
+HTTP_IDLE_SECONDS: Final = 600.0  # between two requests of a connection
+# A JSON body per byte of the largest gRPC message: base64 takes 4/3, names and blanks the rest.
+HTTP_BODY_FACTOR: Final = 2
+
 # One session alone can keep all that it may.
 assert MAX_KEPT_ANSWERS * MAX_KEPT_ANSWER_BYTES < MAX_ALL_KEPT_BYTES
 # The fixed part of all answers, some 250 bytes each, stays of the same order as their bytes.

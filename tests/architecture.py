@@ -88,7 +88,7 @@ ROOMS: Final = {
     ),
     "server": Room(
         inside=_words("config errors histogram limits raft kv replica wire storage pb"),
-        outside=_words("uvloop google prometheus_client"),
+        outside=_words("uvloop google httptools prometheus_client wsproto"),
     ),
     "client": Room(inside=_words("pb errors"), outside=_words("grpc google")),
     "testing": Room(

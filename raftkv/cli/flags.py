@@ -56,6 +56,11 @@ FLAGS: Final = (
     Flag("data-dir", "", "Path to the data directory. Default: ${name}.raftkv"),
     Flag("listen-client-urls", "http://localhost:2379", "URLs to listen on for clients."),
     Flag("advertise-client-urls", "http://localhost:2379", "Client URLs to tell the cluster."),
+    Flag("listen-client-http-urls", "", "URLs for HTTP; the client URLs then speak only gRPC."),
+    Flag("listen-metrics-urls", "", "More URLs to serve metrics and health on."),
+    Flag("enable-grpc-gateway", "true", "Serve the JSON gateway.", True),
+    Flag("cors", "*", "Origins whose scripts may use HTTP (CORS). Empty or *: all."),
+    Flag("host-whitelist", "*", "Host names to serve HTTP for without TLS. Empty or *: all."),
     Flag("listen-peer-urls", "http://localhost:2380", "URLs to listen on for peers."),
     Flag("initial-advertise-peer-urls", "http://localhost:2380", "Peer URLs to tell the cluster."),
     Flag("initial-cluster", "", "First members: name=peerURL,... Default: this member alone."),
@@ -220,6 +225,12 @@ def _listen_urls(values: Mapping[str, str], flag: str) -> tuple[Url, ...]:
     return urls
 
 
+def _names(values: Mapping[str, str], flag: str) -> tuple[str, ...]:
+    """Comma-separated names; none means all."""
+    names = tuple(name.strip() for name in values[flag].split(",") if name.strip())
+    return names or ("*",)
+
+
 def _advertised_urls(values: Mapping[str, str], flag: str) -> tuple[Url, ...]:
     urls = parse_urls(flag, values[flag])
     for url in urls:
@@ -249,6 +260,10 @@ def build(given: Mapping[str, str]) -> ServerConfig:
         )
     listen_client = _listen_urls(values, "listen-client-urls")
     listen_peer = _listen_urls(values, "listen-peer-urls")
+    listen_http, listen_metrics = (
+        _listen_urls(values, flag) if values[flag] else ()
+        for flag in ("listen-client-http-urls", "listen-metrics-urls")
+    )
     both = sorted({url[1:] for url in listen_client} & {url[1:] for url in listen_peer})
     if both and both[0][1] != 0:
         host, port = both[0]
@@ -262,6 +277,11 @@ def build(given: Mapping[str, str]) -> ServerConfig:
         data_dir=Path(values["data-dir"] or f"{name}.raftkv"),
         listen_client_urls=listen_client,
         advertise_client_urls=_advertised_urls(values, "advertise-client-urls"),
+        listen_client_http_urls=listen_http,
+        listen_metrics_urls=listen_metrics,
+        enable_grpc_gateway=_switch(values, "enable-grpc-gateway"),
+        cors=_names(values, "cors"),
+        host_whitelist=_names(values, "host-whitelist"),
         listen_peer_urls=listen_peer,
         initial_advertise_peer_urls=_advertised_urls(values, "initial-advertise-peer-urls"),
         initial_cluster=parse_initial_cluster(text) if text else {},
@@ -278,7 +298,7 @@ def build(given: Mapping[str, str]) -> ServerConfig:
         grpc_keepalive_min_time_seconds=_seconds(values, "grpc-keepalive-min-time"),
         grpc_keepalive_interval_seconds=_seconds(values, "grpc-keepalive-interval"),
         grpc_keepalive_timeout_seconds=_seconds(values, "grpc-keepalive-timeout"),
-        client_tls=_tls(values, "", listen_client),
+        client_tls=_tls(values, "", (*listen_client, *listen_http, *listen_metrics)),
         peer_tls=_tls(values, "peer-", listen_peer),
         quota_backend_bytes=max(quota, 0) if quota else DEFAULT_QUOTA_BYTES,
         auto_compaction_retention_seconds=kept_seconds,

@@ -8,13 +8,15 @@ handed to its route with the connection and the stream, and whoever has the answ
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
-from typing import Final, cast
+from typing import Final, NamedTuple, Protocol, cast
 
 from raftkv import limits
 from raftkv.errors import DEADLINE_EXCEEDED, ApiError
 from raftkv.server.descriptors import admitted_clients
 from raftkv.server.driver import Driver
 from raftkv.server.entrance import Entrances
+from raftkv.server.http.http1 import Http1Connection
+from raftkv.server.http.site import Site
 from raftkv.server.logs import Repeats
 from raftkv.server.routes import Routes
 from raftkv.server.traffic import ClientTraffic
@@ -30,10 +32,12 @@ LINGER_SECONDS: Final = 2.0  # for the last words of a connection that is closed
 class ClientProtocol(asyncio.Protocol):
     """The server's end of one connection; also the handler of its `ServerConnection`."""
 
-    def __init__(self, listener: "ClientListener") -> None:
+    def __init__(self, listener: "ClientListener", door: "Door | None" = None) -> None:
+        door = door or listener.door
         self.listener = listener
         self.driver = listener.driver
-        self.routes = listener.routes
+        self.routes = door.routes
+        self._site = door.site
         self.dirty = False
         self.connection = ServerConnection(
             self,
@@ -41,6 +45,7 @@ class ClientProtocol(asyncio.Protocol):
             listener.limits,
             listener.driver.loop.time(),
             self.routes.session_paths,
+            self._take_over if door.site is not None else None,
         )
         self.reply = self.connection.reply
         self.connection.count(listener.tallies, listener.clock)
@@ -71,6 +76,13 @@ class ClientProtocol(asyncio.Protocol):
                 driver.mark_dirty(self)
         elif not driver.woken and driver.replica.has_work():
             driver.wake()
+
+    def _take_over(self, data: bytes) -> None:
+        """The first bytes are an HTTP/1 request: another protocol has the transport from now on."""
+        assert self._transport is not None
+        assert self._site is not None
+        if self.listener.remove(self):
+            Http1Connection(self.listener, self._site, self._transport).take_over(data)
 
     def pause_writing(self) -> None:
         """The kernel's buffer is full: keep output in the connection, where it is bounded."""
@@ -180,8 +192,34 @@ class ClientProtocol(asyncio.Protocol):
         self.connection.finish(stream, error.code, error.text)
 
 
+class Web(Protocol):
+    """A connection of HTTP/1, or of what it was upgraded to."""
+
+    @property
+    def open_calls(self) -> int:
+        """Requests without an answer."""
+
+    def tick(self, now: float) -> None:
+        """Deadlines. Called some times a second."""
+
+    def go_away(self) -> None:
+        """The member stops: nothing new behind what is under way."""
+
+    def abort(self) -> None:
+        """Cuts the connection."""
+
+
+class Door(NamedTuple):
+    """What is served on some URLs. site: to HTTP; None: gRPC only."""
+
+    routes: Routes
+    site: Site | None
+
+
 class ClientListener:
     """All client connections of one member.
+
+    connections: of HTTP/2. webs: of HTTP/1. door: for URLs that are given no other one.
 
     max_connections: more are closed at once (O04). entrances: TLS handshakes under way count.
     """
@@ -189,8 +227,10 @@ class ClientListener:
     def __init__(self, driver: Driver, routes: Routes, connection_limits: ConnectionLimits) -> None:
         self.driver = driver
         self.routes = routes
+        self.door = Door(routes, None)
         self.limits = connection_limits
         self.connections: dict[ClientProtocol, None] = {}
+        self.webs: dict[Web, None] = {}
         self.max_connections = admitted_clients()
         self.entrances: list[Entrances] = []
         self.traffic = ClientTraffic()
@@ -200,9 +240,18 @@ class ClientListener:
         self._draining = False
         self._repeats = Repeats()
 
-    def protocol(self) -> ClientProtocol:
+    def protocol(self, door: Door | None = None) -> ClientProtocol:
         """Factory for `loop.create_server`."""
-        return ClientProtocol(self)
+        return ClientProtocol(self, door)
+
+    def __len__(self) -> int:
+        return len(self.connections) + len(self.webs)
+
+    @property
+    def open_calls(self) -> int:
+        """Calls and requests without an end."""
+        calls = sum(one.connection.open_streams for one in self.connections)
+        return calls + sum(one.open_calls for one in self.webs)
 
     def start(self) -> None:
         """Starts the clock of the connections."""
@@ -211,7 +260,7 @@ class ClientListener:
     def admits(self, transport: asyncio.Transport) -> bool:
         """Whether one more client may come in; if not, the log says so now and then."""
         handshakes = sum(len(entrances.under_way) for entrances in self.entrances)
-        if len(self.connections) + handshakes < self.max_connections:
+        if len(self) + handshakes < self.max_connections:
             return True
         times = self._repeats.times("full", self.driver.loop.time())
         if times:
@@ -260,6 +309,8 @@ class ClientListener:
         self._timer = self.driver.loop.call_later(0.2, self._tick)
         for connection in list(self.connections):
             connection.tick(now)
+        for web in list(self.webs):
+            web.tick(now)
 
     def drain(self) -> None:
         """Tells every client to go elsewhere; running calls may end."""
@@ -267,6 +318,8 @@ class ClientListener:
         for connection in list(self.connections):
             connection.connection.go_away()
             self.driver.mark_dirty(connection)
+        for web in list(self.webs):
+            web.go_away()
         for end in self.routes.ends:
             end()
 
@@ -277,3 +330,5 @@ class ClientListener:
         for connection in list(self.connections):
             connection.flush()
             connection.abort()
+        for web in list(self.webs):
+            web.abort()

@@ -5,22 +5,22 @@ So listeners accept plain TCP into an `Entrance`, which makes the handshake itse
 
     connected -> the client's hello -> start_tls -> the real protocol
                                                  -> failed: one line in the log, closed
-                 offers no h2: an alert, one line in the log, closed
+                 offers nothing that is served: an alert, one line in the log, closed
 
 All of it within limits.HANDSHAKE_SECONDS. `start_tls` puts a protocol of its own on the
 transport, which is then given the hello as if it came from there. Bytes of the client may
 follow its last handshake message in the same segment, before `start_tls` has returned; the
 entrance keeps them for the real protocol.
 
-A client that offers protocols by ALPN, but not h2, fails with the alert that Go's servers send
-(`raftkv.server.hello`). One that offers nothing is let through: if it then speaks HTTP/1 it gets
-an answer that a person can read, and if it is silent the deadline of the HTTP/2 preface ends it.
+A client that offers protocols by ALPN, but none that is served here, fails with the alert that
+Go's servers send (`raftkv.server.hello`). One that offers nothing is let through: its first bytes
+show what it speaks, and if it is silent the deadline of the HTTP/2 preface ends it.
 """
 
 import asyncio
 import logging
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, cast
 
 from raftkv import limits
@@ -38,11 +38,12 @@ _REASONS: Final = {
 
 
 class NoCommonProtocol(ConnectionError):
-    """A client whose ALPN offer lacks h2."""
+    """A client whose ALPN offer has nothing that is served."""
 
-    def __init__(self, offered: list[bytes]) -> None:
+    def __init__(self, offered: list[bytes], served: Iterable[bytes]) -> None:
         names = ", ".join(name.decode("ascii", "backslashreplace") for name in offered[:8])
-        super().__init__(f"a client that offers {names[:80]} by ALPN, but not h2")
+        wanted = " or ".join(sorted(name.decode() for name in served))
+        super().__init__(f"a client that offers {names[:80]} by ALPN, but not {wanted}")
 
 
 def explain(error: BaseException) -> str:
@@ -68,6 +69,7 @@ class Entrances:
     """All TLS handshakes under way on one port.
 
     context: of the server. make: gives the protocol that takes over. side: client or peer.
+    protocols: that are served, by their names in ALPN.
     admits: says whether one more connection may begin its handshake.
     """
 
@@ -77,8 +79,10 @@ class Entrances:
         context: ssl.SSLContext,
         make: Callable[[], asyncio.Protocol],
         side: str,
+        protocols: Sequence[str] = ("h2",),
     ) -> None:
         self.loop = loop
+        self.protocols = frozenset(name.encode() for name in protocols)
         self.context = context
         self.make = make
         self.admits: Callable[[asyncio.Transport], bool] = lambda transport: True
@@ -145,9 +149,10 @@ class Entrance(asyncio.Protocol):
         assert self._transport is not None
         assert self._timer is not None
         self._timer.cancel()
-        if offered and b"h2" not in offered:
+        protocols = self._entrances.protocols
+        if offered and protocols.isdisjoint(offered):
             self._transport.write(NO_APPLICATION_PROTOCOL)
-            self._fail(NoCommonProtocol(offered))
+            self._fail(NoCommonProtocol(offered, protocols))
             return
         self._transport.pause_reading()  # until start_tls is the one who reads
         self._task = self._entrances.loop.create_task(self._shake_hands(self._transport))

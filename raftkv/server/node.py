@@ -16,7 +16,8 @@ import random
 import signal
 import ssl
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import uvloop
 
@@ -38,10 +39,11 @@ from raftkv.replica.replica import Replica, ReplicaSettings
 from raftkv.server import counters, logs, tls
 from raftkv.server.arrival import Arrival
 from raftkv.server.autocompaction import AutoCompaction
-from raftkv.server.clients import ClientListener
+from raftkv.server.clients import ClientListener, Door
 from raftkv.server.descriptors import raise_limit
 from raftkv.server.driver import Driver
 from raftkv.server.entrance import Entrances
+from raftkv.server.http.building import Sites
 from raftkv.server.membership import PEERS_FILE, KnownMembers
 from raftkv.server.metrics.exposition import Exposition, measure
 from raftkv.server.peers import Peers
@@ -267,10 +269,11 @@ class Node:
         protocol: Callable[[], asyncio.Protocol],
         context: ssl.SSLContext | None,
         side: str,
+        protocols: Sequence[str] = tls.GRPC,
     ) -> None:
         if url.secure:
             assert context is not None
-            entrances = Entrances(self.loop, context, protocol, side)
+            entrances = Entrances(self.loop, context, protocol, side, protocols)
             if side == "client" and self.clients is not None:
                 entrances.admits = self.clients.admits
                 self.clients.entrances.append(entrances)
@@ -317,10 +320,29 @@ class Node:
         self.clients = clients
         assert self._peers is not None
         self.exposition = measure(config, context, self._peers, clients)
-        secure = tls.server_context(config.client_tls) if config.client_tls else None
-        for url in config.listen_client_urls:
-            await self._listen(url, clients.protocol, secure, "client")
+        max_bytes = limits_.max_message_bytes
+        sites = Sites(config, context, routes, max_bytes, self.exposition)
+        await self._open_doors(clients, sites)
         clients.start()
+
+    async def _open_doors(self, clients: ClientListener, sites: Sites) -> None:
+        """Listens on every URL for clients, each with what is served there."""
+        config = self.config
+        self.health.draining.append(sites.condition.stopping)
+        web = Door(Routes({}), sites.clients)
+        metrics = Door(Routes({}), sites.metrics)
+        clients.door = Door(clients.routes, None if config.listen_client_http_urls else web.site)
+        for urls, door in (
+            (config.listen_client_urls, clients.door),
+            (config.listen_client_http_urls, web),
+            (config.listen_metrics_urls, metrics),
+        ):
+            protocols = tls.GRPC if door.site is None else tls.GRPC_AND_HTTP
+            files = config.client_tls
+            secure = tls.server_context(files, protocols) if files else None
+            for url in urls:
+                protocol = partial(clients.protocol, door)
+                await self._listen(url, protocol, secure, "client", protocols)
 
     def _freeze(self) -> None:
         """What was loaded so far lives for ever: keep the collector from walking it."""
@@ -333,8 +355,8 @@ class Node:
         assert self.clients is not None
         assert self._context is not None
         return {
-            "client_connections": len(self.clients.connections),
-            "client_streams": sum(one.connection.open_streams for one in self.clients.connections),
+            "client_connections": len(self.clients),
+            "client_streams": self.clients.open_calls,
             "turns": self._context.driver.turns,
             **counters.of_services(self._context),
         }
@@ -430,6 +452,6 @@ class Node:
 
     async def _drain(self, clients: ClientListener) -> None:
         for _ in range(int(DRAIN_SECONDS / 0.01)):
-            if not any(one.connection.open_streams for one in clients.connections):
+            if not clients.open_calls:
                 return
             await asyncio.sleep(0.01)

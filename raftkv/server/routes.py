@@ -9,13 +9,30 @@ from typing import Protocol, TypeAlias
 
 from raftkv.errors import Code
 from raftkv.wire.grpc import RequestHead
-from raftkv.wire.h2 import ServerConnection
+
+
+class Streams(Protocol):
+    """The calls of one connection, as `wire.h2.ServerConnection` has them."""
+
+    def is_open(self, stream: int) -> bool:
+        """Whether an answer can still reach the client."""
+
+    def listen(self, stream: int, hear: Callable[[bytes], None]) -> None:
+        """The messages of a call go to `hear`."""
+
+    def finish(self, stream: int, code: int = 0, text: str = "") -> None:
+        """Ends a call with a status."""
 
 
 class Connection(Protocol):
-    """What routes need of the connection that a call came on."""
+    """What routes need of who makes calls: `clients.ClientProtocol`, `http.calls.GatewayCall`.
 
-    connection: ServerConnection
+    What services need besides is what both have in common.
+    """
+
+    @property
+    def connection(self) -> Streams:
+        """Where its calls are answered."""
 
 
 class Call(Protocol):

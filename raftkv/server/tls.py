@@ -1,10 +1,16 @@
-"""TLS contexts from the operator's files: ALPN h2, clients checked if asked for."""
+"""TLS contexts from the operator's files: ALPN h2 and where there is HTTP also http/1.1, clients
+checked if asked for.
+"""
 
 import ssl
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 from raftkv.errors import ConfigError
+
+GRPC: Final = ("h2",)
+GRPC_AND_HTTP: Final = ("h2", "http/1.1")
 
 
 class Files(Protocol):
@@ -20,10 +26,14 @@ class Files(Protocol):
     def require_client_cert(self) -> bool: ...
 
 
-def server_context(files: Files) -> ssl.SSLContext:
-    """What a listener serves with. Raises ConfigError naming the file that cannot be used."""
+def server_context(files: Files, protocols: Sequence[str] = GRPC) -> ssl.SSLContext:
+    """What a listener serves with. Raises ConfigError naming the file that cannot be used.
+
+    protocols: by ALPN, the favourite first.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     _load(context, files)
+    context.set_alpn_protocols(protocols)
     if files.require_client_cert:
         context.verify_mode = ssl.CERT_REQUIRED
     return context
@@ -40,7 +50,7 @@ def client_context(files: Files) -> ssl.SSLContext:
 
 def _load(context: ssl.SSLContext, files: Files) -> None:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["h2"])
+    context.set_alpn_protocols(GRPC)
     try:
         context.load_cert_chain(files.cert_file, files.key_file)
     except (OSError, ssl.SSLError) as error:

@@ -17,11 +17,16 @@ _HTTP1_ANSWER: Final = (
 ) + _BODY
 
 
+def is_http1(data: bytes) -> bool:
+    """Whether a first chunk begins like a request of HTTP/1."""
+    return _METHOD.match(data) is not None and not data.startswith(b"PRI ")
+
+
 def describe_foreign(data: bytes) -> tuple[str, bytes]:
     """A line for the log about bytes that are no HTTP/2 preface, and the answer to write."""
     if data[:1] == b"\x16":
         return "a TLS handshake on a port without TLS", b""
-    if _METHOD.match(data) and not data.startswith(b"PRI "):
+    if is_http1(data):
         line = data.split(b"\r\n", 1)[0][:80].decode("latin-1")
         return f"an HTTP/1 request on a gRPC port: {line!r}", _HTTP1_ANSWER
     return f"not HTTP/2: the connection starts with {data[:16]!r}", b""

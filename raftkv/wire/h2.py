@@ -18,7 +18,7 @@ from typing import Final
 from raftkv.errors import Code
 from raftkv.wire import frames
 from raftkv.wire.connection import Connection
-from raftkv.wire.foreign import describe_foreign
+from raftkv.wire.foreign import describe_foreign, is_http1
 from raftkv.wire.frames import HEADER, MESSAGE, PREFACE
 from raftkv.wire.grpc import RequestHead, ServerHandler, encode_status
 from raftkv.wire.hpack import Field
@@ -46,6 +46,7 @@ class ServerConnection(Connection):
     handler: gets the calls. unary_paths: paths whose calls are handed over whole.
     limits: see ConnectionLimits. now: seconds on any clock that never goes back.
     session_paths: paths whose calls may have SESSION_METADATA.
+    take_over: gets the first bytes of a connection that speaks HTTP/1; None: it is refused.
     """
 
     def __init__(
@@ -55,10 +56,12 @@ class ServerConnection(Connection):
         limits: ConnectionLimits | None = None,
         now: float = 0.0,
         session_paths: Container[bytes] = (),
+        take_over: Callable[[bytes], None] | None = None,
     ) -> None:
         super().__init__(limits or ConnectionLimits(), now)
         self._handler = handler
         self._parser = RequestParser(unary_paths, session_paths)
+        self._take_over = take_over
         self._measures = False
         self._maxima = (  # open calls; bytes of a message; of a stream before they are credited
             self.limits.max_concurrent_streams,
@@ -311,6 +314,9 @@ class ServerConnection(Connection):
             return data[len(PREFACE) :]
         if PREFACE.startswith(data):
             self._rest = data
+            return None
+        if self._take_over is not None and is_http1(data):
+            self._take_over(data)
             return None
         reason, answer = describe_foreign(data)
         self._out.append(answer)

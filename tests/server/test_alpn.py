@@ -65,7 +65,7 @@ async def client_of(node: Node, context: ssl.SSLContext) -> Client:
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 @pytest.mark.parametrize("port", [0, 1], ids=["client", "peer"])
-def test_an_offer_without_h2_fails_with_the_alert_that_says_so(
+def test_an_offer_of_nothing_that_is_served_fails_with_the_alert_that_says_so(
     tmp_path: Path,
     authority: Authority,
     lines: Lines,
@@ -75,7 +75,7 @@ def test_an_offer_without_h2_fails_with_the_alert_that_says_so(
 ) -> None:
     async def scenario() -> None:
         async with secure_node(tmp_path, authority) as node:
-            context = authority.client(alpn=("http/1.1", "h3"))
+            context = authority.client(alpn=("http/1.0", "h3"))
             context.maximum_version = version
             for _ in range(3):
                 with pytest.raises(ssl.SSLError, match=r"(?i)no.application.protocol"):
@@ -84,7 +84,8 @@ def test_an_offer_without_h2_fails_with_the_alert_that_says_so(
             await put(node, authority)
 
     run(scenario())
-    assert lines.rejected() == ["a client that offers http/1.1, h3 by ALPN, but not h2"]
+    served = "h2" if port else "h2 or http/1.1"
+    assert lines.rejected() == [f"a client that offers http/1.0, h3 by ALPN, but not {served}"]
     assert not lines.broken()
 
 
@@ -129,7 +130,7 @@ def test_a_hello_in_small_pieces_is_put_together(
     assert not lines.broken()
 
 
-def test_curl_sees_the_alert_with_http1_and_is_served_with_http2(
+def test_curl_sees_the_alert_where_there_is_no_http_and_is_served_where_there_is(
     tmp_path: Path, authority: Authority, lines: Lines, run: Run
 ) -> None:
     assert shutil.which("curl"), "the curl command is needed"
@@ -146,8 +147,12 @@ def test_curl_sees_the_alert_with_http1_and_is_served_with_http2(
                 )
 
             one = await asyncio.to_thread(curl, "--http1.1")
+            assert one.stdout == b"1.1 404", one
+            url = url.replace(f":{ports(node)[0]}/", f":{ports(node)[1]}/")
+            one = await asyncio.to_thread(curl, "--http1.1")
             assert one.returncode == 35
             assert b"no application protocol" in one.stderr
+            url = url.replace(f":{ports(node)[1]}/", f":{ports(node)[0]}/")
             grpc = ("-H", "content-type: application/grpc", "-H", "te: trailers")
             two = await asyncio.to_thread(curl, "-X", "POST", "--data-binary", "", *grpc)
             assert two.stdout == b"2 200", two

@@ -58,10 +58,12 @@ def leader_of(nodes: list[Node]) -> Node:
 
 BAD = {
     "zeros": (b"\0" * 100, "not HTTP/2"),
-    "http1": (b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n", "an HTTP/1 request on a gRPC port"),
     "no-settings": (PREFACE + b"\0\0\x08\x06\0\0\0\0\0" + b"x" * 8, ""),
     "huge-frame": (PREFACE + SETTINGS + b"\xff\xff\xff\0\0\0\0\0\x01", ""),
     "data-on-nothing": (PREFACE + SETTINGS + b"\0\0\1\0\1\0\0\0\1x", ""),
+}
+BAD_FOR_PEERS = {
+    "http1": (b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n", "an HTTP/1 request on a gRPC port"),
 }
 
 
@@ -73,7 +75,8 @@ def test_what_is_no_grpc_is_closed_with_one_line_each(
 
     async def scenario() -> None:
         async with running(configs(1, tmp_path)) as nodes:
-            for data, reason in BAD.values():
+            bad = {**BAD, **(BAD_FOR_PEERS if port else {})}
+            for data, reason in bad.values():
                 lines.records.clear()
                 answer = await throw(ports(nodes[0])[port], data)
                 assert answer.startswith(b"HTTP/1.1 400") == data.startswith(b"GET")

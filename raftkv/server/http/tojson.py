@@ -1,0 +1,127 @@
+"""Protobuf -> JSON as etcd's gateway writes it (golang/protobuf's jsonpb with the .proto names).
+
+Fields stand in the order of the .proto file; those with their zero value are left out, unless
+they are the chosen one of a oneof. 64-bit integers are strings, bytes are base64, enums are
+names, or numbers where there is no name. Strings are escaped as by Go's encoding/json, that is
+so that the text may stand in HTML.
+
+A printer is made once per message type: a list of fields with what prints each.
+"""
+
+import json
+import re
+from base64 import b64encode
+from collections.abc import Callable
+from typing import Any, Final, TypeAlias
+
+from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
+from google.protobuf.message_factory import GetMessageClass
+
+Print: TypeAlias = Callable[[Any], str]
+
+_QUOTED: Final = frozenset(
+    {
+        FieldDescriptor.TYPE_INT64,
+        FieldDescriptor.TYPE_UINT64,
+        FieldDescriptor.TYPE_SINT64,
+        FieldDescriptor.TYPE_FIXED64,
+        FieldDescriptor.TYPE_SFIXED64,
+    }
+)
+_ESCAPED: Final = re.compile("[<>&\u2028\u2029\x08\x0c]")
+
+
+def quote(text: str) -> str:
+    """A string as Go's encoding/json writes it."""
+    return _ESCAPED.sub(lambda found: f"\\u{ord(found[0]):04x}", _plain(text))
+
+
+def _plain(text: str) -> str:
+    quoted = json.dumps(text, ensure_ascii=False)
+    return quoted.replace("\\b", "\b").replace("\\f", "\f") if "\\" in quoted else quoted
+
+
+def _quoted_int(value: int) -> str:
+    return f'"{value}"'
+
+
+def _bool(value: bool) -> str:
+    return "true" if value else "false"
+
+
+def _bytes(value: bytes) -> str:
+    return f'"{b64encode(value).decode()}"'
+
+
+def _enum(names: EnumDescriptor) -> Print:
+    known = {number: f'"{value.name}"' for number, value in names.values_by_number.items()}
+    return lambda value: known.get(value) or str(value)
+
+
+def _list(of: Print) -> Print:
+    return lambda values: f"[{','.join([of(value) for value in values])}]"
+
+
+class Printer:
+    """Prints messages of one type."""
+
+    def __init__(self, descriptor: Descriptor) -> None:
+        self._class = GetMessageClass(descriptor)
+        self._descriptor = descriptor
+        self._fields: list[tuple[str, str, bool, Print]] | None = None  # made at first use
+
+    def text(self, encoded: bytes) -> str:
+        """An encoded message as JSON."""
+        return self.print(self._class.FromString(encoded))
+
+    def print(self, message: Any) -> str:
+        """A message as JSON."""
+        fields = self._fields
+        if fields is None:
+            fields = self._fields = [_field(one) for one in self._descriptor.fields]
+        parts = []
+        for name, label, presence, text in fields:
+            if presence:
+                if message.HasField(name):
+                    parts.append(label + text(getattr(message, name)))
+            else:
+                value = getattr(message, name)
+                if value:
+                    parts.append(label + text(value))
+        return "{" + ",".join(parts) + "}"
+
+
+_printers: dict[str, Printer] = {}
+
+
+def printer(descriptor: Descriptor) -> Printer:
+    """The printer of a message type."""
+    known = _printers.get(descriptor.full_name)
+    if known is None:
+        known = _printers[descriptor.full_name] = Printer(descriptor)
+    return known
+
+
+def _field(field: FieldDescriptor) -> tuple[str, str, bool, Print]:
+    """Attribute, `"name":`, whether HasField tells that it is there, and its printer."""
+    text = _single(field)
+    if field.is_repeated:
+        text = _list(text)
+    return field.name, f'"{field.name}":', bool(field.has_presence), text
+
+
+def _single(field: FieldDescriptor) -> Print:
+    kind = field.type
+    if kind == FieldDescriptor.TYPE_MESSAGE:
+        assert field.message_type is not None
+        return printer(field.message_type).print
+    if kind == FieldDescriptor.TYPE_BYTES:
+        return _bytes
+    if kind == FieldDescriptor.TYPE_STRING:
+        return quote
+    if kind == FieldDescriptor.TYPE_BOOL:
+        return _bool
+    if kind == FieldDescriptor.TYPE_ENUM:
+        assert field.enum_type is not None
+        return _enum(field.enum_type)
+    return _quoted_int if kind in _QUOTED else str
