@@ -44,8 +44,12 @@ LEASE_EXPIRE: Final = 19  # what the leader's clock has decided
 PUT_WITH_TTL: Final = 20  # a lease and the put of its only key
 SESSION_OPEN: Final = 21  # a lease that is a session (`sessions`)
 LEASE_GRANT_DRAWN: Final = 22  # LEASE_GRANT of an id that the proposing member drew
-# Numbers kept for what is built on top of this machine.
+# Upkeep (`upkeep`). The requests of the first and the last are the etcd messages.
 ALARM: Final = 24
+SPACE: Final = 25  # the quota, and what compactions have removed (`space`)
+CHECK: Final = 26  # compare the members' states as they are behind this entry
+DOWNGRADE: Final = 27
+# Numbers kept for what is built on top of this machine.
 AUTH: Final = 32  # 32 to 63
 
 # The proposing member drew the lease's id. If it is taken, the member proposes again with another.

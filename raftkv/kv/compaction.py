@@ -42,6 +42,7 @@ class Compaction:
         "_removed",
         "finished",
         "next_id",
+        "reclaimed",
         "removed_bytes",
         "store",
     )
@@ -51,6 +52,8 @@ class Compaction:
         self.finished = 0  # everything below this revision that can go is gone
         self.next_id = 0  # row id to go on with
         self.removed_bytes = 0  # of all rows removed so far
+        # The newest finished revision whose removed bytes are known, and these.
+        self.reclaimed = 0, 0
         self._removed = 0
         self._dead: dict[bytes, int] = {}  # key -> versions removed by this walk
         self._areas: list[tuple[bytes, bytes]] = []
@@ -58,6 +61,8 @@ class Compaction:
         if stored is not None:
             self.finished, at, self.removed_bytes = COMPACTION.unpack(stored)
             self.next_id = int.from_bytes(at, "big")
+            if self.next_id == self.finished << SUB_BITS:  # between two walks
+                self.reclaimed = self.finished, self.removed_bytes
 
     @property
     def pending(self) -> bool:
@@ -87,6 +92,7 @@ class Compaction:
             self.next_id = target << SUB_BITS
             self._note_areas(self.finished, target)
             self.finished = target
+            self.reclaimed = target, self.removed_bytes
         progress = COMPACTION.pack(
             self.finished, self.next_id.to_bytes(ID_BYTES, "big"), self.removed_bytes
         )

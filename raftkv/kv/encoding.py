@@ -15,10 +15,13 @@ Rows:
 
     a                                -> index, term, revision, compacted, hash, bytes written
     c                                -> configuration
+    d                                -> version that a downgrade leads to (`upkeep`)
     g                                -> compaction: finished revision, next row, bytes removed
     k escaped-key 00 00 inverse-id   -> "", 01 if that version is a deletion, or 02 lease u64
     l lease                          -> Lease (`leases` has the layout)
     n member                         -> Member
+    o type member                    -> flags of an alarm (`alarms` has the layout)
+    q                                -> quota and bytes reclaimed (`space` has the layout)
     r id                             -> previous id | kind u8 | framed KeyValue
     s session sequence               -> what is kept of a session (`sessions` has the layout)
     x member                         -> "" (a removed member)
@@ -44,6 +47,9 @@ COMPACTION_ROW: Final = b"g"
 KEY_ROWS: Final = (b"k", b"l")
 LEASE_ROWS: Final = (b"l", b"m")
 MEMBER_ROWS: Final = (b"n", b"o")
+ALARM_ROWS: Final = (b"o", b"p")
+SPACE_ROW: Final = b"q"
+DOWNGRADE_ROW: Final = b"d"
 REVISION_ROWS: Final = (b"r", b"s")
 SESSION_ROWS: Final = (b"s", b"t")
 REMOVED_ROWS: Final = (b"x", b"y")

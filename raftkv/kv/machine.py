@@ -23,12 +23,14 @@ from zlib import crc32
 from raftkv import limits
 from raftkv.errors import (
     COMPACTED,
+    CORRUPT,
     EMPTY_KEY,
     FUTURE_REVISION,
     MEMBER_NOT_FOUND,
     ApiError,
 )
 from raftkv.kv import commands, loading, ranges, txn
+from raftkv.kv.alarms import Alarms
 from raftkv.kv.answers import HashResult as HashResult
 from raftkv.kv.answers import Result as Result
 from raftkv.kv.answers import Status as Status
@@ -48,8 +50,10 @@ from raftkv.kv.members import (
 from raftkv.kv.runs import put_run
 from raftkv.kv.sessions import Sessions
 from raftkv.kv.sliced import SlicedReads
+from raftkv.kv.space import Space, growth_bytes
 from raftkv.kv.store import Change, Store
 from raftkv.kv.swaps import carry_out, read_swap, swap_run
+from raftkv.kv.upkeep import Upkeep
 from raftkv.kv.writes import Writer, is_read_only
 from raftkv.pb import rpc_pb2 as pb
 from raftkv.raft.membership import decode_change
@@ -149,12 +153,24 @@ class StateMachine(SlicedReads):
         elif bootstrap is not None:
             self._bootstrap(bootstrap)
         self._compaction = Compaction(self.store)
+        members = self._roster.members
+        self.alarms = Alarms(self.store)
+        self.space = Space(self.store, self.leases, self.sessions, self.alarms, members)
+        self.upkeep = Upkeep(self.store, self.alarms, self.space, members)
+        if stored is not None:
+            self.alarms.load(members)
+            self.space.load()
+            self.upkeep.load()
         self._handlers = {
-            commands.PUT: self._writer.put,
+            commands.PUT: self._put,
             commands.DELETE_RANGE: self._delete_range,
             commands.TXN: self._txn,
             commands.COMPACT: self._compact,
             commands.PUBLISH: self._publish,
+            commands.ALARM: self.upkeep.alarm,
+            commands.SPACE: self._tell_space,
+            commands.CHECK: self._check,
+            commands.DOWNGRADE: self.upkeep.downgraded,
         }
 
     def _bootstrap(self, bootstrap: Bootstrap) -> None:
@@ -220,7 +236,9 @@ class StateMachine(SlicedReads):
             if outcome is None:
                 handler = self._handlers.get(payload[1])
                 if handler is None:
-                    answer = self._lease_commands.apply(entry, at)
+                    answer = self.space.lease_refusal(payload) or self._lease_commands.apply(
+                        entry, at
+                    )
                 else:
                     answer = handler(payload, at)
                 revision = store.close_entry()
@@ -231,6 +249,8 @@ class StateMachine(SlicedReads):
                     outcome = answer
                 if asked is not None:
                     self.sessions.keep(asked, outcome, payload[1])
+                if self.alarms.own:
+                    self.space.lift()
         elif kind == CONFIG:
             self._configure(entry.payload)
         self.applied_index = index
@@ -253,6 +273,11 @@ class StateMachine(SlicedReads):
         if run is None:
             return []
         assert entries[first].index == self.applied_index + 1, "the log has a hole"
+        sure = self.space.plain_puts()
+        if sure < len(entries) - first:  # near the quota: each one is judged
+            entries, first = entries[first : first + sure], 0
+            if not sure:
+                return []
         answers = run(self.store, entries, first)
         if answers:
             last = entries[first + len(answers) - 1]
@@ -261,16 +286,27 @@ class StateMachine(SlicedReads):
             assert last.index == self.applied_index, "the log has a hole"
         return [_new(Result, answer) for answer in answers]
 
+    def _put(self, payload: bytes, at: int) -> bytes | ApiError:
+        return self.space.refusal(len(payload)) or self._writer.put(payload, at)
+
     def _delete_range(self, payload: bytes, at: int) -> bytes | ApiError:
+        if self.alarms.everybody:
+            return CORRUPT
         request = pb.DeleteRangeRequest.FromString(payload[at:])
         return self._writer.delete(request) if request.key else EMPTY_KEY
 
     def _txn(self, payload: bytes, at: int) -> bytes | ApiError:
         swap = read_swap(payload, at)
         if swap is not None:
-            return carry_out(self.store, payload, swap)
+            refused = self.space.refusal(swap[3] - swap[1])
+            return refused or carry_out(self.store, payload, swap)
         request = pb.TxnRequest.FromString(payload[at:])
-        return self._writer.txn(request, self._history)
+        growth = growth_bytes(request)
+        if growth:
+            refused = self.space.refusal(growth)
+        else:
+            refused = CORRUPT if self.alarms.everybody else None
+        return refused or self._writer.txn(request, self._history)
 
     def _history(self) -> View:
         """Everything applied so far, readable by revision. Called before an entry's first write,
@@ -285,7 +321,7 @@ class StateMachine(SlicedReads):
     def _compact(self, payload: bytes, at: int) -> bytes | ApiError:
         revision = pb.CompactionRequest.FromString(payload[at:]).revision
         store = self.store
-        error = self.check_compaction(revision)
+        error = CORRUPT if self.alarms.everybody else self.check_compaction(revision)
         if error is not None:
             return error
         store.compacted = revision
@@ -301,12 +337,20 @@ class StateMachine(SlicedReads):
     def _configure(self, payload: bytes) -> None:
         configuration, context = decode_change(payload)
         joining = joining_member(context)
+        before = len(self.removed)
         self._rows += loading.change_rows(self._roster, configuration, joining)
         moving = moving_member(context)
         moved = self._roster.move(moving) if moving is not None else None
         if moved is not None:
             self._rows.append(loading.member_row(moved))
         self.store.hash = crc32(payload, self.store.hash)
+        self.alarms.configured(self.members, list(self.removed)[before:])
+
+    def _tell_space(self, payload: bytes, at: int) -> bytes:
+        return self.upkeep.space(payload, self.applied_index + 1, at)
+
+    def _check(self, payload: bytes, at: int) -> bytes:
+        return self.upkeep.check(payload, self.applied_index + 1, at)
 
     def _publish(self, payload: bytes, at: int) -> bytes | ApiError:
         member = self._roster.publish(decode_member(payload[at:]))
@@ -404,6 +448,13 @@ class StateMachine(SlicedReads):
         return self._lease_commands.keys(lease)
 
     # --- compaction ------------------------------------------------------------------
+    @property
+    def reclaimed(self) -> tuple[int, int]:
+        """The newest revision below which this member has removed everything, as far as it knows
+        how many bytes that came to, and these bytes. The same on every member that got there.
+        """
+        return self._compaction.reclaimed
+
     @property
     def physically_compacted(self) -> int:
         """Everything below this revision has been removed on this member. A physical Compact(r)

@@ -11,6 +11,7 @@ from raftkv.raft.messages import VoteReply, VoteRequest
 from raftkv.raft.quorum import LOST, WON, vote_result
 from raftkv.raft.roles import CANDIDATE, PRE_CANDIDATE
 from raftkv.raft.types import NOBODY
+from raftkv.raft.voting import may_campaign
 
 if TYPE_CHECKING:
     from raftkv.raft.core import Core
@@ -62,7 +63,7 @@ class Candidate:
         core = self.core
         core.election_elapsed += 1
         if core.election_elapsed >= core.election_timeout:
-            if core.history.votes_anywhere(core.member):
+            if may_campaign(core):
                 core.start_campaign()
             else:
                 core.become_follower(core.term, NOBODY)

@@ -19,7 +19,7 @@ never holds what the own log could lose. Each role's own rules are in its own mo
 from random import Random
 
 from raftkv.errors import CorruptionError
-from raftkv.raft import describe, stepping
+from raftkv.raft import describe, stepping, voting
 from raftkv.raft.candidate import Candidate
 from raftkv.raft.follower import Follower
 from raftkv.raft.leader import Leader
@@ -88,6 +88,7 @@ class Core:
         self.heard_elapsed = settings.election_timeout_ticks  # ticks since the leader was heard
         self.leader_is_gone = False  # the driver says so, and the leader was not heard since
         self.leader_open = True  # the own connection to the leader is open, as the driver knows
+        self.barred = False  # this member must not lead: its state is wrong
         self.gone_campaign_at = -settings.election_timeout_ticks  # tick of the last such election
         self.reads = Reads(random)
         self.state: Follower | Candidate | Leader = Follower(self)
@@ -235,8 +236,8 @@ class Core:
         self.state.transfer(target)
 
     def campaign(self) -> None:
-        """Start an election now, with a pre-vote; nothing if leader or not a voter."""
-        if not self.is_leader and self.history.votes_anywhere(self.member):
+        """Start an election now, with a pre-vote; nothing if leader, no voter or barred."""
+        if not self.is_leader and voting.may_campaign(self):
             self.start_campaign()
 
     def leader_lost(self) -> None:
@@ -248,9 +249,8 @@ class Core:
         if self.leader in (NOBODY, self.member):
             return
         self.leader_is_gone = True
-        if self.now - self.gone_campaign_at < self.settings.election_timeout_ticks:
-            return
-        if self.history.votes_anywhere(self.member):
+        due = self.now - self.gone_campaign_at >= self.settings.election_timeout_ticks
+        if due and voting.may_campaign(self):
             self.gone_campaign_at = self.now
             self.start_campaign(leader_gone=True)
 

@@ -16,6 +16,7 @@ from raftkv.raft.messages import (
 )
 from raftkv.raft.roles import FOLLOWER
 from raftkv.raft.types import NOBODY, Entry
+from raftkv.raft.voting import may_campaign
 
 if TYPE_CHECKING:
     from raftkv.raft.core import Core
@@ -36,7 +37,7 @@ class Follower:
             core.dirty = True
         core.election_elapsed += 1
         if core.election_elapsed >= core.election_timeout:
-            if core.history.votes_anywhere(core.member):
+            if may_campaign(core):
                 core.start_campaign()
             else:
                 core.set_leader(NOBODY)

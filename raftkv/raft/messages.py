@@ -216,6 +216,24 @@ class LeaseTold:
     answers: list[tuple[int, int, int]] = field(default_factory=list)
 
 
+@dataclass(slots=True)
+class StateReport:
+    """To the leader: what the sender's state was behind a CHECK entry (`replica/audit`).
+
+    index, kind: of that entry. revision, compacted_revision: what HashKV covered; 0 if `hash` is
+    the rolling one. Reports with different ones cannot be compared.
+    """
+
+    to: int
+    sender: int
+    term: int
+    index: int
+    kind: int
+    revision: int
+    compacted_revision: int
+    hash: int
+
+
 Message: TypeAlias = (
     AppendEntries
     | AppendReply
@@ -231,4 +249,5 @@ Message: TypeAlias = (
     | ForwardReply
     | LeaseAsk
     | LeaseTold
+    | StateReport
 )

@@ -20,6 +20,15 @@ if TYPE_CHECKING:
     from raftkv.raft.core import Core
 
 
+def may_campaign(core: "Core") -> bool:
+    """True if this member may try to become leader: it votes, and nobody has barred it.
+
+    A barred member still votes and acknowledges: its log is as good as any; only what it made of
+    it is wrong.
+    """
+    return not core.barred and core.history.votes_anywhere(core.member)
+
+
 def sticks_to_leader(core: "Core", message: VoteRequest) -> bool:
     """True if a leader is alive as far as we know, so that nobody else gets our vote."""
     if message.force:
@@ -54,5 +63,5 @@ def refuse(core: "Core", message: VoteRequest) -> None:
 
 def timeout_now(core: "Core", message: TimeoutNow) -> None:
     """The leader of our term hands over (3.10): campaign without waiting and without pre-vote."""
-    if core.leader == message.sender and core.history.votes_anywhere(core.member):
+    if core.leader == message.sender and may_campaign(core):
         core.start_campaign(force=True)

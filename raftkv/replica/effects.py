@@ -19,6 +19,7 @@ from raftkv.kv.machine import Result, StateMachine
 from raftkv.kv.store import Change
 from raftkv.raft.messages import InstallSnapshot, Message
 from raftkv.raft.types import LogBatch, SnapshotMeta
+from raftkv.replica.stopwatch import Applied
 
 Ticket: TypeAlias = object  # whatever the driver gave with a request; handed back untouched
 
@@ -47,7 +48,8 @@ class Effects:
         by `on_checkpoint`.
     truncate: (index, term): drop log entries up to here; report by `on_truncated`.
     members_changed: the configuration or the member table may name other members.
-    applied: entries were applied.
+    applied: entries were applied, and how long that took is in `timing`.
+    alarms_changed: the machine's alarms, or whether this member is condemned by one.
     changes: what they wrote, up to the machine's revision, while somebody watches: for
         `Watches.publish`, after `Watches.replaced` if a state was installed.
     news: followers will learn the newest commit index a little later: call `replica.tell_news`
@@ -58,6 +60,7 @@ class Effects:
     __slots__ = (
         "after",
         "after_number",
+        "alarms_changed",
         "applied",
         "batch",
         "brief",
@@ -73,6 +76,7 @@ class Effects:
         "replies",
         "role_changed",
         "snapshots",
+        "timing",
         "truncate",
     )
 
@@ -91,6 +95,8 @@ class Effects:
         self.role_changed = False
         self.members_changed = False
         self.applied = False
+        self.alarms_changed = False
+        self.timing: Applied | None = None
         self.changes: list[Change] = []
         self.news = False
         self.more = False

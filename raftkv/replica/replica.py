@@ -34,16 +34,19 @@ from raftkv.raft.messages import (
     LeaseAsk,
     LeaseTold,
     Message,
+    StateReport,
 )
 from raftkv.raft.ready import Ready
 from raftkv.raft.roles import NoLeader, Refusal
 from raftkv.raft.types import CONFIG, NOBODY, Entry, RecoveredLog, SnapshotMeta
+from raftkv.replica.caretaker import NO_UPKEEP, Caretaker, UpkeepSettings
 from raftkv.replica.changes import Rules
 from raftkv.replica.effects import Effects, Ticket
 from raftkv.replica.housekeeping import Housekeeping
 from raftkv.replica.keepalives import Keepalives
 from raftkv.replica.pending import TICKET, Write
 from raftkv.replica.reading import Reading
+from raftkv.replica.stopwatch import Applied
 from raftkv.replica.watchdog import DiskWatchdog
 from raftkv.replica.writes import Writes
 
@@ -77,6 +80,7 @@ class ReplicaSettings:
     max_pending_reads: int = limits.MAX_PENDING_READS
     max_learners: int = limits.MAX_LEARNERS
     strict_changes: bool = False
+    upkeep: UpkeepSettings = NO_UPKEEP
 
 
 class Replica:
@@ -111,6 +115,7 @@ class Replica:
             settings.request_timeout_seconds,
             settings.max_pending_reads,
         )
+        self.caretaker = Caretaker(self.core, settings.upkeep, machine)
         self.watchdog = DiskWatchdog(self.core, settings.election_timeout_seconds)
         self.housekeeping = Housekeeping(
             settings.snapshot_count,
@@ -201,6 +206,8 @@ class Replica:
             self.writes.on_forward(message)  # type: ignore[arg-type]
         elif kind is ForwardReply:
             self.writes.on_forward_reply(message)  # type: ignore[arg-type]
+        elif kind is StateReport:
+            self.caretaker.on_report(message)  # type: ignore[arg-type]
         else:
             self.core.step(message)
 
@@ -208,6 +215,7 @@ class Replica:
         """Disk batch `number` and all before it are durable."""
         self._stirred = True
         self.core.persisted(number)
+        self.writes.stopwatch.stable(self.core.log.stable_index)
 
     def has_work(self) -> bool:
         """False if a turn now would find nothing to do but what can wait for the next tick."""
@@ -224,6 +232,8 @@ class Replica:
         self.core.tick()
         self.writes.tick()
         self.keepalives.tick()
+        if self.core.barred:
+            self.caretaker.stand_down(self.transfer_target())
         if self.core.is_leader and self.watchdog.behind(self._now):
             self.watchdog.hand_over(self._now)
 
@@ -306,8 +316,9 @@ class Replica:
         return not self.core.configuration.is_voter(self.member)
 
     def transfer_target(self) -> int:
-        """On a leader: the other voter that has most of the log; NOBODY if there is none."""
-        followers = self.core.progress().items()
+        """On a leader: the other voter that has most of the log and no CORRUPT alarm; or NOBODY."""
+        names = self.machine.alarms.names
+        followers = [view for view in self.core.progress().items() if not names(view[0])]
         matches = {one: view.match for one, view in followers if view.voter and view.active}
         return max(matches, key=lambda one: matches[one], default=NOBODY)
 
@@ -347,6 +358,7 @@ class Replica:
         if core.is_leader:
             self.watchdog.observe(now)
         self.writes.drain_output(effects)
+        self.caretaker.send(effects)
         self.keepalives.turn(now, self.machine, self._append, effects)
         if self.reading.confirmed:
             effects.reads = self.reading.served(self.machine.applied_index)
@@ -379,6 +391,8 @@ class Replica:
             effects.applied = True
             self._apply(ready.committed, effects)
             effects.changes = self.machine.take_changes()
+        if ready.committed or ready.installed is not None:
+            self.caretaker.applied(self.machine, self.reading, effects)
         if effects.messages:
             self._divert_snapshots(effects)
 
@@ -388,16 +402,19 @@ class Replica:
         local = writes.pending.local
         forwarded = writes.pending.forwarded
         replies = effects.replies
+        clock = writes.stopwatch.clock
+        timing = effects.timing = Applied(entries, clock())
         at = 0
         if self.machine.unflushed_rows > MAX_UNFLUSHED_ROWS:
             self.machine.flush()  # of a long entry of the turn before
         while at < len(entries):
+            first = at
             for result in apply_some(entries, at):
                 entry = entries[at]
                 at += 1
                 if entry.term != self._applied_term:
                     self._applied_term = entry.term
-                    writes.pending.take_back(entry.term)
+                    writes.take_back(entry.term)
                 if local and local[0][0] == entry.index and local[0][1] == entry.term:
                     replies.append((local.popleft()[TICKET], result or self._done()))
                 elif forwarded:
@@ -405,8 +422,10 @@ class Replica:
                 if entry.kind == CONFIG:
                     writes.joining = None
                     effects.members_changed = True
+            timing.lap(clock(), first, at)
         if MAX_UNFLUSHED_ROWS < self.machine.unflushed_rows < ROWS_OF_A_LONG_ENTRY:
             self.machine.flush()
+        timing.runs = writes.stopwatch.applied(self.machine.applied_index)
         self.core.applied_to(self.machine.applied_index)
 
     def _done(self) -> Result:
@@ -446,18 +465,12 @@ class Replica:
     def _divert_snapshots(self, effects: Effects) -> None:
         for message in effects.messages:
             if type(message) is InstallSnapshot:
-                break
-        else:
-            return
-        kept: list[Message] = []
-        for message in effects.messages:
-            if type(message) is InstallSnapshot:
                 message.snapshot = self._point()
                 self.housekeeping.sending(message.to, message.snapshot.index)
                 effects.snapshots.append(message)
-            else:
-                kept.append(message)
-        effects.messages = kept
+        if effects.snapshots:
+            messages = effects.messages
+            effects.messages = [one for one in messages if type(one) is not InstallSnapshot]
 
     def _sweep(self, now: float, effects: Effects) -> None:
         """Answers what has waited too long. Ten times a second is precise enough."""
@@ -465,6 +478,8 @@ class Replica:
         if not effects.applied or self.machine.unflushed_rows < ROWS_OF_A_LONG_ENTRY:
             self.machine.flush()
         self.writes.expire(now, effects)
+        if self.core.is_leader:
+            self.caretaker.tend(now, self.machine, self._append)
         for ticket in (*self.reading.expired(now), *self.keepalives.expired(now)):
             effects.replies.append((ticket, TIMEOUT))
 

@@ -28,6 +28,7 @@ from raftkv.raft.messages import (
     LeaseTold,
     Message,
     ReadIndexRequest,
+    StateReport,
     VoteReply,
     VoteRequest,
 )
@@ -35,8 +36,15 @@ from raftkv.raft.types import CONFIG, NORMAL, Entry
 from raftkv.sim.etcd import identity_of
 
 # These ask for commands to be appended, or say that they were not, or speak about the leader's
-# clock: no promise of the sender depends on the term in them.
-_WITHOUT_PROMISE: Final = (Forward, ForwardReply, LeaseAsk, LeaseTold, ReadIndexRequest)
+# clock or the applied state: no promise of the sender depends on the term in them.
+_WITHOUT_PROMISE: Final = (
+    Forward,
+    ForwardReply,
+    LeaseAsk,
+    LeaseTold,
+    ReadIndexRequest,
+    StateReport,
+)
 
 
 class InvariantBroken(Exception):

@@ -14,6 +14,7 @@ for the kinds that have them, lists behind their count u32:
     ForwardReply     boot u64 | code u32 | count u32 | number u64 * | text (UTF-8, to the end)
     LeaseAsk         boot u64 | (number u64 | kind u8 | lease i64)*
     LeaseTold        boot u64 | (number u64 | ttl_ms i64 | granted_ms u64)*
+    StateReport      index, kind, revision, compacted_revision, hash u64
 
 Kinds are never reused. A kind this version does not know is an error, not skipped: a
 message of Raft that one side ignores is worse than a connection that is refused.
@@ -43,6 +44,7 @@ from raftkv.raft.messages import (
     Message,
     ReadIndexReply,
     ReadIndexRequest,
+    StateReport,
     TimeoutNow,
     VoteReply,
     VoteRequest,
@@ -63,6 +65,7 @@ _FORWARD: Final = 11
 _FORWARD_REPLY: Final = 12
 _LEASE_ASK: Final = 13
 _LEASE_TOLD: Final = 14
+_REPORT: Final = 15
 
 _HEAD: Final = Struct(">BI")
 _COUNT: Final = Struct(">I")
@@ -83,6 +86,7 @@ _forward_reply: Final = Struct(">BI4QII")
 _lease: Final = Struct(">BI4Q")
 _lease_ask: Final = Struct(">QBq")
 _lease_answer: Final = Struct(">QqQ")
+_report: Final = Struct(">BI8Q")
 _entry: Final = Struct(">IQQB")
 _proposal: Final = Struct(">QI")
 _ENTRY_HEAD_BYTES: Final = 17
@@ -225,6 +229,11 @@ def _encode_lease_told(m: LeaseTold) -> bytes:
     return _lease.pack(_LEASE_TOLD, 32 + len(blob), m.to, m.sender, m.term, m.boot) + blob
 
 
+def _encode_report(m: StateReport) -> bytes:
+    covered = m.revision, m.compacted_revision
+    return _report.pack(_REPORT, 64, m.to, m.sender, m.term, m.index, m.kind, *covered, m.hash)
+
+
 _ENCODERS: Final[dict[type, Callable[[Any], bytes]]] = {
     AppendEntries: _encode_append,
     AppendReply: _encode_append_reply,
@@ -240,6 +249,7 @@ _ENCODERS: Final[dict[type, Callable[[Any], bytes]]] = {
     ForwardReply: _encode_forward_reply,
     LeaseAsk: _encode_lease_ask,
     LeaseTold: _encode_lease_told,
+    StateReport: _encode_report,
 }
 
 
@@ -382,6 +392,11 @@ def _decode_lease_told(data: bytes, pos: int, end: int) -> Message:
     return LeaseTold(to, sender, term, boot, list(_lease_answer.iter_unpack(_rest(data, pos, end))))
 
 
+def _decode_report(data: bytes, pos: int, end: int) -> Message:
+    _at_end(pos + _report.size, end)
+    return StateReport(*_report.unpack_from(data, pos)[2:])
+
+
 def _rest(data: bytes, pos: int, end: int) -> bytes:
     """What follows the fixed fields of a message about leases."""
     if pos + _lease.size > end:
@@ -409,6 +424,7 @@ _DECODERS: Final[dict[int, Callable[[bytes, int, int], Message]]] = {
     _FORWARD_REPLY: _decode_forward_reply,
     _LEASE_ASK: _decode_lease_ask,
     _LEASE_TOLD: _decode_lease_told,
+    _REPORT: _decode_report,
 }
 
 

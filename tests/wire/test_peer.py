@@ -50,6 +50,7 @@ MESSAGES = {
     m.LeaseTold: st.builds(
         m.LeaseTold, u64, u64, u64, u64, st.lists(st.tuples(u64, i64, u64), max_size=4)
     ),
+    m.StateReport: st.builds(m.StateReport, *[u64] * 8),
 }
 any_messages = st.lists(st.one_of(*MESSAGES.values()), max_size=5)
 HEARTBEAT = m.Heartbeat(1, 2, 3, 4, 5)
