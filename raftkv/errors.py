@@ -171,8 +171,8 @@ MEMBER_BAD_URLS: Final = _etcd(Code.INVALID_ARGUMENT, "given member URLs are inv
 MEMBER_NOT_FOUND: Final = _etcd(Code.NOT_FOUND, "member not found")
 MEMBER_EXISTS: Final = _etcd(Code.FAILED_PRECONDITION, "member ID already exist")
 PEER_URL_EXISTS: Final = _etcd(Code.FAILED_PRECONDITION, "Peer URLs already exists")
-UNHEALTHY_RECONFIG: Final = _etcd(
-    Code.FAILED_PRECONDITION, "re-configuration failed due to not enough started members"
+UNHEALTHY_RECONFIG: Final = _etcd(  # etcd forgets to give it its code, FAILED_PRECONDITION
+    Code.UNKNOWN, "re-configuration failed due to not enough started members"
 )
 MEMBER_NOT_LEARNER: Final = _etcd(Code.FAILED_PRECONDITION, "can only promote a learner member")
 LEARNER_NOT_READY: Final = _etcd(

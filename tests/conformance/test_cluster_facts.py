@@ -18,7 +18,19 @@ NOT_A_LEARNER = ("FAILED_PRECONDITION", "etcdserver: can only promote a learner 
 BAD_TRANSFEREE = ("FAILED_PRECONDITION", "etcdserver: bad leader transferee")
 NOT_LEADER = ("FAILED_PRECONDITION", "etcdserver: not leader")
 
+TAKEN = ("FAILED_PRECONDITION", "etcdserver: Peer URLs already exists")
+TOO_MANY_LEARNERS = ("FAILED_PRECONDITION", "etcdserver: too many learner members in cluster")
+NOT_IN_SYNC = (
+    "FAILED_PRECONDITION",
+    "etcdserver: can only promote a learner member which is in sync with leader",
+)
+NOT_ENOUGH_STARTED = (
+    "UNKNOWN",
+    "etcdserver: re-configuration failed due to not enough started members",
+)
+
 NOBODY = 4711
+NOWHERE = ["http://127.0.0.1:1", "http://127.0.0.1:2"]
 PUBLISH_SECONDS = 10.0
 
 
@@ -65,6 +77,56 @@ def test_an_unknown_member(fresh_store: Store, request_: Message) -> None:
 def test_a_voter_cannot_be_promoted(fresh_store: Store) -> None:
     own = _status(fresh_store).header.member_id
     assert fresh_store.fails(rpc_pb2.MemberPromoteRequest(ID=own)) == NOT_A_LEARNER
+
+
+def _listed(store: Store) -> list[rpc_pb2.Member]:
+    """The members, half a second after the last change: what comes sooner etcd never answers."""
+    time.sleep(0.5)
+    request = rpc_pb2.MemberListRequest(linearizable=True)
+    return list(store.call(request, rpc_pb2.MemberListResponse).members)
+
+
+@pytest.mark.slow
+def test_changes_of_members_and_their_refusals(fresh_store: Store) -> None:
+    """R24, R26, R27, R32: on a cluster of one, one change after the other."""
+    store = fresh_store
+    (own,) = _members_with_urls(store, linearizable=True).members
+    remove_own = rpc_pb2.MemberRemoveRequest(ID=own.ID)
+    assert store.fails(remove_own) == NOT_ENOUGH_STARTED
+    nobody = rpc_pb2.MemberUpdateRequest(ID=NOBODY, peerURLs=NOWHERE)
+    assert store.fails(nobody) == NO_MEMBER
+    assert len(_listed(store)) == 1
+    for is_learner in (False, True):
+        taken = rpc_pb2.MemberAddRequest(peerURLs=own.peerURLs, isLearner=is_learner)
+        assert store.fails(taken) == TAKEN
+        assert len(_listed(store)) == 1
+    same = rpc_pb2.MemberUpdateRequest(ID=own.ID, peerURLs=own.peerURLs)
+    updated = store.call(same, rpc_pb2.MemberUpdateResponse)
+    assert [member.peerURLs for member in updated.members] == [own.peerURLs]
+    assert [member.clientURLs for member in updated.members] == [own.clientURLs]
+    assert updated.header.revision == 0
+    assert len(_listed(store)) == 1
+    added = store.call(
+        rpc_pb2.MemberAddRequest(peerURLs=reversed(NOWHERE), isLearner=True),
+        rpc_pb2.MemberAddResponse,
+    )
+    learner = added.member
+    assert (list(learner.peerURLs), learner.isLearner, learner.name) == (NOWHERE, True, "")
+    assert {member.ID for member in added.members} == {own.ID, learner.ID}
+    assert len(_listed(store)) == 2
+    assert store.fails(rpc_pb2.MemberPromoteRequest(ID=learner.ID)) == NOT_IN_SYNC
+    another = rpc_pb2.MemberAddRequest(peerURLs=["http://127.0.0.1:3"], isLearner=True)
+    assert store.fails(another) == TOO_MANY_LEARNERS
+    assert len(_listed(store)) == 2
+    move = rpc_pb2.MemberUpdateRequest(ID=learner.ID, peerURLs=own.peerURLs)
+    assert store.fails(move) == TAKEN
+    assert len(_listed(store)) == 2
+    remove = rpc_pb2.MemberRemoveRequest(ID=learner.ID)
+    left = store.call(remove, rpc_pb2.MemberRemoveResponse)
+    assert [member.ID for member in left.members] == [own.ID]
+    assert len(_listed(store)) == 1
+    assert store.fails(remove) == NO_MEMBER
+    assert store.put("still").header.revision > 1
 
 
 def test_a_status(store: Store) -> None:
