@@ -16,6 +16,7 @@ from raftkv.server.descriptors import admitted_clients
 from raftkv.server.driver import Driver
 from raftkv.server.entrance import Entrances
 from raftkv.server.http.http1 import Http1Connection
+from raftkv.server.http.http2 import Http2Requests
 from raftkv.server.http.site import Site
 from raftkv.server.logs import Repeats
 from raftkv.server.routes import Routes
@@ -23,6 +24,7 @@ from raftkv.server.traffic import ClientTraffic
 from raftkv.wire.grpc import RequestHead
 from raftkv.wire.h2 import ConnectionLimits, ServerConnection
 from raftkv.wire.tally import Tally
+from raftkv.wire.web import WebHead, WebServerConnection
 
 log = logging.getLogger("raftkv.clients")
 
@@ -39,7 +41,7 @@ class ClientProtocol(asyncio.Protocol):
         self.routes = door.routes
         self._site = door.site
         self.dirty = False
-        self.connection = ServerConnection(
+        self.connection = WebServerConnection(
             self,
             self.routes.unary_paths,
             listener.limits,
@@ -47,6 +49,9 @@ class ClientProtocol(asyncio.Protocol):
             self.routes.session_paths,
             self._take_over if door.site is not None else None,
         )
+        if door.site is not None:
+            self.connection.serve_web()
+        self._web: Http2Requests | None = None  # from the first request that is no call on
         self.reply = self.connection.reply
         self.connection.count(listener.tallies, listener.clock)
         self._traffic = listener.traffic
@@ -84,6 +89,14 @@ class ClientProtocol(asyncio.Protocol):
         if self.listener.remove(self):
             Http1Connection(self.listener, self._site, self._transport).take_over(data)
 
+    def _web_requests(self) -> Http2Requests:
+        if self._web is None:
+            assert self._transport is not None
+            assert self._site is not None
+            secure = self._transport.get_extra_info("ssl_object") is not None
+            self._web = Http2Requests(self, self.connection, self._site, secure)
+        return self._web
+
     def pause_writing(self) -> None:
         """The kernel's buffer is full: keep output in the connection, where it is bounded."""
         self._paused = True
@@ -100,6 +113,8 @@ class ClientProtocol(asyncio.Protocol):
         self._closed = True
         if self.listener.remove(self):
             self.routes.lost(self)
+            if self._web is not None:
+                self._web.lost()
             self.connection.abandon()
 
     def flush(self) -> None:
@@ -164,25 +179,40 @@ class ClientProtocol(asyncio.Protocol):
         self.routes.unary[head.path](self, stream, head, message)
 
     def opened(self, stream: int, head: RequestHead) -> None:
-        """A streaming call, or a call of something that does not exist."""
+        """A streaming call, or a call of something that does not exist, or no call at all."""
+        if type(head) is WebHead:
+            self._web_requests().opened(stream, head)
+            return
         if head.timeout is not None:
             self._deadlines.append((self.driver.loop.time() + head.timeout, stream))
         self.routes.opened(self, stream, head)
 
     def message(self, stream: int, message: bytes) -> None:
         """One message of a streaming call."""
+        if self._web is not None and stream in self._web:
+            self._web.message(stream, message)
+            return
         self.routes.message(self, stream, message)
 
     def half_closed(self, stream: int) -> None:
         """The client will send no more on this stream."""
+        if self._web is not None and stream in self._web:
+            self._web.half_closed(stream)
+            return
         self.routes.half_closed(self, stream)
 
     def cancelled(self, stream: int) -> None:
         """The client gave the call up."""
+        if self._web is not None and stream in self._web:
+            self._web.cancelled(stream)
+            return
         self.routes.cancelled(self, stream)
 
     def writable(self, stream: int) -> None:
         """A stream's queued output has drained."""
+        if self._web is not None and stream in self._web:
+            self._web.writable(stream)
+            return
         self.routes.writable(self, stream)
 
     # --- answers ------------------------------------------------------------

@@ -146,12 +146,12 @@ class RequestParser:
 
     def __init__(self, unary_paths: Container[bytes], session_paths: Container[bytes]) -> None:
         self.tallies = _NO_TALLIES
-        self._paths = unary_paths, session_paths
+        self.paths = unary_paths, session_paths
         self._untimed: dict[tuple[Field, ...], RequestHead] = {}
 
     def parse(self, fields: list[Field]) -> RequestHead | Refusal:
         """The head of a call from its decoded header fields."""
-        return self._timed(fields) or parse_request(fields, *self._paths, self.tallies)
+        return self._timed(fields) or parse_request(fields, *self.paths, self.tallies)
 
     def _timed(self, fields: list[Field]) -> RequestHead | None:
         """The head of a request that differs from an earlier one in its grpc-timeout only.
@@ -167,7 +167,7 @@ class RequestParser:
         key = (*fields[:at], *fields[at + 1 :])
         base = self._untimed.get(key)
         if base is None:
-            parsed = parse_request(list(key), *self._paths, self.tallies)
+            parsed = parse_request(list(key), *self.paths, self.tallies)
             if isinstance(parsed, Refusal):
                 return None
             if len(self._untimed) >= _REMEMBERED_HEADS:

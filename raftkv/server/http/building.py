@@ -1,5 +1,8 @@
 """Puts the sites of one member together: one for clients, one for whoever watches the member."""
 
+from collections.abc import Mapping
+from typing import Final
+
 from raftkv.config import ServerConfig
 from raftkv.server.http.access import Access
 from raftkv.server.http.gateway import Gateway
@@ -9,6 +12,9 @@ from raftkv.server.http.site import Page, Site
 from raftkv.server.routes import Routes
 from raftkv.server.services.catalogue import service_descriptors
 from raftkv.server.services.context import Context
+from raftkv.wire.tally import Tally
+
+_NO_TALLIES: Final[Mapping[bytes, Tally]] = {}
 
 
 class Sites:
@@ -24,6 +30,7 @@ class Sites:
         routes: Routes,
         max_message_bytes: int,
         exposition: Exposition | None = None,
+        tallies: Mapping[bytes, Tally] = _NO_TALLIES,
     ) -> None:
         self.condition = MemberCondition(context)
         watched: dict[str, Page] = {
@@ -36,6 +43,6 @@ class Sites:
         gateway = None
         if config.enable_grpc_gateway:
             services = service_descriptors()
-            gateway = Gateway(context.driver, routes, services, max_message_bytes)
+            gateway = Gateway(context.driver, routes, services, max_message_bytes, tallies)
         pages = {**watched, "/version": version_page()}
         self.clients = Site(pages, gateway, Access(config.cors, config.host_whitelist))

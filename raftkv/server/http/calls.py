@@ -96,6 +96,8 @@ class GatewayCall:
         self._method = method
         self._exchange = exchange
         self._head = head
+        self._tally = head.tally
+        self._since = -1.0  # when the method was called
         self._open = True  # for the services
         self._timer: asyncio.TimerHandle | None = None
         if head.timeout is not None:
@@ -143,8 +145,18 @@ class GatewayCall:
             self.routes.cancelled(self, STREAM)
             self.flush()
 
-    def _close(self) -> None:
+    def _begin(self) -> None:
+        """The method is called."""
+        self._since = self.driver.loop.time()
+        self._tally.started += 1
+
+    def _close(self, code: int) -> None:
+        """The call is over with this status, for the services and for who counts calls."""
         self._open = False
+        if self._since >= 0:
+            self._tally.end(code)
+            if self._tally.seconds is not None:
+                self._tally.seconds.note(self.driver.loop.time() - self._since)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -152,7 +164,7 @@ class GatewayCall:
     def lost(self) -> None:
         """The client is gone."""
         if self._open:
-            self._close()
+            self._close(Code.CANCELLED)
             self.routes.lost(self)
 
     def _settle(self) -> None:
@@ -164,7 +176,7 @@ class GatewayCall:
 
     def _refuse(self, code: int, text: str) -> None:
         """Answers a body that never becomes a call."""
-        self._close()
+        self._close(code)
         self._exchange.respond(HTTP_STATUS[code], _FAILURE, error_body(code, text))
 
 
@@ -206,6 +218,8 @@ class UnaryCall(GatewayCall):
         if len(message) > gateway.max_message_bytes:
             self._refuse(Code.RESOURCE_EXHAUSTED, gateway.too_large(len(message)))
             return
+        self._begin()
+        self._tally.received += 1
         route = self.routes.unary.get(self._head.path)
         if route is None:
             self.routes.opened(self, STREAM, self._head)  # refuses it in its words
@@ -222,7 +236,8 @@ class UnaryCall(GatewayCall):
         """The answer."""
         if self._open:
             self._answer = message
-            self._close()
+            self._tally.sent += 1
+            self._close(Code.OK)
 
     def finish(
         self, stream: int, code: int = 0, text: str = "", metadata: Sequence[object] = ()
@@ -230,7 +245,7 @@ class UnaryCall(GatewayCall):
         """The end without an answer."""
         if self._open:
             self._status = (code, text)
-            self._close()
+            self._close(code)
 
     def flush(self) -> None:
         """Writes the answer, if there is one."""
@@ -252,7 +267,7 @@ class StreamCall(GatewayCall):
     ) -> None:
         super().__init__(gateway, method, exchange, head)
         self.streams = method.client_streaming
-        self._objects = Objects(gateway.max_body_bytes)
+        self._objects = Objects()
         self._heard = 0  # requests
         self._deaf = False  # the rest of the body is of no interest
         self._begun = False  # the answer
@@ -267,14 +282,16 @@ class StreamCall(GatewayCall):
         if self._deaf or not self._open:
             return
         try:
-            values = self._objects.feed(data)
+            self._objects.add(data)
             if self._method.client_streaming:
-                for value in values:
+                for value in self._objects.complete():
                     self._hear(self._method.request.encode(value))
-            elif self._objects.size > self._gateway.max_body_bytes:
-                raise BadJson(self._gateway.too_large(self._objects.size))
         except BadJson as error:
             self._bad(error)
+            return
+        if self._objects.size > self._gateway.max_body_bytes:
+            self._objects = Objects()
+            self._too_large(self._gateway.max_body_bytes)
 
     def ended(self) -> None:
         """The client will say no more."""
@@ -295,19 +312,27 @@ class StreamCall(GatewayCall):
         if not self._open:
             return
         if len(message) > self._gateway.max_message_bytes:
-            text = self._gateway.too_large(len(message))
-            self.finish(STREAM, Code.RESOURCE_EXHAUSTED, text)
-            self.routes.cancelled(self, STREAM)
-        else:
-            if not self._heard:
-                self.routes.opened(self, STREAM, self._head)
-            self._heard += 1
-            self.routes.message(self, STREAM, message)
+            self._too_large(len(message))
+            return
+        if not self._heard:
+            self._begin()
+            self.routes.opened(self, STREAM, self._head)
+        self._heard += 1
+        self._tally.received += 1
+        self.routes.message(self, STREAM, message)
         self._settle()
+
+    def _too_large(self, size: int) -> None:
+        if self._open:
+            self._deaf = True
+            self.finish(STREAM, Code.RESOURCE_EXHAUSTED, self._gateway.too_large(size))
+            self.routes.cancelled(self, STREAM)
+            self.flush()
 
     def _half_close(self) -> None:
         self._deaf = True
         if self._open and not self._heard:
+            self._begin()
             self.routes.opened(self, STREAM, self._head)
         if self._open:
             self.routes.half_closed(self, STREAM)
@@ -347,6 +372,7 @@ class StreamCall(GatewayCall):
         if self._open:
             line = self._method.line(message)
             self._lines.append(line)
+            self._tally.sent += 1
             self._load += len(line)
 
     def send_framed(self, stream: int, messages: bytes) -> None:
@@ -363,7 +389,7 @@ class StreamCall(GatewayCall):
         """The end, behind the answers."""
         if self._open:
             self._status = (code, text)
-            self._close()
+            self._close(code)
 
     def flush(self) -> None:
         """Writes the answers that there are."""

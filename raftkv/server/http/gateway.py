@@ -5,7 +5,7 @@ there has its page. A method that no route answers is refused as it would be ove
 """
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Final
 
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
@@ -35,6 +35,7 @@ from raftkv.wire.grpc import (
     decode_binary,
     decode_timeout,
 )
+from raftkv.wire.tally import UNCOUNTED, Tally
 
 if TYPE_CHECKING:
     from raftkv.server.clients import ClientListener
@@ -45,7 +46,9 @@ _METADATA: Final = b"grpc-metadata-"
 class Method:
     """One method. request, answer: from and to JSON."""
 
-    def __init__(self, method: MethodDescriptor, session_paths: Iterable[bytes]) -> None:
+    def __init__(
+        self, method: MethodDescriptor, session_paths: Iterable[bytes], tally: Tally
+    ) -> None:
         path = f"/{method.containing_service.full_name}/{method.name}".encode()
         self.path = path
         self.request = encoder(method.input_type)
@@ -53,7 +56,7 @@ class Method:
         self.client_streaming = bool(method.client_streaming)
         self.unary = not (method.client_streaming or method.server_streaming)
         self.in_sessions = path in session_paths
-        self.head = RequestHead(path, {}, unary=self.unary)
+        self.head = RequestHead(path, {}, unary=self.unary, tally=tally)
         self._last: tuple[bytes, bytes] = (b"", b"")
 
     def line(self, message: bytes) -> bytes:
@@ -68,7 +71,7 @@ class Gateway:
     """All of the gateway's pages.
 
     services: descriptors of every service of the catalogue. max_message_bytes: of a request in
-    gRPC's encoding.
+    gRPC's encoding. tallies: count the calls of methods, by their gRPC paths.
     """
 
     def __init__(
@@ -77,16 +80,18 @@ class Gateway:
         routes: Routes,
         services: Iterable[ServiceDescriptor],
         max_message_bytes: int,
+        tallies: Mapping[bytes, Tally],
     ) -> None:
         self.driver = driver
         self.routes = routes
         self.max_message_bytes = max_message_bytes
         self.max_body_bytes = max_message_bytes * limits.HTTP_BODY_FACTOR
-        methods = {
-            f"{service.full_name}/{method.name}": Method(method, routes.session_paths)
-            for service in services
-            for method in service.methods
-        }
+        methods = {}
+        for service in services:
+            for method in service.methods:
+                name = f"{service.full_name}/{method.name}"
+                tally = tallies.get(f"/{name}".encode(), UNCOUNTED)
+                methods[name] = Method(method, routes.session_paths, tally)
         self._methods = {
             GATEWAY + path: methods[name] for path, name in paths.ETCD.items() if name in methods
         }
@@ -149,6 +154,7 @@ class Gateway:
             authority=headers.get(b"host", b""),
             unary=method.unary,
             in_session=in_session,
+            tally=method.head.tally,
         )
 
     # --- WebSockets -----------------------------------------------------------

@@ -425,10 +425,16 @@ class Http1Connection(asyncio.Protocol):
 
     def _refuse(self, refusal: "_Refused") -> None:
         """Bytes that are no request: the answer says so, if none was owed, and it is over."""
+        call = self._current
+        if call is not None and call is self._receiving and not call.started:  # its body is bad
+            self._current, call.is_open = None, False
+            if call.receiver is not None:
+                call.receiver.lost()
         if self._current is None and not self._closed:
             status = refusal.status
-            body = b"%d %s" % (status, REASONS[status]) if refusal.text is None else refusal.text
-            head = b"HTTP/1.1 %d %s\r\n" % (status, REASONS[status])
+            reason = b"%d %s" % (status, REASONS[status])
+            body = reason if refusal.text is None else refusal.text
+            head = b"HTTP/1.1 %s\r\n" % (body if body.startswith(reason) else reason)
             if status == 417:
                 rest = b"Connection: close\r\nContent-Length: 0\r\n\r\n"
             else:
@@ -479,7 +485,6 @@ class Http1Connection(asyncio.Protocol):
         if call.started:
             self.abort()  # it was answered long ago
         else:
-            self._current = None
             self._refuse(_Refused(408))
 
 

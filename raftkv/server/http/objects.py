@@ -18,10 +18,9 @@ _IN_STRING: Final = re.compile(rb'["\\]')
 
 
 class Objects:
-    """max_bytes: of one value."""
+    """See the module's docstring."""
 
-    def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
+    def __init__(self) -> None:
         self._data = bytearray()
         self._at = 0  # looked at so far
         self._depth = 0
@@ -32,16 +31,17 @@ class Objects:
         """Bytes that wait for the rest of their value."""
         return len(self._data)
 
-    def feed(self, data: bytes) -> Iterator[Any]:
-        """The values that are complete with these bytes. Raises BadJson."""
+    def add(self, data: bytes) -> None:
+        """Takes some of the body."""
         self._data += data
-        while self._complete():
+
+    def complete(self) -> Iterator[Any]:
+        """The values that are complete by now. Raises BadJson."""
+        while self._is_complete():
             found = first_value(bytes(self._data[: self._at]))
             assert found is not None
             self._forget(found[1])
             yield found[0]
-        if len(self._data) > self._max_bytes:
-            raise BadJson("a message that is too large")
 
     def end(self) -> tuple[Any, int] | None:
         """The last value, if it ends with the body. Raises BadJson."""
@@ -53,7 +53,7 @@ class Objects:
         self._depth = 0
         self._in_string = False
 
-    def _complete(self) -> bool:
+    def _is_complete(self) -> bool:
         """Whether there is a whole object, which then ends at `_at`."""
         data = self._data
         if not self._at:
