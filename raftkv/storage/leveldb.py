@@ -38,6 +38,7 @@ LOG_CACHE_BYTES: Final = 1024 * 1024
 STATE_CACHE_BYTES: Final = 64 * 1024 * 1024
 OPEN_FILES: Final = 200  # per LevelDB
 STALL_LEVEL0_FILES: Final = 6  # LevelDB itself slows writes down at 8 and stops them at 12
+SYNC_ATTEMPTS: Final = 100
 DIVERTED_LOGS: Final = 100  # numbers ahead; a large compaction uses dozens for its tables
 _NUMBER: Final = re.compile(r"\d+")
 TAIL_SEGMENTS: Final = 3  # the one that ends with the last write, one torn, one not begun
@@ -379,10 +380,28 @@ class LevelBackend:
         self._check_background()
 
     def sync(self) -> None:
-        self._divert()
-        # A range behind every row: nothing to merge, but the memtable becomes a synced table.
-        self._db.compact_range(start=b"\xff\xff", stop=b"\xff\xff")
-        self._check_background()
+        # LevelDB drops the order to write its memory out, without a word, if it meets a write that
+        # is being slowed down for too many tables. But after every table that it makes of its
+        # memory it removes that memory's write-ahead log. Where it may be slow, the first such
+        # table can be one that was on its way before.
+        wanted = 2 if self.stalling() else 1
+        for _ in range(SYNC_ATTEMPTS):
+            oldest = self._oldest_log()
+            self._divert()
+            # A range behind every row: nothing to merge, but the memtable becomes a synced table.
+            self._db.compact_range(start=b"\xff\xff", stop=b"\xff\xff")
+            self._check_background()
+            if self._oldest_log() != oldest:
+                wanted -= 1
+                if wanted == 0:
+                    return
+        raise DiskFailure(f"{self.directory}: LevelDB does not write its memory out")
+
+    def _oldest_log(self) -> int:
+        """The number of the first write-ahead log that LevelDB has not done with."""
+        with final_errors(f"reading {self.directory}"):
+            names = [name for name in os.listdir(self.directory) if name.endswith(".log")]
+        return min((int(name[:-4]) for name in names), default=0)
 
     def _divert(self) -> None:
         """Leads the next write-ahead logs to nowhere: nobody ever reads one (`open_state`).

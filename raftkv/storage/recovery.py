@@ -6,6 +6,8 @@
     mark.a, mark.b    term, vote, the current state's number, how far the log was durable
     failed            a write failed: the tail of the log must not be trusted as it reads
     distrusted        another member has shown that this directory lacks what it should have
+    restoring         there while a restore fills the directory (`founding`): no member starts here
+    copies/           states that are being sent to somebody; the next opening removes them
     log/              LevelDB: the Raft log
     state-N/          LevelDB: the state machine
 
@@ -38,7 +40,7 @@ from raftkv.storage.files import (
     replace_file,
 )
 from raftkv.storage.leveldb import LEVELDB
-from raftkv.storage.logopening import LOG, Place, create_log, open_log
+from raftkv.storage.logopening import LOG, TAIL, Place, create_log, open_log
 from raftkv.storage.mark import NAMES, Mark, MarkValue
 from raftkv.storage.raftlog import RaftLog, recovered
 from raftkv.storage.records import identity_seed
@@ -49,6 +51,12 @@ CREATING: Final = "creating"
 IDENTITY: Final = "identity"
 FAILED: Final = "failed"
 DISTRUSTED: Final = "distrusted"
+RESTORING: Final = "restoring"
+FOUNDED: Final = "founded"
+PEERS: Final = "peers"
+REPLACEMENT: Final = "replacement"
+WHOLE_REPLACEMENT: Final = "replacement.whole"
+COPIES: Final = "copies"
 STATE: Final = "state-"
 STATE_BUFFER_BYTES: Final = 64 * 1024 * 1024
 _IDENTITY_MAGIC: Final = b"RKI1"
@@ -127,6 +135,7 @@ class DataDirectory:
             lock = fs.lock(f"{path}/{LOCK}")
         directory = DataDirectory(path, fs, engine, lock, state_buffer_bytes)
         try:
+            finish_replacement(fs, path)
             if directory._made():
                 directory._check_identity(cluster, member)
                 directory._check_trusted()
@@ -149,6 +158,8 @@ class DataDirectory:
 
         Raises CorruptionError if the identity cannot be read.
         """
+        if fs.exists(f"{path}/{WHOLE_REPLACEMENT}/{IDENTITY}"):  # the next opening moves it
+            return _read_identity(fs, f"{path}/{WHOLE_REPLACEMENT}")
         if not fs.exists(f"{path}/{IDENTITY}") or fs.exists(f"{path}/{CREATING}"):
             return None
         return _read_identity(fs, path)
@@ -162,6 +173,10 @@ class DataDirectory:
         """Whether the directory was completely made once. Clears an unfinished attempt."""
         with final_errors(f"reading {self.path}"):
             names = [name for name in self._fs.names(self.path) if name not in _IGNORED]
+            if RESTORING in names:
+                raise StorageError(
+                    f"a restore into {self.path} has not ended: empty the directory and repeat it"
+                )
             if CREATING in names:
                 for name in names:
                     if name != CREATING:
@@ -190,8 +205,7 @@ class DataDirectory:
                 1, 0, 0, 0, 0, 1, 0, 0, 0, identity.cluster, identity.member, identity.incarnation
             ),
         )
-        payload = _IDENTITY.pack(identity.cluster, identity.member, identity.incarnation)
-        replace_file(fs, self._of(IDENTITY), _IDENTITY_MAGIC, payload)
+        write_identity(fs, self.path, identity)
         with final_errors(f"creating {self.path}"):
             fs.sync_directory(self.path)
             fs.remove(self._of(CREATING))
@@ -226,7 +240,7 @@ class DataDirectory:
         current = f"{STATE}{self._mark.value.state}"
         with final_errors(f"reading {self.path}"):
             for name in self._fs.names(self.path):
-                if name.startswith(STATE) and name != current:
+                if (name.startswith(STATE) and name != current) or name == COPIES:
                     self._fs.remove_tree(self._of(name))
             if not self._fs.exists(self._of(current)):
                 raise CorruptionError(f"the state directory {current} is missing")
@@ -408,6 +422,36 @@ class DataDirectory:
             self.log.close()
             self._mark.close()
             self._lock.release()
+
+
+def write_identity(fs: FileSystem, path: str, identity: Identity) -> None:
+    """Makes `path` the directory of `identity`, durably. Raises DiskFailure."""
+    payload = _IDENTITY.pack(identity.cluster, identity.member, identity.incarnation)
+    replace_file(fs, f"{path}/{IDENTITY}", _IDENTITY_MAGIC, payload)
+
+
+def finish_replacement(fs: FileSystem, path: str) -> None:
+    """Puts a complete replacement (`founding.replace`) in the place of what is there.
+
+    Can be interrupted anywhere and repeated. Old states go when the directory is opened.
+    Raises DiskFailure.
+    """
+    whole = f"{path}/{WHOLE_REPLACEMENT}"
+    with final_errors(f"replacing what is in {path}"):
+        if fs.exists(f"{path}/{REPLACEMENT}"):  # was never complete
+            fs.remove_tree(f"{path}/{REPLACEMENT}")
+        if not fs.exists(whole):
+            return
+        for name in (FAILED, DISTRUSTED, PEERS, TAIL):  # of the old directory only
+            if fs.exists(f"{path}/{name}"):
+                fs.remove_tree(f"{path}/{name}")
+        for name in fs.names(whole):
+            if fs.exists(f"{path}/{name}"):
+                fs.remove_tree(f"{path}/{name}")
+            fs.rename(f"{whole}/{name}", f"{path}/{name}")
+        fs.sync_directory(path)
+        fs.remove_tree(whole)
+        fs.sync_directory(path)
 
 
 def _read_identity(fs: FileSystem, path: str) -> Identity:

@@ -1,0 +1,190 @@
+"""The tables of a LevelDB that is in use, as a second directory that nobody changes.
+
+Tables never change once they are written; LevelDB only adds and removes whole ones. So a copy of
+all rows as they were at one moment is a second name (a hard link) for each table that was live
+then, beside a copy of the list of live tables. It takes no space until LevelDB would have removed
+a table, and its cost does not depend on how much is in them. What is in memory only is not in the
+copy: `StateBackend.sync` comes before.
+
+The list is the MANIFEST that CURRENT names, a log of edits in LevelDB's format (`waltail` has that
+of its fragments; all numbers here are varints):
+
+    edit := (1 comparator | 2 log | 3 next file | 4 sequence | 5 level, key
+             | 6 level, table: gone | 7 level, table, size, key, key: new | 9 log)*
+
+Another thread of LevelDB may change the tables meanwhile. Live tables are never removed, so if
+the list reads the same before and after everything was linked, all of it was live; else the copy
+begins again. Whoever opens the copy checks the rest: LevelDB refuses a list that lacks a table.
+"""
+
+import os
+import shutil
+from contextlib import suppress
+from dataclasses import dataclass
+from struct import Struct
+from typing import Final
+
+from raftkv.errors import CorruptionError, DiskFailure
+from raftkv.storage.files import REAL, final_errors
+from raftkv.storage.waltail import BLOCK_BYTES, HEAD_BYTES, LAST, WHOLE
+
+CURRENT: Final = "CURRENT"
+ATTEMPTS: Final = 100  # a change of the tables takes longer than all links
+_FRAGMENT: Final = Struct("<IHB")
+_KEY_TAGS: Final = (5,)
+_NUMBER_TAGS: Final = (2, 3, 4, 9)
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What CURRENT and its MANIFEST say. tables: sizes in bytes by number. edits: the MANIFEST."""
+
+    manifest: str
+    edits: bytes
+    tables: dict[int, int]
+
+
+def read_listing(directory: str) -> Listing:
+    """The live tables of the LevelDB in `directory`. Raises CorruptionError."""
+    try:
+        name = REAL.read(f"{directory}/{CURRENT}").decode("ascii", "replace").strip()
+        edits = REAL.read(f"{directory}/{os.path.basename(name)}")
+    except OSError as error:
+        raise CorruptionError(
+            f"the list of tables in {directory} cannot be read: {error}"
+        ) from error
+    live: dict[tuple[int, int], int] = {}
+    records, end = _records(edits)
+    try:
+        for record in records:
+            _carry_out(record, live)
+    except (IndexError, ValueError) as error:
+        raise CorruptionError(f"the list of tables in {directory} is damaged: {error}") from error
+    return Listing(name, edits[:end], {number: size for (_, number), size in live.items()})
+
+
+def link_tables(source: str, target: str) -> Listing:
+    """Makes the directory `target` hold the rows that the tables of `source` hold now.
+
+    source: a LevelDB that may be in use. Returns what was linked. Raises CorruptionError,
+    DiskFailure.
+    """
+    with final_errors(f"copying the tables of {source}"):
+        REAL.make_directory(target)
+        for _ in range(ATTEMPTS):
+            before = read_listing(source)
+            try:
+                for number in before.tables:
+                    _link(source, target, table_name(source, number))
+            except FileNotFoundError:
+                continue  # it was removed meanwhile, so the list has changed
+            if read_listing(source) == before:
+                _write(f"{target}/{before.manifest}", before.edits)
+                _write(f"{target}/{CURRENT}", before.manifest.encode() + b"\n")
+                _remove_surplus(target, before)
+                return before
+    raise DiskFailure(f"the tables of {source} change faster than they can be copied")
+
+
+def table_name(directory: str, number: int) -> str:
+    """The file's name of a table; LevelDB has called them .sst once."""
+    name = f"{number:06d}.ldb"
+    old = f"{number:06d}.sst"
+    return (
+        old
+        if not os.path.exists(f"{directory}/{name}") and os.path.exists(f"{directory}/{old}")
+        else name
+    )
+
+
+def _link(source: str, target: str, name: str) -> None:
+    with suppress(FileExistsError):  # of an attempt before
+        try:
+            os.link(f"{source}/{name}", f"{target}/{name}")
+        except PermissionError:  # a file system without links
+            shutil.copyfile(f"{source}/{name}", f"{target}/{name}")
+
+
+def _remove_surplus(target: str, listing: Listing) -> None:
+    """Tables of earlier attempts that are not live any more."""
+    kept = {table_name(target, number) for number in listing.tables}
+    kept |= {CURRENT, listing.manifest}
+    for name in REAL.names(target):
+        if name not in kept:
+            REAL.remove(f"{target}/{name}")
+
+
+def _write(path: str, content: bytes) -> None:
+    file = REAL.create(path)
+    try:
+        file.write(content)
+    finally:
+        file.close()
+
+
+# --- the format of a MANIFEST ---------------------------------------------------
+
+
+def _records(content: bytes) -> tuple[list[bytes], int]:
+    """The records of a LevelDB log and where the last whole one ends: more may be on its way."""
+    records: list[bytes] = []
+    parts: list[bytes] = []
+    at = end = 0
+    while at + HEAD_BYTES <= len(content):
+        left = BLOCK_BYTES - at % BLOCK_BYTES
+        if left < HEAD_BYTES:
+            at += left
+            continue
+        _, size, kind = _FRAGMENT.unpack_from(content, at)
+        at += HEAD_BYTES
+        if kind == 0 or at + size > len(content):
+            break
+        parts.append(content[at : at + size])
+        at += size
+        if kind in (WHOLE, LAST):
+            records.append(b"".join(parts))
+            parts, end = [], at
+    return records, end
+
+
+def _carry_out(record: bytes, live: dict[tuple[int, int], int]) -> None:
+    """Takes one edit over. Raises IndexError or ValueError for bytes that are none."""
+    at = 0
+    while at < len(record):
+        tag, at = _varint(record, at)
+        if tag == 1:
+            at = _behind_text(record, at)
+        elif tag in _NUMBER_TAGS:
+            _, at = _varint(record, at)
+        elif tag in _KEY_TAGS:
+            _, at = _varint(record, at)
+            at = _behind_text(record, at)
+        elif tag == 6:
+            level, at = _varint(record, at)
+            number, at = _varint(record, at)
+            live.pop((level, number), None)
+        elif tag == 7:
+            level, at = _varint(record, at)
+            number, at = _varint(record, at)
+            live[level, number], at = _varint(record, at)
+            at = _behind_text(record, _behind_text(record, at))
+        else:
+            raise ValueError(f"unknown tag {tag}")
+    if at != len(record):
+        raise ValueError("an edit is cut short")
+
+
+def _varint(record: bytes, at: int) -> tuple[int, int]:
+    number = shift = 0
+    while True:
+        byte = record[at]
+        at += 1
+        number |= (byte & 127) << shift
+        if byte < 128:
+            return number, at
+        shift += 7
+
+
+def _behind_text(record: bytes, at: int) -> int:
+    size, at = _varint(record, at)
+    return at + size
