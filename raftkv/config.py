@@ -76,6 +76,9 @@ class ServerConfig:
     auto_promote: as a learner, ask for the vote when caught up. rejoin: with an empty directory,
         have the cluster replace the member of these peer URLs by this one, as a learner that asks.
     watch_progress_notify_interval_seconds: between bookmarks of watches that have no events.
+    metrics: basic, or extensive: how long calls take is measured too.
+    log_outputs: default, stderr, stdout or paths. warning_apply_seconds, warning_request_seconds:
+        what takes longer is logged; 0: nothing.
     client_tls, peer_tls: None without certificates; needed by https listen URLs.
     """
 
@@ -115,6 +118,9 @@ class ServerConfig:
     metrics: str = "basic"
     log_level: str = "info"
     log_format: str = "json"
+    log_outputs: tuple[str, ...] = ("default",)
+    warning_apply_seconds: float = 0.1
+    warning_request_seconds: float = 0.3
 
     def __post_init__(self) -> None:
         if not self.initial_cluster:

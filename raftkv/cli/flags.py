@@ -98,6 +98,15 @@ FLAGS: Final = (
     Flag("metrics", "basic", "'basic', or 'extensive': how long calls take as well."),
     Flag("log-level", "info", "One of " + ", ".join(LOG_LEVELS) + "."),
     Flag("log-format", "json", "'json' or 'console'."),
+    Flag("log-outputs", "default", "Where to: stderr (the default), stdout or files, commas."),
+    Flag("warning-apply-duration", "100ms", "Log what takes longer to apply (0: nothing)."),
+    Flag("experimental-warning-apply-duration", "", "Older name of --warning-apply-duration."),
+    Flag("warning-unary-request-duration", "300ms", "Log requests that wait longer (0: none)."),
+    Flag(
+        "experimental-warning-unary-request-duration",
+        "",
+        "Older name of --warning-unary-request-duration.",
+    ),
     Flag("config-file", "", "YAML file; makes other flags and the environment ignored."),
 )
 FLAG_NAMES: Final = frozenset(flag.name for flag in FLAGS)
@@ -125,6 +134,19 @@ def _seconds(values: Mapping[str, str], flag: str) -> float:
     if seconds < 0:
         raise ConfigError(f"--{flag}: {values[flag]} must not be negative")
     return seconds
+
+
+def _renamed_seconds(values: Mapping[str, str], flag: str) -> float:
+    """Of a flag that older releases of etcd call experimental; the older name wins if given."""
+    older = f"experimental-{flag}"
+    return _seconds(values, older if values[older] else flag)
+
+
+def _outputs(values: Mapping[str, str]) -> tuple[str, ...]:
+    outputs = tuple(filter(None, (one.strip() for one in values["log-outputs"].split(","))))
+    if not outputs:
+        raise ConfigError("--log-outputs: name at least one of stderr, stdout and files")
+    return outputs
 
 
 def _choice(values: Mapping[str, str], flag: str, choices: Sequence[str]) -> str:
@@ -311,4 +333,7 @@ def build(given: Mapping[str, str]) -> ServerConfig:
         metrics=_choice(values, "metrics", METRICS),
         log_level=_choice(values, "log-level", LOG_LEVELS),
         log_format=_choice(values, "log-format", LOG_FORMATS),
+        log_outputs=_outputs(values),
+        warning_apply_seconds=_renamed_seconds(values, "warning-apply-duration"),
+        warning_request_seconds=_renamed_seconds(values, "warning-unary-request-duration"),
     )

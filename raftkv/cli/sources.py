@@ -36,7 +36,6 @@ TUNING_KEYS: Final = frozenset(
         "max-wals",
         "cors",
         "logger",
-        "log-outputs",
         "enable-pprof",
         "proxy",
         "proxy-failure-wait",

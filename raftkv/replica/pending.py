@@ -31,15 +31,21 @@ Local = tuple[int, int, float, int, Ticket, bytes]
 
 
 class Write:
-    """A write that is waiting or forwarded. deadline: seconds of the driver's clock."""
+    """A write that is waiting or forwarded. deadline: seconds of the driver's clock.
 
-    __slots__ = ("command", "deadline", "request", "term", "ticket")
+    since, sent: when it was taken from its client, and forwarded, by the stopwatch's clock.
+    """
 
-    def __init__(self, command: int, request: bytes, ticket: Ticket, deadline: float) -> None:
+    __slots__ = ("command", "deadline", "request", "sent", "since", "term", "ticket")
+
+    def __init__(
+        self, command: int, request: bytes, ticket: Ticket, deadline: float, since: float = 0.0
+    ) -> None:
         self.command = command
         self.request = request
         self.ticket = ticket
         self.deadline = deadline
+        self.since = self.sent = since
         self.term = 0
 
 
@@ -69,12 +75,15 @@ class Pending:
         self.forwarded[number] = write
         return number
 
-    def take_back(self, term: int) -> None:
-        """Every write of a term below `term` that was not applied goes back to waiting."""
+    def take_back(self, term: int, since: float = 0.0) -> None:
+        """Every write of a term below `term` that was not applied goes back to waiting.
+
+        since: when those of the own log were taken from their clients.
+        """
         back: list[Write] = []
         while self.local and self.local[0][1] < term:
             _, _, deadline, command, ticket, request = self.local.popleft()
-            back.append(Write(command, request, ticket, deadline))
+            back.append(Write(command, request, ticket, deadline, since))
         stale = [number for number, write in self.forwarded.items() if write.term < term]
         back.extend(self.forwarded.pop(number) for number in stale)
         if back:

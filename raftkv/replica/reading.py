@@ -20,13 +20,15 @@ Read = tuple[float, Ticket]  # deadline (seconds of the driver's clock), ticket
 class Reading:
     """All linearizable reads of one member that have no answer yet."""
 
-    __slots__ = ("asked", "confirmed", "count", "new")
+    __slots__ = ("asked", "confirmed", "count", "failed", "first_deadline", "new")
 
     def __init__(self) -> None:
         self.new: list[Read] = []
         self.asked: deque[tuple[int, list[Read]]] = deque()  # (request number, reads)
         self.confirmed: deque[tuple[int, list[Read]]] = deque()  # (read index, reads)
         self.count = 0
+        self.first_deadline = 0.0  # of those that `served` gave last
+        self.failed = 0  # reads that expired
 
     def __len__(self) -> int:
         return self.count
@@ -61,7 +63,10 @@ class Reading:
         """Removes the reads that may be answered from a state at `applied_index`."""
         tickets: list[Ticket] = []
         while self.confirmed and self.confirmed[0][0] <= applied_index:
-            tickets.extend(ticket for _, ticket in self.confirmed.popleft()[1])
+            reads = self.confirmed.popleft()[1]
+            if not tickets and reads:
+                self.first_deadline = reads[0][0]
+            tickets.extend(ticket for _, ticket in reads)
         self.count -= len(tickets)
         return tickets
 
@@ -73,6 +78,7 @@ class Reading:
             if reads and reads[0][0] <= now:
                 reads[:] = self._keep(reads, now, tickets)
         self.count -= len(tickets)
+        self.failed += len(tickets)
         return tickets
 
     @staticmethod

@@ -24,6 +24,7 @@ from raftkv.raft.types import CONFIG, NOBODY, Entry
 from raftkv.replica.changes import CHANGE_COMMANDS, Change, Changes, Rules, context_of, plan
 from raftkv.replica.effects import Effects, Ticket
 from raftkv.replica.pending import Pending, Write
+from raftkv.replica.stopwatch import Stopwatch
 from raftkv.replica.strictness import HEALTH_ERRORS, is_premature
 from raftkv.replica.throttle import Throttle
 
@@ -54,6 +55,8 @@ class Writes:
         self.throttle = Throttle()
         self.joining: Member | None = None
         self.proposals: list[tuple[float, int, Ticket, bytes]] = []  # since the last turn
+        self.stopwatch = Stopwatch()
+        self.failed = 0  # writes whose clients were not told what became of them
         self._forwarded_here: dict[tuple[int, int], int] = {}  # (sender, boot) -> newest number
         self._taken: list[Forward] = []
         self._outbox: list[Message] = []
@@ -153,9 +156,11 @@ class Writes:
                 for deadline, command, ticket, request in proposals:
                     append((index, term, deadline, command, ticket, request))
                     index += 1
+                self.stopwatch.appended(index - 1, len(proposals), term)
                 return
+        now = self.stopwatch.clock()
         self.pending.waiting.extend(
-            Write(command, request, ticket, deadline)
+            Write(command, request, ticket, deadline, now)
             for deadline, command, ticket, request in proposals
         )
 
@@ -194,6 +199,7 @@ class Writes:
         self.pending.local.append(
             (index, self.core.term, write.deadline, write.command, write.ticket, write.request)
         )
+        self.stopwatch.appended(index, 1, self.core.term, write.since)
 
     def _divert_changes(self) -> deque[Write]:
         """Waiting membership changes go to their own queue; returns the other writes."""
@@ -209,11 +215,12 @@ class Writes:
         return others
 
     def _forward_waiting(self) -> None:
-        pending, term = self.pending, self.core.term
+        pending, term, now = self.pending, self.core.term, self.stopwatch.clock()
         proposals: list[tuple[int, bytes]] = []
         size = 0
         while pending.waiting and size < limits.MAX_APPEND_BYTES:
             write = pending.waiting.popleft()
+            write.sent = now
             number = pending.forward(write, term)
             origin = (self.member, self.boot, number)
             payload = commands.encode(write.command, write.request, origin)
@@ -361,16 +368,24 @@ class Writes:
             return
         write = self.pending.forwarded.pop(origin[2], None)
         if write is not None:
+            self.stopwatch.answered(write.since, write.sent)
             effects.replies.append((write.ticket, result))
 
     def jumped(self, effects: Effects) -> None:
         """A snapshot jumped over entries: whether ours were among them is not to be known."""
+        self.stopwatch.lost(self.core.term + 1)
         for ticket in self.pending.drop_sent():
+            self.failed += 1
             effects.replies.append((ticket, TIMEOUT_LEADER_FAIL))
+
+    def take_back(self, term: int) -> None:
+        """An entry of `term` is applied: what was sent in earlier ones and was not is in no log."""
+        self.pending.take_back(term, self.stopwatch.lost(term))
 
     def expire(self, now: float, effects: Effects) -> None:
         """Answers the writes that have waited too long."""
         for ticket in self.pending.expired(now):
+            self.failed += 1
             effects.replies.append((ticket, TIMEOUT))
         for change in self.changes.expired(now):
             if change.write is not None:

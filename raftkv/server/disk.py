@@ -23,6 +23,7 @@ from raftkv.raft.types import LogBatch
 from raftkv.server.latency import Latency
 from raftkv.storage.raftlog import RaftLog
 
+SLOW_SYNC_SECONDS: Final = 1.0  # etcd's bound
 SYNC_SECONDS: Final = exponential(0.001, 2, 14)  # the buckets of etcd's histogram
 IDLE_SECONDS: Final = 1.0  # after so long without work the mark is brought up to date
 
@@ -32,6 +33,7 @@ class Disk:
 
     persisted: called on the loop with the newest durable batch number.
     failed: called on the loop with the error that ended all writing.
+    slow: called on the loop with the seconds of a sync that took too long.
     """
 
     def __init__(
@@ -40,11 +42,13 @@ class Disk:
         log: RaftLog,
         persisted: Callable[[int], None],
         failed: Callable[[StorageError], None],
+        slow: Callable[[float], None] = lambda _: None,
     ) -> None:
         self._loop = loop
         self._log = log
         self._persisted = persisted
         self._failed = failed
+        self._slow = slow
         self._wakes: SimpleQueue[bool] = SimpleQueue()  # False: stop
         self.durable_number = 0
         self._announced: Callable[[], None] | None = None
@@ -96,6 +100,8 @@ class Disk:
             seconds = time.perf_counter() - started
             self.syncs.note(seconds)
             self.sync_seconds.note(seconds)
+            if seconds > SLOW_SYNC_SECONDS:
+                self._loop.call_soon_threadsafe(self._slow, seconds)
             self._loop.call_soon_threadsafe(self._done, number)
             going = self._mark_behind(force=False) and going
 

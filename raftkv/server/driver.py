@@ -18,11 +18,12 @@ from typing import Final, Protocol, cast
 from raftkv.errors import STOPPED, ApiError, StorageError
 from raftkv.raft.messages import InstallSnapshot, Message
 from raftkv.raft.types import SnapshotMeta
-from raftkv.replica.effects import Effects
+from raftkv.replica.effects import Effects, Ticket
 from raftkv.replica.replica import Replica
 from raftkv.server.disk import Disk
 from raftkv.server.logs import Repeats
 from raftkv.server.slices import Progress, Slices
+from raftkv.server.timings import Timings
 from raftkv.server.watching import Watching
 from raftkv.storage.backend import StateBackend
 from raftkv.storage.recovery import DataDirectory
@@ -77,15 +78,17 @@ class Driver:
         directory: DataDirectory,
         tick_seconds: float,
         failed: Callable[[Exception], None],
+        timings: Timings | None = None,
     ) -> None:
         self.loop = loop
         self.replica = replica
+        self.timings = timings or Timings(0.0, 0.0)
         self.directory = directory
         self.tick_seconds = tick_seconds
         self.peers: PeerSender | None = None
         self._watching: Watching | None = None
         self.turns = 0
-        self.disk = Disk(loop, directory.log, self._persisted, failed)
+        self.disk = Disk(loop, directory.log, self._persisted, failed, self._synced_slowly)
         self.fail = failed
         self.woken = False  # a turn is due
         self._turning = False
@@ -93,6 +96,7 @@ class Driver:
         self._dirty: list[Flushable] = []
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="housekeeping")
         self.slices = Slices(loop, lambda: self.turns, failed)
+        self.slices.timed = self.timings.sliced
         self._compacting: _Compacting | None = None
         self._tending = False
         self._next_tick = 0.0
@@ -100,7 +104,6 @@ class Driver:
         self._repeats = Repeats()
         self._stopped = False
         self._old_states = False  # replaced states wait to be removed
-        self._write_seconds = cast(StateBackend, replica.machine.backend).write_seconds
         self._tasks: dict[asyncio.Task[None], None] = {}
         self._news: asyncio.TimerHandle | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -166,6 +169,10 @@ class Driver:
         # A loop that was late ticks once, not as often as it missed: a stalled process must
         # first hear what its peers sent meanwhile before it concludes that they are silent.
         now = self.loop.time()
+        late = now - self._next_tick
+        if late > self.tick_seconds:
+            leads = self.replica.is_leader
+            self.timings.ticked(late, self.tick_seconds, leads=leads, now=now)
         self._next_tick = max(self._next_tick + self.tick_seconds, now + self.tick_seconds / 2)
         self._timer = self.loop.call_at(self._next_tick, self._tick)
         self.replica.tick()
@@ -250,12 +257,14 @@ class Driver:
                 self._held.append((effects.after_number, effects.after))
         for ticket, result in effects.replies:
             ticket[0](ticket, result)  # type: ignore[index]
-        for ticket in effects.reads:
-            ticket[0](ticket, None)  # type: ignore[index]
+        if effects.reads:
+            self._serve(effects.reads)
         if self._watching is not None and effects.applied:
             self._watching.publish(effects.changes, waiting=effects.batch is not None)
             if effects.batch is not None and effects.changes:
                 self.disk.announce(self._watching.disk_begins)
+        if effects.timing is not None:
+            self.timings.applied(effects.timing)
         if effects.members_changed or effects.installed is not None:
             peers.members_changed()
         if effects.news and self._news is None:
@@ -268,6 +277,17 @@ class Driver:
             peers.send_state(message)
         if effects.applied or effects.checkpoint or effects.truncate or effects.installed:
             self._housekeep(effects)
+
+    def _serve(self, reads: list[Ticket]) -> None:
+        """Answers linearizable reads."""
+        now, replica = self.loop.time(), self.replica
+        asked = replica.reading.first_deadline - replica.settings.request_timeout_seconds
+        self.timings.served(now - asked, len(reads), now)
+        for ticket in reads:
+            ticket[0](ticket, None)  # type: ignore[index]
+
+    def _synced_slowly(self, seconds: float) -> None:
+        self.timings.synced(seconds, self.loop.time())
 
     def _defer_news(self) -> None:
         self._news = self.loop.call_later(NEWS_SECONDS, self._tell_news)
@@ -315,7 +335,7 @@ class Driver:
     def _installed(self, meta: SnapshotMeta) -> None:
         backend = self.replica.machine.backend
         self.slices.state_replaced()
-        cast(StateBackend, backend).write_seconds = self._write_seconds
+        cast(StateBackend, backend).write_seconds = self.directory.state.write_seconds
         self.directory.switch_state(cast(StateBackend, backend), meta)
         self._old_states = True
         if self._watching is not None:

@@ -1,53 +1,21 @@
-"""Log lines: one JSON object per line with etcd's field names, or a line for people."""
+"""Where log lines go, and how often.
 
-import json
+Rotation is the system's: a file among the outputs may be renamed or removed at any moment, and the
+next line makes it anew (each line asks whether the file is still the one that is open). So
+logrotate's default way works without a signal; SIGHUP is not used.
+"""
+
 import logging
 import sys
-from collections.abc import Hashable
-from datetime import UTC, datetime
+from collections.abc import Hashable, Sequence
+from logging.handlers import WatchedFileHandler
+from typing import Final
 
-_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+from raftkv.errors import ConfigError
+from raftkv.server.logformats import ConsoleFormatter, JsonFormatter
 
-
-def _stamp(record: logging.LogRecord) -> str:
-    when = datetime.fromtimestamp(record.created, UTC)
-    return when.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-
-
-def _fields(record: logging.LogRecord) -> dict[str, object]:
-    return {key: value for key, value in vars(record).items() if key not in _STANDARD}
-
-
-class JsonFormatter(logging.Formatter):
-    """level, ts, logger, caller, msg, then the record's own fields."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """The record as one line of JSON."""
-        line: dict[str, object] = {
-            "level": "warn" if record.levelno == logging.WARNING else record.levelname.lower(),
-            "ts": _stamp(record),
-            "logger": record.name.removeprefix("raftkv."),
-            "caller": f"{record.module}.py:{record.lineno}",
-            "msg": record.getMessage(),
-        }
-        line.update(_fields(record))
-        if record.exc_info:
-            line["stacktrace"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str)
-
-
-class ConsoleFormatter(logging.Formatter):
-    """Time, level, message, fields: for a person at a terminal."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """The record as one readable line."""
-        fields = " ".join(f"{key}={value}" for key, value in _fields(record).items())
-        line = f"{_stamp(record)[11:23]} {record.levelname:<7} {record.getMessage()}"
-        if fields:
-            line += f"  {fields}"
-        if record.exc_info:
-            line += "\n" + self.formatException(record.exc_info)
-        return line
+_STREAMS: Final = {"default": "stderr", "stderr": "stderr", "stdout": "stdout"}
+_LEVELS: Final = {"warn": "WARNING", "panic": "CRITICAL", "fatal": "CRITICAL"}
 
 
 class Repeats:
@@ -74,16 +42,28 @@ class Repeats:
         return 1 if said is None else said[1] + 1
 
 
-def configure(level: str, style: str) -> None:
-    """Sends raftkv's log to standard error.
+def configure(level: str, style: str, outputs: Sequence[str] = ("default",)) -> None:
+    """Sends raftkv's log to its outputs.
 
     level: debug, info, warn, error, panic or fatal (etcd's names). style: json or console.
+    outputs: stderr, stdout, default (stderr) or files to append to. ConfigError: one cannot be
+    written.
     """
-    names = {"warn": "WARNING", "panic": "CRITICAL", "fatal": "CRITICAL"}
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter() if style == "json" else ConsoleFormatter())
+    handlers = [_handler(output) for output in dict.fromkeys(outputs)]
+    for handler in handlers:
+        handler.setFormatter(JsonFormatter() if style == "json" else ConsoleFormatter())
     for name in ("raftkv", "asyncio"):  # the event loop's: tracebacks of callbacks
         root = logging.getLogger(name)
-        root.handlers[:] = [handler]
-        root.setLevel(names.get(level, level.upper()))
+        root.handlers[:] = handlers
+        root.setLevel(_LEVELS.get(level, level.upper()))
         root.propagate = False
+
+
+def _handler(output: str) -> logging.Handler:
+    stream = _STREAMS.get(output)
+    if stream is not None:
+        return logging.StreamHandler(getattr(sys, stream))
+    try:
+        return WatchedFileHandler(output, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"--log-outputs: cannot write {output!r}: {error.strerror}") from None

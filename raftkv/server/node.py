@@ -16,6 +16,7 @@ import random
 import signal
 import ssl
 import sys
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -54,6 +55,7 @@ from raftkv.server.services.health import HealthService
 from raftkv.server.services.inspect import InspectService
 from raftkv.server.standing import REMOVED_TEXT, Standing
 from raftkv.server.surroundings import PLAIN, Surroundings
+from raftkv.server.timings import Timings
 from raftkv.storage.recovery import DataDirectory, Identity
 from raftkv.wire.h2 import ConnectionLimits
 
@@ -69,7 +71,7 @@ CATCH_UP_ENTRIES = 5_000  # kept in the log behind a checkpoint (etcd's number)
 
 def run(config: ServerConfig, surroundings: Surroundings = PLAIN) -> int:
     """Runs one member until it is told to stop; returns the process's exit code."""
-    logs.configure(config.log_level, config.log_format)
+    logs.configure(config.log_level, config.log_format, config.log_outputs)
     raise_limit()
     # Long switch intervals let a helper thread hold the interpreter lock against the loop.
     sys.setswitchinterval(0.0005)
@@ -150,7 +152,9 @@ class Node:
             )
         replica = self._replica(directory, machine, recovered)
         tick_seconds = config.heartbeat_interval_ms / 1000
-        driver = Driver(self.loop, replica, directory, tick_seconds, self._failed)
+        timings = Timings(config.warning_apply_seconds, config.warning_request_seconds)
+        replica.writes.stopwatch.clock = time.perf_counter
+        driver = Driver(self.loop, replica, directory, tick_seconds, self._failed, timings)
         self.driver = driver
         known = KnownMembers(os.path.join(config.data_dir, PEERS_FILE), around.files)
         known.begin_life(member, directory.identity.incarnation)

@@ -57,7 +57,7 @@ class Slices:
     """See the module's docstring.
 
     turns: how many turns the replica has had: tells whether the loop is busy.
-    failed: takes what a slice raised.
+    failed: takes what a slice raised. timed: takes the durations of long reads that are done.
     """
 
     def __init__(
@@ -75,6 +75,7 @@ class Slices:
         self._scheduled = False
         self._seen_turns = 0
         self._stopped = False
+        self.timed: Callable[[float, float], None] = lambda waited, took: None
 
     def __len__(self) -> int:
         return len(self._waiting) + len(self._active) + len(self._stalled)
@@ -168,6 +169,8 @@ class Slices:
             active.append(piece)
         elif progress is Progress.STALLED:
             self._stalled[piece] = None
+        elif isinstance(piece, LongRead):
+            self.timed(*piece.durations())
         return True
 
 
@@ -189,6 +192,8 @@ class LongRead:
         self._begin = begin
         self._done = done
         self._steps: Generator[None, None, Any] | None = None
+        self._came = perf_counter()
+        self._began = 0.0
 
     def wanted(self) -> bool:
         """See Piece."""
@@ -197,6 +202,7 @@ class LongRead:
     def step(self) -> Progress:
         """See Piece."""
         if self._steps is None:
+            self._began = perf_counter()
             self._steps = self._begin()
         try:
             next(self._steps)
@@ -204,6 +210,10 @@ class LongRead:
             self._done(end.value)
             return Progress.DONE
         return Progress.MORE
+
+    def durations(self) -> tuple[float, float]:
+        """When it is done: how long it waited for its turn, and how long it took, in seconds."""
+        return self._began - self._came, perf_counter() - self._began
 
     def drop(self, error: ApiError | None) -> None:
         """See Piece."""

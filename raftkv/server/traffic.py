@@ -1,4 +1,4 @@
-"""Bytes and failures between this member and others, as plain numbers of the event loop's thread."""
+"""Bytes and failures between this member and others: plain numbers of the event loop's thread."""
 
 from typing import Final
 

@@ -26,7 +26,7 @@ import uvloop
 
 from raftkv.config import ServerConfig
 from raftkv.errors import StorageError
-from raftkv.server.logs import ConsoleFormatter
+from raftkv.server.logformats import ConsoleFormatter
 from raftkv.server.node import Node
 from raftkv.testing.member import Member, Plan
 

@@ -59,6 +59,10 @@ def test_every_flag_reaches_its_field(tmp_path: Path) -> None:
             "rejoin": "true",
             "log-level": "debug",
             "log-format": "console",
+            "metrics": "extensive",
+            "log-outputs": "stdout,/l",
+            "warning-apply-duration": "1s",
+            "experimental-warning-unary-request-duration": "2s",
         }
     )
     default = ServerConfig()
@@ -75,6 +79,8 @@ def test_every_flag_reaches_its_field(tmp_path: Path) -> None:
     assert config.peer_tls.require_client_cert
     assert (config.heartbeat_interval_ms, config.election_timeout_ms) == (50, 250)
     assert config.grpc_keepalive_interval_seconds == 60.0
+    assert config.log_outputs == ("stdout", "/l")
+    assert (config.warning_apply_seconds, config.warning_request_seconds) == (1.0, 2.0)
 
 
 @pytest.mark.parametrize(

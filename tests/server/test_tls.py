@@ -17,7 +17,7 @@ import pytest
 from raftkv import limits
 from raftkv.config import ServerConfig, TlsFiles, parse_url
 from raftkv.pb import rpc_pb2
-from raftkv.server.logs import JsonFormatter
+from raftkv.server.logformats import JsonFormatter
 from raftkv.server.node import Node
 from tests.server.certificates import Authority
 from tests.server.harness import configs, replica_of, running, until
