@@ -75,6 +75,9 @@ class ServerConfig:
         answer. max_learners: at a time.
     auto_promote: as a learner, ask for the vote when caught up. rejoin: with an empty directory,
         have the cluster replace the member of these peer URLs by this one, as a learner that asks.
+    initial_corrupt_check: have the rows of all members compared after each start.
+    corrupt_check_seconds: between two comparisons of all rows, 0: none.
+    state_check_seconds: between two comparisons of the rolling state hashes, 0: none.
     watch_progress_notify_interval_seconds: between bookmarks of watches that have no events.
     metrics: basic, or extensive: how long calls take is measured too.
     log_outputs: default, stderr, stdout or paths. warning_apply_seconds, warning_request_seconds:
@@ -110,6 +113,9 @@ class ServerConfig:
     quota_backend_bytes: int = DEFAULT_QUOTA_BYTES
     auto_compaction_retention_seconds: float = 0.0
     auto_compaction_retention_revisions: int = 0
+    initial_corrupt_check: bool = False
+    corrupt_check_seconds: float = 0.0
+    state_check_seconds: float = 10.0
     watch_progress_notify_interval_seconds: float = 600.0
     strict_reconfig_check: bool = True
     max_learners: int = limits.MAX_LEARNERS

@@ -197,6 +197,8 @@ DOWNGRADE_IN_PROGRESS: Final = _etcd(
 NO_DOWNGRADE: Final = _etcd(Code.FAILED_PRECONDITION, "no inflight downgrade job")
 UNKNOWN_METHOD: Final = _etcd(Code.UNKNOWN, "unknown method")
 
+UNKNOWN_ALARM_ACTION: Final = _own(Code.INVALID_ARGUMENT, "unknown action of an alarm request")
+
 # --- availability -----------------------------------------------------------
 NO_LEADER: Final = _etcd(Code.UNAVAILABLE, "no leader")
 LEADER_CHANGED: Final = _etcd(Code.UNAVAILABLE, "leader changed")

@@ -108,6 +108,8 @@ class Driver:
         self._news: asyncio.TimerHandle | None = None
         self._timer: asyncio.TimerHandle | None = None
         self.role_listeners: list[Callable[[], None]] = []
+        # Called when alarms have changed or the rows are to be hashed; `guard` is who listens.
+        self.upkeep: Callable[[], None] = lambda: None
 
     def start(self) -> None:
         """Starts the disk thread and Raft's clock."""
@@ -273,6 +275,8 @@ class Driver:
             peers.role_changed()
             for listener in self.role_listeners:
                 listener()
+        if effects.alarms_changed or self.replica.caretaker.rows_wanted is not None:
+            self.upkeep()
         for message in effects.snapshots:
             peers.send_state(message)
         if effects.applied or effects.checkpoint or effects.truncate or effects.installed:

@@ -36,6 +36,7 @@ from raftkv.kv.members import Member
 from raftkv.raft.core import CoreSettings
 from raftkv.raft.membership import plain
 from raftkv.raft.types import HardState, RecoveredLog, SnapshotMeta
+from raftkv.replica.caretaker import UpkeepSettings
 from raftkv.replica.replica import Replica, ReplicaSettings
 from raftkv.server import counters, logs, tls
 from raftkv.server.arrival import Arrival
@@ -44,6 +45,7 @@ from raftkv.server.clients import ClientListener, Door
 from raftkv.server.descriptors import raise_limit
 from raftkv.server.driver import Driver
 from raftkv.server.entrance import Entrances
+from raftkv.server.guard import Guard
 from raftkv.server.http.building import Sites
 from raftkv.server.membership import PEERS_FILE, KnownMembers
 from raftkv.server.metrics.exposition import Exposition, measure
@@ -124,6 +126,7 @@ class Node:
         self._timer: asyncio.TimerHandle | None = None
         self._compaction: AutoCompaction | None = None
         self._standing: Standing | None = None
+        self._guard: Guard | None = None
         self._closed = False
 
     # --- start --------------------------------------------------------------
@@ -250,6 +253,11 @@ class Node:
             catch_up_entries=min(CATCH_UP_ENTRIES, config.snapshot_count),
             max_learners=config.max_learners,
             strict_changes=config.strict_reconfig_check,
+            upkeep=UpkeepSettings(
+                config.quota_backend_bytes,
+                config.state_check_seconds,
+                config.corrupt_check_seconds,
+            ),
         )
         return Replica(
             settings,
@@ -303,6 +311,8 @@ class Node:
             config.quota_backend_bytes,
         )
         self._context = context
+        asks_rows = config.initial_corrupt_check
+        self._guard = Guard(driver, context, self.health, asks_rows=asks_rows)
         routes = Routes(known_services())
         register_all(
             routes,
@@ -325,7 +335,7 @@ class Node:
         assert self._peers is not None
         self.exposition = measure(config, context, self._peers, clients)
         max_bytes = limits_.max_message_bytes
-        sites = Sites(config, context, routes, max_bytes, self.exposition)
+        sites = Sites(config, context, routes, max_bytes, self.exposition, clients.tallies)
         await self._open_doors(clients, sites)
         clients.start()
 
@@ -373,6 +383,8 @@ class Node:
         self._peers.tick(self.loop.time())
         assert self._standing is not None
         self._standing.review()
+        if self._guard is not None:
+            self._guard.tick()
 
     def _role_changed(self) -> None:
         assert self.driver is not None

@@ -15,7 +15,9 @@ from tests.processes import free_ports
 
 
 def configs(count: int, directory: Path, **options: Any) -> list[ServerConfig]:
-    """One configuration per member of a new cluster; fast timeouts."""
+    """One configuration per member of a new cluster; fast timeouts. Leaders propose nothing about
+    quotas and comparisons, unless `options` say so.
+    """
     ports = free_ports(2 * count)
     urls = [f"http://127.0.0.1:{port}" for port in ports]
     cluster = {f"m{one}": (urls[2 * one],) for one in range(count)}
@@ -31,6 +33,8 @@ def configs(count: int, directory: Path, **options: Any) -> list[ServerConfig]:
                 initial_cluster=cluster,
                 heartbeat_interval_ms=20,
                 election_timeout_ms=200,
+                quota_backend_bytes=0,
+                state_check_seconds=0.0,
                 log_level="error",
             ),
             **options,

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from raftkv.errors import NO_LEADER, NOT_FOR_LEARNER, ApiError, Code
+from raftkv.errors import CORRUPT, NO_LEADER, NOT_FOR_LEARNER, STOPPED, ApiError, Code
 from raftkv.kv import encoding
 from raftkv.raft.types import NOBODY, Configuration
 from raftkv.server.driver import Driver
@@ -42,6 +42,7 @@ class Context:
         self.renewal_streams = 0  # LeaseKeepAlive calls that are open
         # KV calls that clients made here since the start, also those that were refused.
         self.puts = self.ranges = self.deletes = self.txns = 0
+        self.health_successes = self.health_failures = 0  # what /health has told
         self._prefix = encoding.header_prefix(cluster, member)
         # Headers of one term whose revisions take the same number of bytes differ in these alone.
         self._head = self._tail = b""
@@ -82,10 +83,14 @@ class Context:
     def refusal(self, head: RequestHead) -> ApiError | None:
         """The error for a call that this member cannot take in its present role."""
         replica = self.replica
+        if replica.caretaker.condemned:
+            return CORRUPT
         if b"hasleader" in head.metadata and replica.leader == NOBODY:
             return NO_LEADER
         configuration = replica.core.configuration
         if configuration is not self._configuration:
             self._configuration = configuration
             self._is_learner = replica.is_learner
-        return NOT_FOR_LEARNER if self._is_learner else None
+        if not self._is_learner:
+            return None
+        return STOPPED if replica.member in replica.machine.removed else NOT_FOR_LEARNER

@@ -20,6 +20,7 @@ class HealthService:
 
     def __init__(self) -> None:
         self._serving = True
+        self._suspended = False  # out of service until its state is rebuilt
         self._watchers: dict[_Watcher, None] = {}
         self.draining: list[Callable[[], None]] = []
 
@@ -32,7 +33,8 @@ class HealthService:
         """The encoded answer for a service name, None if there is no such service."""
         if service:
             return None
-        status = _STATUS.SERVING if self._serving else _STATUS.NOT_SERVING
+        serving = self._serving and not self._suspended
+        status = _STATUS.SERVING if serving else _STATUS.NOT_SERVING
         return _STATUS(status=status).SerializeToString()
 
     def check(self, client: ClientProtocol, stream: int, head: RequestHead, message: bytes) -> None:
@@ -46,6 +48,13 @@ class HealthService:
     def watch(self, client: ClientProtocol, stream: int, head: RequestHead) -> Call:
         """Health.Watch: the present status, then each change."""
         return _Watcher(self, client, stream)
+
+    def suspend(self, out_of_service: bool) -> None:
+        """This member serves nobody for now, or again. May be said twice."""
+        if out_of_service != self._suspended:
+            self._suspended = out_of_service
+            for watcher in list(self._watchers):
+                watcher.tell()
 
     def drain(self) -> None:
         """The server is about to stop: tells it to whoever asks or watches."""

@@ -58,6 +58,10 @@ class LongStreams:
         """A stream has ended; may be said twice."""
         self._demanding -= self._open.pop(stream, False)
 
+    def end(self, error: ApiError) -> None:
+        """Ends every stream with `error`."""
+        self._abandon(list(self._open), error)
+
     def drain(self) -> None:
         """This member stops: ends every stream."""
         self._draining = True

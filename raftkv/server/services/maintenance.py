@@ -1,21 +1,18 @@
-"""etcdserverpb.Maintenance as far as it goes: Status, HashKV, MoveLeader, and Alarm's GET.
-
-No alarm can be raised yet, so the list of alarms is empty; etcdctl's `endpoint health` asks
-for it. Raising and disarming answer Unimplemented.
-"""
+"""etcdserverpb.Maintenance: Status, HashKV and MoveLeader. `alarms` has Alarm and Downgrade."""
 
 from functools import partial
 
 from google.protobuf.message import DecodeError
 
 import raftkv
-from raftkv.errors import BAD_TRANSFEREE, NOT_LEADER, TIMEOUT, ApiError, Code
+from raftkv.errors import BAD_TRANSFEREE, NOT_LEADER, TIMEOUT, ApiError
 from raftkv.kv.machine import HashResult
 from raftkv.pb import rpc_pb2
 from raftkv.raft.roles import Refusal
 from raftkv.raft.types import NOBODY
 from raftkv.server.clients import ClientProtocol
 from raftkv.server.routes import Routes
+from raftkv.server.services.alarms import alarm_texts
 from raftkv.server.services.context import CANNOT_DECODE, Context
 from raftkv.server.slices import LongRead
 from raftkv.wire.grpc import RequestHead
@@ -33,7 +30,6 @@ class MaintenanceService:
     def register(self, routes: Routes) -> None:
         """Adds the service's paths."""
         routes.unary[b"/etcdserverpb.Maintenance/Status"] = self.status
-        routes.unary[b"/etcdserverpb.Maintenance/Alarm"] = self.alarm
         routes.unary[b"/etcdserverpb.Maintenance/HashKV"] = self.hash_kv
         routes.unary[b"/etcdserverpb.Maintenance/MoveLeader"] = self.move_leader
 
@@ -57,21 +53,8 @@ class MaintenanceService:
         )
         if replica.leader == NOBODY:
             reply.errors.append("etcdserver: no leader")
+        reply.errors.extend(alarm_texts(replica.machine))
         client.reply(stream, context.header_now() + reply.SerializeToString())
-
-    def alarm(self, client: ClientProtocol, stream: int, head: RequestHead, message: bytes) -> None:
-        """Maintenance.Alarm: GET only."""
-        try:
-            action = rpc_pb2.AlarmRequest.FromString(message).action
-        except DecodeError:
-            client.fail(stream, CANNOT_DECODE)
-            return
-        if action == rpc_pb2.AlarmRequest.GET:
-            client.reply(stream, self._context.header_now())
-        else:
-            client.connection.finish(
-                stream, Code.UNIMPLEMENTED, "alarms cannot be raised or disarmed yet"
-            )
 
     def hash_kv(
         self, client: ClientProtocol, stream: int, head: RequestHead, message: bytes
