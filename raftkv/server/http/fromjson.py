@@ -20,6 +20,7 @@ from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescript
 
 from raftkv.kv.encoding import varint
 from raftkv.server.http import syntax
+from raftkv.server.http.tojson import is_map
 
 Encode: TypeAlias = Callable[[Any], bytes]
 
@@ -145,10 +146,13 @@ def _string(value: Any) -> bytes:
 
 def _bytes(value: Any) -> bytes:
     if type(value) is str:
-        try:
-            return binascii.a2b_base64(value, strict_mode=True)
-        except ValueError:
-            return _lenient_base64(value.encode("utf-8", "replace"))
+        size, padding = len(value), value.find("=")
+        if not size & 3 and (padding < 0 or padding >= size - 2):
+            try:
+                return binascii.a2b_base64(value, strict_mode=True)
+            except ValueError:
+                pass
+        return _lenient_base64(value.encode("utf-8", "replace"))
     if value is None:
         return b""
     if type(value) is list:
@@ -256,12 +260,13 @@ def _enums(names: EnumDescriptor) -> Encode:
 class _Field:
     """number: of the field. tag: with its wire type. sized: a length comes before the value."""
 
-    __slots__ = ("camel", "encode", "name", "number", "presence", "repeated", "sized", "tag")
+    __slots__ = ("camel", "encode", "map", "name", "number", "presence", "repeated", "sized", "tag")
 
     def __init__(self, field: FieldDescriptor) -> None:
         self.name = field.name
         self.camel = field.json_name if field.json_name != field.name else ""
         self.number = field.number
+        self.map = is_map(field)
         self.repeated = bool(field.is_repeated)
         self.presence = bool(field.has_presence)
         self.encode, self.sized = _single(field)
@@ -283,6 +288,10 @@ class _Field:
         return self.tag + b"\0" if self.presence else b""
 
     def _write_list(self, values: Any) -> bytes:
+        if self.map and type(values) is dict:
+            values = [{"key": key, "value": value} for key, value in values.items()]
+        elif self.map:
+            raise _mismatch(values, _OBJECT)
         if type(values) is not list:
             raise _mismatch(values, _LIST)
         encoded = [self.encode(value) for value in values]

@@ -79,16 +79,17 @@ def _health(condition: Condition, exchange: Exchange, request: Request) -> None:
     if not reason and not serializable and condition.leader() == NOBODY:
         reason = "RAFT NO LEADER"
     if reason:
-        _tell_health(exchange, reason)
+        _tell_health(condition, exchange, reason)
     else:
-        condition.read(serializable, partial(_read_for_health, exchange))
+        condition.read(serializable, partial(_read_for_health, condition, exchange))
 
 
-def _read_for_health(exchange: Exchange, error: ApiError | None) -> None:
-    _tell_health(exchange, "" if error is None else f"RANGE ERROR:{error.text}")
+def _read_for_health(condition: Condition, exchange: Exchange, error: ApiError | None) -> None:
+    _tell_health(condition, exchange, "" if error is None else f"RANGE ERROR:{error.text}")
 
 
-def _tell_health(exchange: Exchange, reason: str) -> None:
+def _tell_health(condition: Condition, exchange: Exchange, reason: str) -> None:
+    condition.told(healthy=not reason)
     answer = {"health": "false" if reason else "true", "reason": reason}
     text = json.dumps(answer, separators=(",", ":"))
     if reason:
@@ -232,6 +233,13 @@ class MemberCondition:
     def is_stopping(self) -> bool:
         """See `Condition`."""
         return self._stopping
+
+    def told(self, *, healthy: bool) -> None:
+        """See `Condition`."""
+        if healthy:
+            self._context.health_successes += 1
+        else:
+            self._context.health_failures += 1
 
     def read(self, serializable: bool, done: Callable[[ApiError | None], None]) -> None:
         """A range of at most one key, behind a read index unless it is serializable."""

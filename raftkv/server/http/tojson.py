@@ -8,7 +8,6 @@ so that the text may stand in HTML.
 A printer is made once per message type: a list of fields with what prints each.
 """
 
-import json
 import re
 from base64 import b64encode
 from collections.abc import Callable
@@ -28,17 +27,17 @@ _QUOTED: Final = frozenset(
         FieldDescriptor.TYPE_SFIXED64,
     }
 )
-_ESCAPED: Final = re.compile("[<>&\u2028\u2029\x08\x0c]")
+_ESCAPED: Final = re.compile('["\\\\<>&\u2028\u2029\x00-\x1f]')
+_SHORT: Final = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
 def quote(text: str) -> str:
     """A string as Go's encoding/json writes it."""
-    return _ESCAPED.sub(lambda found: f"\\u{ord(found[0]):04x}", _plain(text))
+    return f'"{_ESCAPED.sub(_escape, text)}"'
 
 
-def _plain(text: str) -> str:
-    quoted = json.dumps(text, ensure_ascii=False)
-    return quoted.replace("\\b", "\b").replace("\\f", "\f") if "\\" in quoted else quoted
+def _escape(found: re.Match[str]) -> str:
+    return _SHORT.get(found[0]) or f"\\u{ord(found[0]):04x}"
 
 
 def _quoted_int(value: int) -> str:
@@ -56,6 +55,21 @@ def _bytes(value: bytes) -> str:
 def _enum(names: EnumDescriptor) -> Print:
     known = {number: f'"{value.name}"' for number, value in names.values_by_number.items()}
     return lambda value: known.get(value) or str(value)
+
+
+def is_map(field: FieldDescriptor) -> bool:
+    """Whether a field is a map, which is a list of entries to the wire only."""
+    entry = field.message_type
+    return entry is not None and bool(entry.GetOptions().map_entry)
+
+
+def _map(field: FieldDescriptor) -> Print:
+    """Of strings, which all keys of the API are; in their order."""
+    assert field.message_type is not None
+    of = _single(field.message_type.fields_by_name["value"])
+    return lambda values: (
+        f"{{{','.join([f'{quote(key)}:{of(values[key])}' for key in sorted(values)])}}}"
+    )
 
 
 def _list(of: Print) -> Print:
@@ -104,9 +118,12 @@ def printer(descriptor: Descriptor) -> Printer:
 
 def _field(field: FieldDescriptor) -> tuple[str, str, bool, Print]:
     """Attribute, `"name":`, whether HasField tells that it is there, and its printer."""
-    text = _single(field)
-    if field.is_repeated:
-        text = _list(text)
+    if is_map(field):
+        text = _map(field)
+    else:
+        text = _single(field)
+        if field.is_repeated:
+            text = _list(text)
     return field.name, f'"{field.name}":', bool(field.has_presence), text
 
 
