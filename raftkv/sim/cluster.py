@@ -9,7 +9,7 @@ would. A member that is out of the goal keeps running for a while after it was r
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import TYPE_CHECKING, Final
 
@@ -18,10 +18,11 @@ from raftkv.kv.members import encode_member
 from raftkv.raft.types import Entry
 from raftkv.replica.changes import MEMBER_ID
 from raftkv.sim.describe import describe_frame, describe_node
+from raftkv.sim.disk import FSYNC_US
 from raftkv.sim.faults import Undo, cut_pairs
 from raftkv.sim.invariants import InvariantBroken, Invariants, check_log_matching
 from raftkv.sim.model import Model
-from raftkv.sim.network import Network
+from raftkv.sim.network import FAIR, Network
 from raftkv.sim.node import Node
 from raftkv.sim.operations import KeyValue, Logged
 from raftkv.sim.process import member_of
@@ -38,7 +39,8 @@ class Timing:
     """Settings of every member. tick_us: one tick of Raft's clock, virtual microseconds.
 
     slice_units: of one slice of watchers that are behind; one is drawn for each. published: changes
-    and deliveries of one slice of a publication; one is drawn for each process.
+    and deliveries of one slice of a publication; one is drawn for each process. latency_us,
+    fsync_us: shortest way of a frame and shortest fsync while all is well.
     """
 
     tick_us: int = 50 * MILLISECOND
@@ -52,6 +54,8 @@ class Timing:
     max_log_cache_bytes: int = 64 * 1024 * 1024
     slice_units: tuple[int, ...] = (35, 60, 200, 2500)
     published: tuple[int, ...] = (2, 5, 1500)
+    latency_us: int = FAIR.latency_us
+    fsync_us: int = FSYNC_US
 
 
 class Cluster:
@@ -63,7 +67,8 @@ class Cluster:
         self.election_us = timing.tick_us * timing.election_ticks
         self.invariants = Invariants()
         self.counts: Counter[str] = Counter()
-        self.network = Network(world, self._deliver)
+        fair = replace(FAIR, latency_us=timing.latency_us)
+        self.network = Network(world, self._deliver, fair)
         world.describers["frame"] = describe_frame
         self.nodes: dict[int, Node] = {}
         self.goal = list(range(1, nodes + 1))
@@ -88,6 +93,7 @@ class Cluster:
 
     def _add(self, member: int, initial: tuple[int, ...]) -> Node:
         node = Node(self, member, initial)
+        node.disk.base_us = self.timing.fsync_us
         self.network.add(member, self.nodes)
         for other in self.nodes.values():
             # A new directory takes part only when a majority of the others has confirmed that it

@@ -33,7 +33,8 @@ from raftkv.sim.invariants import InvariantBroken
 from raftkv.sim.node import Node
 from raftkv.sim.operations import Compact
 from raftkv.sim.process import PowerCut
-from raftkv.sim.run import Profile, Run, Summary
+from raftkv.sim.profiles import Profile
+from raftkv.sim.run import Run, Summary
 from raftkv.sim.world import MILLISECOND, SECOND, World
 from raftkv.storage.memory import MemoryBackend, MemoryDisk, MemorySegment, MemoryShelf
 from raftkv.storage.memory_disk import MemoryHandle

@@ -44,6 +44,7 @@ class VirtualDisk:
     ) -> None:
         self.durable_number = 0
         self.writes = 0
+        self.base_us = FSYNC_US
         self.slow_us = 0  # extra per fsync
         self.stalled = False
         self.broken = False
@@ -71,7 +72,8 @@ class VirtualDisk:
 
     def fsync_us(self) -> int:
         """How long the next fsync takes."""
-        return FSYNC_US + int(self._random.expovariate(1.0) * FSYNC_JITTER_US) + self.slow_us
+        jitter_us = int(self._random.expovariate(1.0) * FSYNC_JITTER_US)
+        return self.base_us + jitter_us + self.slow_us
 
     def stall(self) -> None:
         """Writes do not end any more until `release`."""

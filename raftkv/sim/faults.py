@@ -359,6 +359,7 @@ KINDS: Final[Mapping[str, Fault]] = {
 
 PAUSE_US: Final = 700 * MILLISECOND  # mean, between two faults
 EVEN_PAUSE_US: Final = 450 * MILLISECOND  # where each kind has its turn
+LASTS: Final = (0.1, 0.5, 1.5, 4.0)  # one is drawn: seconds that a fault may last at most
 
 # Faults that need some elections to unfold last at least that many election timeouts.
 LEAST_ELECTIONS: Final[Mapping[str, int]] = {"usurp": 6}
@@ -369,6 +370,9 @@ class Nemesis:
 
     kinds: the enabled ones. even: each of them in turn, instead of one drawn from all.
     counts: how often each was begun. struck: how often it could do its harm.
+
+    Everything is drawn from one stream, in the order of events; `sim.episodes` has the nemesis
+    whose faults can be left out one by one.
     """
 
     def __init__(
@@ -385,8 +389,8 @@ class Nemesis:
         self._next = 0
         self._running = False
 
-    def begin(self) -> None:
-        """A fault phase begins."""
+    def begin(self, number: int) -> None:
+        """Fault phase `number` begins."""
         self._running = True
         self._world.after(self._random.randrange(200 * MILLISECOND), self._act)
 
@@ -401,22 +405,28 @@ class Nemesis:
             return
         random, world = self._random, self._world
         kind = self._draw()
-        undo = KINDS[kind](self._cluster, random)
-        self.counts[kind] += 1
-        world.record("fault", kind)
-        if undo is not None:
-            self.struck[kind] += 1
-        elif self._deck is not None:
+        undo = self._strike(kind, random)
+        if undo is None and self._deck is not None:
             self._deck.insert(0, kind)  # again, behind the others
         if undo is not None and undo is not done:
-            self._next += 1
-            self._active[self._next] = (kind, undo)
-            lasts_us = int(random.choice((0.1, 0.5, 1.5, 4.0)) * random.random() * SECOND)
-            least_us = LEAST_ELECTIONS.get(kind, 0) * self._cluster.election_us
-            lasts_us = max(lasts_us, least_us)
-            world.after(lasts_us + MILLISECOND, self._undo, self._next)
+            lasts_us = int(random.choice(LASTS) * random.random() * SECOND)
+            self._undo_later(kind, undo, lasts_us)
         pause_us = PAUSE_US if self._deck is None else EVEN_PAUSE_US
         world.after(int(random.expovariate(1.0) * pause_us), self._act)
+
+    def _strike(self, kind: str, random: Random) -> Undo | None:
+        undo = KINDS[kind](self._cluster, random)
+        self.counts[kind] += 1
+        self._world.record("fault", kind)
+        if undo is not None:
+            self.struck[kind] += 1
+        return undo
+
+    def _undo_later(self, kind: str, undo: Undo, lasts_us: int) -> None:
+        self._next += 1
+        self._active[self._next] = (kind, undo)
+        least_us = LEAST_ELECTIONS.get(kind, 0) * self._cluster.election_us
+        self._world.after(max(lasts_us, least_us) + MILLISECOND, self._undo, self._next)
 
     def _draw(self) -> str:
         if self._deck is None:

@@ -10,16 +10,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from raftkv.sim.run import (
+from raftkv.sim.profiles import (
     LEASES,
     SESSIONS,
     WATCHES,
     Profile,
-    Run,
-    Summary,
     draw_profile,
     watch_profile,
 )
+from raftkv.sim.run import Run, Summary
 from raftkv.sim.world import MILLISECOND, SECOND
 
 DEFAULT_SEEDS: Final = 60

@@ -13,7 +13,6 @@ And who has applied all that was committed has exactly the leases that the log l
 from typing import TYPE_CHECKING, Final
 
 from raftkv.sim.invariants import InvariantBroken
-from raftkv.sim.network import FAIR
 from raftkv.sim.world import MILLISECOND, SECOND
 
 if TYPE_CHECKING:
@@ -62,7 +61,7 @@ class LeaseBounds:
         cluster, clients = self._cluster, self._cluster.clients
         network = cluster.network
         return (
-            network.weather != FAIR
+            network.weather != network.fair
             or any(link.cuts for link in network.links.values())
             or not all(_well(cluster.nodes[member]) for member in cluster.goal)
             or not cluster.settled()

@@ -154,6 +154,7 @@ class Leasing:
         self.checked: Counter[str] = Counter()
         self.held: dict[int, Held] = {}
         self._number = number
+        self._alive: set[int] = set()
         self._clocks = clocks
         self._elections_us: list[int] = []
         self._bounds = LeaseBounds(self)
@@ -196,7 +197,7 @@ class Leasing:
 
     def alive(self) -> list[Held]:
         """Those that the committed log has granted and not ended."""
-        return [held for held in self.held.values() if held.granted and not held.ended_us]
+        return [self.held[lease] for lease in sorted(self._alive)]
 
     def _granted(self, holder: int, call: LeaseCall, keepalives: int) -> None:
         if not self.running:
@@ -439,6 +440,7 @@ class Leasing:
         if held.granted and not held.ended_us:
             return
         self.counts["granted again" if held.granted else "granted"] += 1
+        self._alive.add(held.id)
         held.granted, held.granted_index = True, index
         held.granted_us = held.active_us = self.world.now_us
         held.ended_us = held.revoked_us = 0
@@ -448,6 +450,7 @@ class Leasing:
         """A lease has ended in the committed log, if it was there."""
         held = self.held.get(lease)
         if held is not None and held.granted and not held.ended_us:
+            self._alive.discard(lease)
             held.ended_us = self.world.now_us
             held.ended_by_clock = by_clock
             if by_clock:

@@ -62,16 +62,19 @@ class Link:
 
 
 class Network:
-    """All links. deliver(receiver, sender, frame): where frames arrive.
+    """All links. deliver(receiver, sender, frame): where frames arrive. fair: the weather without
+    faults.
 
     counts: what happened to frames, by word (sent, lost, cut, duplicated, delayed,
     reordered).
     """
 
-    def __init__(self, world: World, deliver: Callable[[int, int, bytes], None]) -> None:
+    def __init__(
+        self, world: World, deliver: Callable[[int, int, bytes], None], fair: Weather = FAIR
+    ) -> None:
         self.counts: Counter[str] = Counter()
         self.links: dict[tuple[int, int], Link] = {}
-        self.weather = FAIR
+        self.fair = self.weather = fair
         self._world = world
         self._deliver = deliver
         self._random: Random = world.stream("network")
@@ -158,7 +161,7 @@ class Network:
         """No cut, fair weather. What is on its way stays on its way."""
         for link in self.links.values():
             link.cuts = 0
-        self.set_weather(FAIR)
+        self.set_weather(self.fair)
 
 
 def milder(weather: Weather, factor: float) -> Weather:

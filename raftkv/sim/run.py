@@ -2,28 +2,31 @@
 
     start -> a leader
     rounds of: faults -> a quorum is healed -> it must converge -> all are healed
+    rounds of a long run: faults -> a liveness phase (`sim.liveness`)
     end: no clients, all healed, all converge -> invariants of the end -> linearizability
 
-A profile (how many members, how fast ticks are, how small logs are kept, which faults)
-is drawn from the seed, so a seed alone repeats a run. A run that did too little is a
-failure as well: a test that does nothing is green.
+A profile (`sim.profiles`, `sim.swarm`) is drawn from the seed, so a seed alone repeats a run. A
+run that did too little is a failure as well: a test that does nothing is green.
 """
 
 import traceback
 from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
-from random import Random
 from typing import Final
 
-from raftkv.sim.clients import Clients, Load
-from raftkv.sim.cluster import Cluster, Timing
-from raftkv.sim.faults import KINDS, Nemesis
+from raftkv.sim.clients import Clients
+from raftkv.sim.cluster import Cluster
+from raftkv.sim.episodes import Episode, EpisodicNemesis
+from raftkv.sim.faults import Nemesis
 from raftkv.sim.invariants import InvariantBroken
 from raftkv.sim.leasing import Leasing, lease_command
+from raftkv.sim.liveness import Liveness, recovery_us
 from raftkv.sim.operations import Get, Logged, Operation, Outcome, Put
+from raftkv.sim.profiles import Profile, draw_profile, watch_profile
 from raftkv.sim.registers import registers_of
 from raftkv.sim.sessioning import Sessioning
+from raftkv.sim.swarm import calm_profile, swarm_profile
 from raftkv.sim.ttl_puts import TtlPuts
 from raftkv.sim.watchers import CREATE_TIMEOUT_US, WatchClients, history_of
 from raftkv.sim.watchload import WatchLoad
@@ -32,45 +35,30 @@ from raftkv.sim.witness import check_history, replay_log
 from raftkv.sim.world import MILLISECOND, SECOND, World
 
 PROBE_CLIENT: Final = 1_000_000  # clients above this number probe convergence
-MIN_OPERATIONS_PER_SECOND: Final = 2
 MIN_ACKNOWLEDGED: Final = 0.10  # of all operations
-WATCHES: Final = "watches"  # what a run can do without
-LEASES: Final = "leases"
-SESSIONS: Final = "sessions"  # not without leases
-WATCH_KINDS: Final = 8  # kinds of faults in one run of the load for watches
 _CALM_US: Final = SECOND
-
-
-@dataclass(frozen=True, slots=True)
-class Profile:
-    """What a run is like.
-
-    fault_us: length of one fault phase. rounds: how many phases. watchers: clients that watch.
-    holders: clients that hold leases. viewers: clients of the load that is made for watches; with
-    them every fault has its turn. sessions: clients that repeat their writes.
-    """
-
-    nodes: int
-    timing: Timing
-    load: Load
-    kinds: tuple[str, ...]
-    rounds: int
-    fault_us: int
-    watchers: int = 0
-    holders: int = 0
-    viewers: int = 0
-    sessions: int = 0
 
 
 @dataclass(slots=True)
 class Summary:
-    """What a run did. failure: empty if all promises held."""
+    """What a run did.
+
+    failure: empty if all promises held. rule: which did not, or the exception's name. settings:
+    what was drawn, as text. fault_us: virtual time of fault phases so far, those that were left
+    out included. cpu_us: real time, by whoever measured it. episodes: what struck, of a long run.
+    minorities: liveness phases with a broken minority; longest_pause: in them, in election
+    timeouts. slowest_recovery_us: of a majority.
+    """
 
     seed: int
     nodes: int = 0
     kinds: tuple[str, ...] = ()
     failure: str = ""
+    rule: str = ""
+    settings: str = ""
     virtual_us: int = 0
+    fault_us: int = 0
+    cpu_us: int = 0
     events: int = 0
     operations: int = 0
     acknowledged: int = 0
@@ -86,91 +74,12 @@ class Summary:
     checked: Counter[str] = field(default_factory=Counter)  # by validator
     leasing: Counter[str] = field(default_factory=Counter)
     sessions: Counter[str] = field(default_factory=Counter)
+    episodes: list[Episode] = field(default_factory=list)
+    minorities: int = 0
+    longest_pause: float = 0.0
+    slowest_recovery_us: int = 0
     trace_hash: str = ""
     trace: list[str] = field(default_factory=list)
-
-
-def draw_profile(
-    seed: int, nodes: int = 0, seconds: float = 20.0, without: Collection[str] = ()
-) -> Profile:
-    """The profile of a seed. nodes: 3 or 5, 0: drawn. seconds: virtual time of fault phases.
-
-    without: kinds of faults that are as if they did not exist; likewise `WATCHES`, `LEASES` and
-        `SESSIONS`: nobody watches, holds leases, or repeats writes in sessions.
-    """
-    random = Random(f"{seed}/profile")
-    drawn_nodes = random.choice((3, 3, 5))
-    timing = Timing(
-        tick_us=random.choice((20, 50, 100)) * MILLISECOND,
-        snapshot_count=random.choice((20, 60, 200, 1000)),
-        catch_up_entries=random.choice((5, 20, 100)),
-    )
-    tight = Random(f"{seed}/limits")  # small windows and caches: other ways through the code
-    timing = replace(
-        timing,
-        max_append_bytes=tight.choice((300, 5_000, 1_000_000)),
-        max_inflight_messages=tight.choice((1, 4, 512)),
-        max_log_cache_bytes=tight.choice((1_000, 20_000, 1_000_000)),
-        max_uncommitted_bytes=tight.choice((20_000, 1_000_000)),
-    )
-    load = Load(
-        clients=random.randint(4, 12),
-        think_us=random.choice((30, 70, 120)) * MILLISECOND,
-        timeout_us=random.choice((1, 3, 10)) * SECOND,
-        value_bytes=random.choice((0, 0, 0, 2000)),
-        compact=random.choice((0, 1, 4)),
-    )
-    kinds = draw_kinds(seed, without)
-    rounds = max(1, round(seconds / random.uniform(4, 9)))
-    watchers = 0 if WATCHES in without else Random(f"{seed}/watchers").randint(2, 8)
-    holders = 0 if LEASES in without else Random(f"{seed}/holders").randint(1, 6)
-    sessions = Random(f"{seed}/sessions").randint(0, 2)
-    if SESSIONS in without or not holders:
-        sessions = 0
-    fault_us = int(seconds * SECOND / rounds)
-    members = nodes or drawn_nodes
-    return Profile(
-        members, timing, load, kinds, rounds, fault_us, watchers, holders, sessions=sessions
-    )
-
-
-def watch_profile(
-    seed: int, nodes: int = 0, seconds: float = 20.0, without: Collection[str] = ()
-) -> Profile:
-    """Like `draw_profile`, but with a load that is made for watches and more kinds of faults."""
-    drawn = draw_profile(seed, nodes, seconds, without)
-    random = Random(f"{seed}/watch profile")
-    timing = replace(
-        drawn.timing,
-        snapshot_count=random.choice((100, 400, 2000)),
-        max_uncommitted_bytes=1_000_000,
-        slice_units=random.choice(((60, 500, 2500), (2500,), (300, 10_000))),
-        published=(30, 200, 1500),
-    )
-    load = replace(drawn.load, clients=3, think_us=100 * MILLISECOND, value_bytes=0, compact=0)
-    kinds = [kind for kind in KINDS if kind not in without]
-    chosen = tuple(sorted(random.sample(kinds, min(WATCH_KINDS, len(kinds)))))
-    return replace(
-        drawn,
-        timing=timing,
-        load=load,
-        kinds=chosen,
-        watchers=min(drawn.watchers, 2),
-        viewers=random.randint(10, 20),
-        sessions=0,
-    )
-
-
-def draw_kinds(seed: int, without: Collection[str] = ()) -> tuple[str, ...]:
-    """The faults of a seed, two at least, from those that are not in `without`.
-
-    Each kind is drawn by itself: a new one in the table leaves the others of a pinned seed
-    as they were.
-    """
-    kinds = [kind for kind in KINDS if kind not in without]
-    chances = {kind: Random(f"{seed}/kind/{kind}").random() for kind in kinds}
-    likely = sorted(kinds, key=lambda kind: chances[kind])
-    return tuple(sorted(kind for kind in kinds if kind in likely[:2] or chances[kind] < 0.2))
 
 
 class Run:
@@ -196,23 +105,36 @@ class Run:
         self.cluster.attach(self.clients)
         wrong_clocks = "clock rate" in profile.kinds
         self.leasing = Leasing(self.cluster, profile.holders, clocks=wrong_clocks)
-        self.ttl_puts = TtlPuts(self.leasing, self.clients) if profile.holders else None
+        puts = profile.holders > 0 and profile.asked_ttls
+        self.ttl_puts = TtlPuts(self.leasing, self.clients) if puts else None
         self.sessioning = Sessioning(self.leasing, self.clients, profile.sessions)
         self.watching = WatchClients(self.cluster, profile.watchers)
         self.load = WatchLoad(self.cluster, self.clients, profile.viewers)
-        even = profile.viewers > 0
-        self.nemesis = Nemesis(self.world, self.cluster, list(profile.kinds), even=even)
+        self.liveness: Liveness | None = None
+        kinds = list(profile.kinds)
+        if profile.swarm is None:
+            even = profile.viewers > 0
+            self.nemesis = Nemesis(self.world, self.cluster, kinds, even=even)
+        else:
+            nemesis = EpisodicNemesis(self.world, self.cluster, kinds, profile.swarm)
+            self.nemesis = nemesis
+            self.liveness = Liveness(self, self.cluster, nemesis, profile.swarm)
+        self._fault_us = 0
         self._random = self.world.stream("phases")
         self._probes = 0
 
     def execute(self) -> Summary:
         """All phases. Never raises for a broken promise: the summary says what broke."""
         summary = Summary(self.world.seed, self.profile.nodes, self.profile.kinds)
+        summary.settings = self.profile.describe()
         try:
             self._phases()
         except Exception as error:  # noqa: BLE001 - whatever a member raises ends the run
             summary.failure = f"{type(error).__name__}: {error}"
-            if not isinstance(error, InvariantBroken):
+            summary.rule = type(error).__name__
+            if isinstance(error, InvariantBroken):
+                summary.rule = error.rule
+            else:
                 summary.failure += "\n" + traceback.format_exc()
             summary.trace = self.world.newest_events()
         self._fill(summary)
@@ -236,20 +158,30 @@ class Run:
         summary.checked = self.watching.checked + self.load.checked + self.leasing.checked
         summary.leasing = self.leasing.counts
         summary.sessions = self.sessioning.counts + self.sessioning.log.counts
+        summary.fault_us = self._fault_us
+        if isinstance(self.nemesis, EpisodicNemesis) and self.liveness is not None:
+            summary.episodes = self.nemesis.episodes
+            summary.minorities = self.liveness.phases
+            summary.longest_pause = self.liveness.longest_pause
+            summary.slowest_recovery_us = self.liveness.slowest_recovery_us
         summary.trace_hash = world.trace_hash()
 
     # --- phases -----------------------------------------------------------------
 
     def _phases(self) -> None:
         self.begin()
-        for _ in range(self.profile.rounds):
-            self.nemesis.begin()
-            self.run_for(self.profile.fault_us)
+        for number, fault_us in self.profile.phases():
+            self._fault_us = (number - 1) * self.profile.fault_us + fault_us
+            self.nemesis.begin(number)
+            self.run_for(fault_us)
             self.nemesis.end()
-            undo = self._heal_a_quorum()
-            self.must_converge(self.cluster.healthy())
-            undo()
-            self.must_settle()
+            if self.liveness is not None:
+                self.liveness.phase(number)
+            else:
+                undo = self._heal_a_quorum()
+                self.must_converge(self.cluster.healthy())
+                undo()
+                self.must_settle()
             self.run_for(_CALM_US)
         self.finish()
         self._check_effort()
@@ -316,7 +248,7 @@ class Run:
 
     def limit_us(self) -> int:
         """How long a healed quorum may take: ten elections and five seconds."""
-        return 10 * self.cluster.election_us + 5 * SECOND
+        return recovery_us(self.cluster.election_us)
 
     def must_converge(self, members: list[int]) -> None:
         """`members` must agree on a leader, commit a probe and all apply it."""
@@ -349,11 +281,12 @@ class Run:
         self.must_converge(cluster.goal)
 
     def _probe_succeeds(self, members: list[int], limit_us: int) -> bool:
-        probe = self._probe(members)
+        probe = self.probe(members)
         self.world.run_while(lambda: probe.identity in self.clients.waiting, limit_us)
         return probe.outcome is Outcome.OK
 
-    def _probe(self, members: list[int]) -> Operation:
+    def probe(self, members: list[int]) -> Operation:
+        """Ask one of `members`, in turn, for something now."""
         self._probes += 1
         member = members[self._probes % len(members)]
         request = Put(b"probe", b"%d" % self._probes) if self._probes % 4 else Get(b"probe")
@@ -406,7 +339,7 @@ class Run:
     def _check_effort(self) -> None:
         operations = len(self.clients.history)
         seconds = self.world.now_us / SECOND
-        if operations < MIN_OPERATIONS_PER_SECOND * seconds:
+        if operations < self.profile.least_operations * seconds:
             raise InvariantBroken("effort", f"{operations} operations in {seconds:.0f} s")
         acknowledged = self.clients.counts["acknowledged"]
         if acknowledged < MIN_ACKNOWLEDGED * operations:
@@ -414,11 +347,16 @@ class Run:
         watched = self.watching.counts["events"] + self.load.counts["events"]
         if (self.profile.watchers or self.profile.viewers) and not watched:
             raise InvariantBroken("effort", f"no event was watched: {self.watching.counts}")
-        if sum(self.nemesis.counts.values()) < self.profile.rounds:
+        if self.profile.swarm is None and sum(self.nemesis.counts.values()) < self.profile.rounds:
             raise InvariantBroken("effort", f"only {self.nemesis.counts} faults")
 
 
-LOADS: Final = {"mixed": draw_profile, "watch": watch_profile}
+LOADS: Final = {
+    "swarm": swarm_profile,
+    "calm": calm_profile,
+    "mixed": draw_profile,
+    "watch": watch_profile,
+}
 
 
 def run_seed(
@@ -428,7 +366,15 @@ def run_seed(
     seconds: float = 20.0,
     without: Collection[str] = (),
     load: str = "mixed",
+    only: Collection[str] | None = None,
     echo: Callable[[str], None] | None = None,
 ) -> Summary:
-    """Run one seed with its drawn profile (parameters: `draw_profile`). load: of `LOADS`."""
-    return Run(seed, LOADS[load](seed, nodes, seconds, without), echo=echo).execute()
+    """Run one seed with its drawn profile (parameters: `draw_profile`). load: of `LOADS`.
+
+    only: the episodes that happen, of a load that has them (`sim.episodes`); None: all.
+    """
+    profile = LOADS[load](seed, nodes, seconds, without)
+    if only is not None:
+        assert profile.swarm is not None, f"the load {load} has no episodes"
+        profile = replace(profile, swarm=replace(profile.swarm, only=frozenset(only)))
+    return Run(seed, profile, echo=echo).execute()

@@ -6,7 +6,8 @@ from raftkv.sim.clients import Load
 from raftkv.sim.cluster import Timing
 from raftkv.sim.node import Node
 from raftkv.sim.operations import Operation, Outcome, Request
-from raftkv.sim.run import Profile, Run
+from raftkv.sim.profiles import Profile
+from raftkv.sim.run import Run
 from raftkv.sim.world import MILLISECOND, SECOND
 
 TIMING = Timing(tick_us=50 * MILLISECOND, snapshot_count=1000, catch_up_entries=100)

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from raftkv.sim.__main__ import Pinned, Totals, read_seeds
 from raftkv.sim.faults import KINDS
-from raftkv.sim.run import Summary, draw_profile, run_seed
+from raftkv.sim.profiles import draw_profile
+from raftkv.sim.replay import Replay, read_seeds
+from raftkv.sim.run import Summary, run_seed
+from raftkv.sim.totals import Totals
 
 SEEDS_FILE = Path(__file__).with_name("seeds.txt")
 
@@ -62,7 +64,7 @@ def test_profile_of_a_seed_is_fixed() -> None:
 
 @pytest.mark.parametrize("pinned", read_seeds(SEEDS_FILE), ids=lambda one: str(one.seed))
 @pytest.mark.slow
-def test_pinned_seed_stays_green(pinned: Pinned) -> None:
+def test_pinned_seed_stays_green(pinned: Replay) -> None:
     must_pass(
         run_seed(pinned.seed, seconds=pinned.seconds, without=pinned.without, load=pinned.load)
     )

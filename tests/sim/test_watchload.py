@@ -9,11 +9,14 @@ import pytest
 from click.testing import CliRunner
 
 from raftkv.sim import floors, watch_mutants
-from raftkv.sim.__main__ import Pinned, Totals, main, read_seeds
+from raftkv.sim.__main__ import main
 from raftkv.sim.faults import KINDS, Nemesis, done
 from raftkv.sim.hunting import hunt, profile_of
 from raftkv.sim.mutants import MUTANTS, Mutant
-from raftkv.sim.run import Run, Summary, run_seed, watch_profile
+from raftkv.sim.profiles import watch_profile
+from raftkv.sim.replay import Replay, read_seeds
+from raftkv.sim.run import Run, Summary, run_seed
+from raftkv.sim.totals import Totals
 from raftkv.sim.world import SECOND
 from tests.sim.scenario import Scenario
 
@@ -150,10 +153,10 @@ def test_pinned_seed_may_be_of_the_load_for_watches(tmp_path: Path) -> None:
     file = tmp_path / "seeds.txt"
     file.write_text("7 5 -usurp +watch  # what it found\n8 6\n")
     assert read_seeds(file) == [
-        Pinned(7, 5.0, ("usurp",), "watch"),
-        Pinned(8, 6.0, (), "mixed"),
+        Replay(7, 5.0, ("usurp",), "watch"),
+        Replay(8, 6.0, (), "mixed"),
     ]
-    assert "--load watch" in read_seeds(file)[0].command("mixed")
+    assert "--load watch" in read_seeds(file)[0].command()
 
 
 # --- faults in turn ----------------------------------------------------------------------
@@ -182,7 +185,7 @@ def test_faults_have_their_turn_where_that_is_asked_for() -> None:
     run = Scenario()
     kinds = ["pause", "transfer", "slow disk", "clock rate"]
     nemesis = Nemesis(run.world, run.cluster, kinds, even=True)
-    nemesis.begin()
+    nemesis.begin(1)
     run.run_for(20 * SECOND)
     nemesis.end()
     run.cluster.heal()
