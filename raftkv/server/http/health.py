@@ -54,6 +54,9 @@ class Condition(Protocol):
     def read(self, serializable: bool, done: Callable[[ApiError | None], None]) -> None:
         """Makes a read of the store and says how it ended."""
 
+    def told(self, *, healthy: bool) -> None:
+        """/health was answered."""
+
 
 def _flags(request: Request) -> dict[str, list[str]]:
     return parse_qs(request.query, keep_blank_values=True)

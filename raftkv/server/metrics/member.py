@@ -7,11 +7,19 @@ from raftkv.raft.types import NOBODY
 from raftkv.server.metrics.source import Source
 from raftkv.server.metrics.text import COUNTER, GAUGE, Family, labels
 
+_PROMOTE: Final = b"/etcdserverpb.Cluster/MemberPromote"
+_UNLIMITED: Final = 2**63 - 1
 _MINOR: Final = ".".join(raftkv.ETCD_VERSION.split(".")[:2])
 
 
 def _id(source: Source) -> list[tuple[str, int]]:
     return [(labels(server_id=f"{source.context.member:x}"), 1)]
+
+
+def _promotions(source: Source) -> tuple[int, int]:
+    """(came about, refused)."""
+    tally = source.clients.tallies[_PROMOTE]
+    return tally.answered + tally.ended[0], sum(tally.ended[1:])
 
 
 FAMILIES: Final[tuple[Family[Source], ...]] = (
@@ -73,13 +81,67 @@ FAMILIES: Final[tuple[Family[Source], ...]] = (
     Family(
         "etcd_server_quota_backend_bytes",
         GAUGE,
-        "Bytes that the store may have; 0: any number.",
-        lambda source: source.context.quota_backend_bytes,
+        "Bytes that the store may have; 2^63-1: any number, so that no share of it is large.",
+        lambda source: source.context.quota_backend_bytes or _UNLIMITED,
     ),
     Family(
         "etcd_server_snapshot_apply_in_progress_total",
         GAUGE,
         "1 while a whole state from another member is being taken in, else 0.",
         lambda source: source.peers.intakes.under_way,
+    ),
+    Family(
+        "etcd_server_proposals_failed_total",
+        COUNTER,
+        "Writes of this member's clients that ended without an answer.",
+        lambda source: source.replica.writes.failed,
+    ),
+    Family(
+        "etcd_server_read_indexes_failed_total",
+        COUNTER,
+        "Linearizable reads that ended without an answer.",
+        lambda source: source.replica.reading.failed,
+    ),
+    Family(
+        "etcd_server_slow_read_indexes_total",
+        COUNTER,
+        "How often linearizable reads waited for the leader's word for more than 0.5 s.",
+        lambda source: source.driver.timings.slow_reads,
+    ),
+    Family(
+        "etcd_server_slow_apply_total",
+        COUNTER,
+        "How often applying took longer than --warning-apply-duration.",
+        lambda source: source.driver.timings.slow_applies,
+    ),
+    Family(
+        "etcd_server_heartbeat_send_failures_total",
+        COUNTER,
+        "Heartbeats that this member, leading, has sent a whole interval late.",
+        lambda source: source.driver.timings.late_beats,
+    ),
+    Family(
+        "etcd_server_learner_promote_successes",
+        COUNTER,
+        "Promotions of learners that this member was asked for and that came about.",
+        lambda source: _promotions(source)[0],
+    ),
+    Family(
+        "etcd_server_learner_promote_failures",
+        COUNTER,
+        "Promotions of learners that this member was asked for and that were refused.",
+        lambda source: _promotions(source)[1],
+    ),
+    Family(
+        "etcd_server_health_success",
+        COUNTER,
+        "How often /health has said true.",
+        lambda source: source.context.health_successes,
+    ),
+    Family(
+        "etcd_server_health_failures",
+        COUNTER,
+        "How often /health has said false.",
+        lambda source: source.context.health_failures,
     ),
 )

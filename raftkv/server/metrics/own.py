@@ -4,9 +4,34 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 import raftkv
+from raftkv.kv.alarms import CORRUPT, NOSPACE
 from raftkv.server import counters
 from raftkv.server.metrics.source import Source
-from raftkv.server.metrics.text import COUNTER, GAUGE, Family, head, labels, sample
+from raftkv.server.metrics.text import (
+    COUNTER,
+    GAUGE,
+    HISTOGRAM,
+    Family,
+    head,
+    labels,
+    sample,
+)
+
+_ALARMS: Final = {NOSPACE: "NOSPACE", CORRUPT: "CORRUPT"}
+
+
+def _alarms(source: Source) -> list[tuple[str, int]]:
+    """Those that are raised, and 0 for each kind that is not."""
+    raised = source.machine.alarms.raised()
+    kinds = {kind for kind, _ in raised}
+    quiet = [
+        (labels(alarm=name, member=""), 0) for kind, name in _ALARMS.items() if kind not in kinds
+    ]
+    return quiet + [
+        (labels(alarm=_ALARMS.get(kind, str(kind)), member=f"{member:x}"), 1)
+        for kind, member in raised
+    ]
+
 
 FAMILIES: Final[tuple[Family[Source], ...]] = (
     Family(
@@ -50,6 +75,36 @@ FAMILIES: Final[tuple[Family[Source], ...]] = (
         GAUGE,
         "Calls and requests of clients that have no end yet.",
         lambda source: source.clients.open_calls,
+    ),
+    Family(
+        "raftkv_alarm",
+        GAUGE,
+        "1 for every alarm that is raised in the cluster, 0 for kinds of which there is none.",
+        _alarms,
+    ),
+    Family(
+        "raftkv_space_used_bytes",
+        GAUGE,
+        "What counts for the quota, in bytes.",
+        lambda source: source.machine.space.used_bytes,
+    ),
+    Family(
+        "raftkv_apply_duration_seconds",
+        HISTOGRAM,
+        "How long a turn took to apply what was committed, in seconds.",
+        lambda source: source.driver.timings.apply_seconds,
+    ),
+    Family(
+        "raftkv_proposal_duration_seconds",
+        HISTOGRAM,
+        "From when writes of this member's clients were taken until they were applied, in seconds.",
+        lambda source: source.driver.timings.proposal_seconds,
+    ),
+    Family(
+        "raftkv_slow_fsync_total",
+        COUNTER,
+        "How often the log's disk took longer than a second.",
+        lambda source: source.driver.timings.slow_syncs,
     ),
     Family(
         "raftkv_turns_total",
