@@ -1,10 +1,16 @@
 """Automatic compaction, decided by the leader and carried out through the log.
 
-    periodic   remembers the store's revision ten times per retention (at least once an hour
+    periodic   remembers the store's revision ten times per retention (at least ten times an hour
                for long ones, as etcd), and compacts to the one that is a retention old
     revision   every five minutes compacts to the newest revision minus the retention
 
-A refused or lost compaction is simply tried again next time: compacting twice is harmless.
+Every member remembers revisions, so a new leader goes on where the old one ended. A refused or lost
+compaction is simply tried again next time: compacting twice is harmless.
+
+If a mode is on and the store comes near its quota, history is worth less than the next write: while
+more than nine tenths are used, the leader gives up a tenth of the history that there is, whatever
+the retention, waits until that is removed everywhere and looks again. What frees next to nothing is
+not repeated for a while: then the keys that exist now are what fills the store.
 """
 
 import asyncio
@@ -14,6 +20,7 @@ from typing import Any, Final
 
 from raftkv.errors import ApiError
 from raftkv.kv import commands
+from raftkv.kv.machine import StateMachine
 from raftkv.pb import rpc_pb2
 from raftkv.server.driver import Driver
 
@@ -22,6 +29,10 @@ log = logging.getLogger("raftkv.compaction")
 HOUR_SECONDS: Final = 3600.0
 REVISION_INTERVAL_SECONDS: Final = 300.0
 SAMPLES_PER_RETENTION: Final = 10
+PRESS_SECONDS: Final = 1.0  # between two looks at the quota
+PRESSED_SHARE: Final = 10  # of the history goes a tenth at a time
+IN_VAIN_SECONDS: Final = 60.0  # without another try
+WORTHWHILE_SHARE: Final = 1000  # of the quota: less is next to nothing
 
 
 class AutoCompaction:
@@ -32,7 +43,10 @@ class AutoCompaction:
         self._retention_seconds = retention_seconds
         self._retention_revisions = retention_revisions
         self._samples: deque[tuple[float, int]] = deque()  # (time, revision), oldest first
-        self._timer: asyncio.TimerHandle | None = None
+        self._look_timer: asyncio.TimerHandle | None = None
+        self._press_timer: asyncio.TimerHandle | None = None
+        self._reclaimed_bytes = 0  # when history was given up the last time
+        self._rests_until = 0.0
 
     @property
     def interval_seconds(self) -> float:
@@ -44,16 +58,28 @@ class AutoCompaction:
     def start(self) -> None:
         """Starts looking, if a mode is on."""
         if self._retention_seconds or self._retention_revisions:
-            self._timer = self._driver.loop.call_later(self.interval_seconds, self._look)
+            loop = self._driver.loop
+            self._look_timer = loop.call_later(self.interval_seconds, self._look)
+            self._press_timer = loop.call_later(PRESS_SECONDS, self._press)
 
     def stop(self) -> None:
         """Stops looking."""
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._look_timer, self._press_timer):
+            if timer is not None:
+                timer.cancel()
 
     def _look(self) -> None:
-        self._timer = self._driver.loop.call_later(self.interval_seconds, self._look)
-        target = self.target(self._driver.loop.time(), self._driver.replica.machine.revision)
+        loop, machine = self._driver.loop, self._driver.replica.machine
+        self._look_timer = loop.call_later(self.interval_seconds, self._look)
+        self._compact(self.target(loop.time(), machine.revision))
+
+    def _press(self) -> None:
+        loop, replica = self._driver.loop, self._driver.replica
+        self._press_timer = loop.call_later(PRESS_SECONDS, self._press)
+        if replica.is_leader:
+            self._compact(self.pressed_target(loop.time(), replica.machine))
+
+    def _compact(self, target: int) -> None:
         replica = self._driver.replica
         if replica.is_leader and target > replica.machine.compacted_revision:
             request = rpc_pb2.CompactionRequest(revision=target).SerializeToString()
@@ -69,6 +95,23 @@ class AutoCompaction:
         while self._samples and self._samples[0][0] <= now - self._retention_seconds:
             found = self._samples.popleft()[1]
         return found
+
+    def pressed_target(self, now: float, machine: StateMachine) -> int:
+        """The revision to compact to for the quota; 0: there is room, or one is under way."""
+        told, compacted = machine.space.told, machine.compacted_revision
+        quota = told.quota_bytes
+        if not quota or machine.space.used_bytes * 10 <= quota * 9:
+            return 0
+        kept = machine.revision - compacted
+        if told.reclaimed_revision < compacted or kept <= 0 or now < self._rests_until:
+            return 0
+        freed = told.reclaimed_bytes - self._reclaimed_bytes
+        if self._reclaimed_bytes and freed < quota // WORTHWHILE_SHARE:
+            self._reclaimed_bytes = 0
+            self._rests_until = now + IN_VAIN_SECONDS
+            return 0
+        self._reclaimed_bytes = max(told.reclaimed_bytes, 1)
+        return compacted + max(kept // PRESSED_SHARE, 1)
 
     def _done(self, ticket: Any, result: Any) -> None:
         if isinstance(result, ApiError):
