@@ -252,6 +252,7 @@ class Outbound:
         state.queued_bytes -= sent
         self._queued_bytes -= sent
         self._stall_bytes += sent
+        self._strikes = -1  # who takes a long answer in may measure with a ping after each part
         if not queue:
             self._waiting.pop(state.id, None)
             if state.ending:

@@ -306,6 +306,19 @@ def test_pings_with_answers_between_them_are_fine() -> None:
     assert not server.closing
 
 
+def test_pings_between_the_parts_of_a_long_answer_are_fine() -> None:
+    """O10: grpc-go measures the connection with a ping after data, also where one message of the
+    server takes many windows.
+    """
+    server, _ = started(settings=[(4, 1000)])
+    server.receive(headers(1, block(path=b"/t.T/Bidi")), 0.0)
+    server.send(1, bytes(100_000))
+    for number in range(50):
+        server.receive(window_update(1, 1000) + PING, number * 0.01)
+        server.take_output()
+    assert not server.closing
+
+
 def test_pings_at_the_allowed_pace_are_fine() -> None:
     server, _ = started()
     for number in range(100):
