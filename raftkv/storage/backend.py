@@ -106,7 +106,7 @@ class Engine(Protocol):
 
     def log_tail(self, path: str, kept: str) -> list[bytes]:
         """The raw files of what was written last, oldest first: evidence of records that the
-        engine no longer shows (`waltail`).
+        engine no longer shows (`torntail`).
 
         Must be asked before `open_log`, which may remove them: so they are kept in the directory
         `kept` as well, and those that an earlier opening left there come first. OSError."""

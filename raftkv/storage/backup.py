@@ -101,19 +101,19 @@ class SnapshotSource:
         self.total_bytes = size + len(end) + HASH_BYTES
         return [*pieces, end, b""]  # b"": the hash
 
-    def read(self) -> bytes:
-        """The next megabyte or less; empty at the end. Long calls only, for a thread.
+    def read(self, size: int = READ_BYTES) -> bytes:
+        """The next bytes, `size` or less; empty at the end. Long calls only, for a thread.
 
         Raises DiskFailure, CorruptionError (a file is shorter than it was).
         """
-        chunk = self._next()
+        chunk = self._next(size)
         if not chunk and self._pieces and self._pieces[0] == b"":
             self._pieces.clear()
             return self._digest.digest()
         self._digest.update(chunk)
         return chunk
 
-    def _next(self) -> bytes:
+    def _next(self, size: int) -> bytes:
         with final_errors(f"reading {self._directory}"):
             while self._open is None and self._pieces:
                 piece = self._pieces[0]
@@ -128,7 +128,7 @@ class SnapshotSource:
                     self._open = open(path, "rb")  # noqa: SIM115 closed where it ends
             if self._open is None:
                 return b""
-            chunk = self._open.read(min(self._left, READ_BYTES))
+            chunk = self._open.read(min(self._left, size))
             self._left -= len(chunk)
             if not chunk:
                 raise CorruptionError(f"{self._open.name} has become shorter")

@@ -5,9 +5,10 @@ The rules, in the order they are applied:
  1. The chain of records behind the anchor must reach exactly where the end row says. A write is
     atomic, so anything else means that a durable batch is damaged: refuse.
  2. LevelDB may have dropped records without a word. Its raw write-ahead log, read before it is
-    opened, must not show that a batch behind the recovered ones was durable (`waltail`): refuse.
-    A lone unfinished batch at the end is an ordinary power cut. Opening removes the raw files, so
-    they stay in `log.tail` until the log is trusted: the next attempt must not find less.
+    opened, must not show that a batch behind the recovered ones was durable (`torntail`): refuse.
+    A lone batch at the end of which a part is missing is an ordinary power cut; one that is all
+    there, but wrong, is rot. Opening removes the raw files, so they stay in `log.tail` until the
+    log is trusted: the next attempt must not find less.
  3. Less than the mark remembers: refuse. "Less" compares (term, index) of the last entry as
     Raft 5.4.1 does, because a conflicting suffix may legally shorten the log.
  4. If LevelDB itself reports damage at opening (one unwritten page of the last batch does),
@@ -15,14 +16,14 @@ The rules, in the order they are applied:
     batch is missing: what is left is rewritten into new files.
  5. If the marker of a failed write is there, the page cache may show bytes that the disk does
     not have. Records of later disk batches than the marker names were never acknowledged:
-    everything else is rewritten into new files.
+    everything else is rewritten into new files. Less than the marker names: refuse.
 
 A rewrite builds `log.new`, renames it to `log.whole` when it is complete and synced, removes
 `log`, renames `log.whole` to `log`. Whatever step a crash interrupts, the next opening finds
 `log`, or a complete `log.whole`.
 
-Limit: rot of exactly the last acknowledged batch, or of everything from some block of the file
-to its end, within what the mark lags behind, looks like a torn write that was never acknowledged.
+Limit: damage of the newest batch that leaves zeros where a torn write leaves them, within what
+the mark lags behind, looks like a torn write that was never acknowledged (`torntail`).
 """
 
 from dataclasses import dataclass
@@ -45,7 +46,7 @@ from raftkv.storage.records import (
     first_anchor,
     scan_log,
 )
-from raftkv.storage.waltail import lost_batch
+from raftkv.storage.torntail import lost_batch
 
 LOG: Final = "log"
 TAIL: Final = "log.tail"
@@ -93,9 +94,9 @@ def open_log(place: Place, mark: MarkValue, failed_after: int | None) -> tuple[L
     try:
         rows = engine.open_log(place.of(LOG))
     except CorruptionError as complaint:
-        return _repair(place, mark, tail, complaint)
+        return _repair(place, mark, tail, failed_after, complaint)
     try:
-        scan = judge(rows, place.seed, tail, mark)
+        scan = judge(rows, place.seed, tail, mark, failed_after)
         if failed_after is not None:
             scan = scan_log(rows, place.seed, limit_number=failed_after)
             check_mark(scan, mark)
@@ -109,12 +110,14 @@ def open_log(place: Place, mark: MarkValue, failed_after: int | None) -> tuple[L
     return rows, scan
 
 
-def judge(rows: LogRows, seed: int, tail: list[bytes], mark: MarkValue) -> LogScan:
+def judge(
+    rows: LogRows, seed: int, tail: list[bytes], mark: MarkValue, failed_after: int | None
+) -> LogScan:
     """Rules 1 to 3. Raises CorruptionError with the rule's reason."""
     scan = scan_log(rows, seed)
     if scan.problem is not None:
         raise CorruptionError(f"a durable part of the log is damaged: {scan.problem}")
-    evidence = lost_batch(tail, seed, scan.anchor, scan.end.number)
+    evidence = lost_batch(tail, seed, scan, failed_after)
     if evidence is not None:
         raise CorruptionError(
             f"a durable part of the log is damaged: it ends with disk batch {scan.end.number},"
@@ -134,7 +137,11 @@ def check_mark(scan: LogScan, mark: MarkValue) -> None:
 
 
 def _repair(
-    place: Place, mark: MarkValue, tail: list[bytes], complaint: CorruptionError
+    place: Place,
+    mark: MarkValue,
+    tail: list[bytes],
+    failed_after: int | None,
+    complaint: CorruptionError,
 ) -> tuple[LogRows, LogScan]:
     """Rule 4: judges a copy, then rewrites what is whole."""
     with final_errors(f"copying {place.of(LOG)}"):
@@ -144,7 +151,7 @@ def _repair(
     except CorruptionError as error:
         raise CorruptionError(f"{complaint}; and without strict checks: {error}") from error
     try:
-        scan = judge(rows, place.seed, tail, mark)
+        scan = judge(rows, place.seed, tail, mark, failed_after)
     except CorruptionError as error:
         rows.close()
         raise CorruptionError(f"{error} ({complaint})") from error

@@ -23,7 +23,7 @@ from typing import Final
 from raftkv.storage.waltail import BLOCK_BYTES, HEAD_BYTES, LAST, WHOLE
 
 _MASK_DELTA: Final = 0xA282EAD8
-_POLYNOMIAL: Final = 0x82F63B78  # crc32c, reflected
+POLYNOMIAL: Final = 0x82F63B78  # crc32c, reflected
 _FRAGMENT: Final = Struct("<IHB")
 
 
@@ -54,7 +54,7 @@ def true_end(raw: bytes) -> int:
     """Where the written part of a preallocated log ends."""
     end = len(raw.rstrip(b"\0"))
     start, stop = _last_fragment(raw)
-    if stop > end and stop <= len(raw) and _is_whole(raw[start:stop]):
+    if stop > end and stop <= len(raw) and is_whole(raw[start:stop]):
         return stop
     return end
 
@@ -76,17 +76,23 @@ def _last_fragment(raw: bytes) -> tuple[int, int]:
     return found
 
 
-def _is_whole(fragment: bytes) -> bool:
+def is_whole(fragment: bytes) -> bool:
+    """Whether a fragment's checksum verifies; it covers the type and the bytes, not the length."""
+    return crc32c(fragment[6:]) == stored_crc(fragment)
+
+
+def stored_crc(fragment: bytes) -> int:
+    """The checksum in a fragment's head."""
     masked: int = _FRAGMENT.unpack_from(fragment)[0]
     rotated = (masked - _MASK_DELTA) & 0xFFFFFFFF
-    return crc32c(fragment[6:]) == (rotated >> 17 | rotated << 15) & 0xFFFFFFFF
+    return (rotated >> 17 | rotated << 15) & 0xFFFFFFFF
 
 
 def _table() -> list[int]:
     table = []
     for value in range(256):
         for _ in range(8):
-            value = value >> 1 ^ (_POLYNOMIAL if value & 1 else 0)
+            value = value >> 1 ^ (POLYNOMIAL if value & 1 else 0)
         table.append(value)
     return table
 

@@ -120,6 +120,14 @@ def read_end(rows: LogRows, seed: int) -> End:
     return End(*_unseal(rows, END_KEY, _END, seed, "end row"))
 
 
+def decode_anchor(value: bytes, seed: int) -> Anchor | None:
+    """The anchor in `value`, None if these bytes are none of this directory."""
+    body = value[CRC.size :]
+    if body[:1] != ANCHOR_KEY or len(body) != 1 + _ANCHOR.size or seal(body, seed) != value:
+        return None
+    return Anchor(*_ANCHOR.unpack_from(body, 1))
+
+
 def decode_end(value: bytes, seed: int) -> End | None:
     """The end row in `value`, None if these bytes are none of this directory."""
     body = value[CRC.size :]

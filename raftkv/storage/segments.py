@@ -15,7 +15,7 @@ reads it any more, and `tend` removes it.
 
 At opening, a segment without a row was made but never written, or its first write was torn: it
 takes no part. Whether anything that was durable is missing is judged from the chain of records
-(`records`), the raw files (`waltail`) and the mark, never from the segments themselves.
+(`records`), the raw files (`torntail`) and the mark, never from the segments themselves.
 """
 
 import threading

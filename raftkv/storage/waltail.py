@@ -1,23 +1,22 @@
-"""Evidence in LevelDB's raw write-ahead log of batches that LevelDB no longer shows.
-
-LevelDB takes a damaged length field for the end of the file and a zeroed fragment head for the
-end of a block, and says nothing. But disk batch n + 2 was written only after n + 1 was synced.
-So if n is the newest batch that was recovered, each of these proves that a durable one is lost:
-
- * a whole record of batch n + 2 or later is somewhere in the raw bytes;
- * the file goes on behind the place where batch n + 1 ends, as its fragment heads say.
-
-An ordinary power cut while n + 1 was being written leaves neither.
+"""The raw bytes of LevelDB's write-ahead log: their format, and our own rows found in them.
 
     file     := blocks of 32 KiB                        (LevelDB's log_format.md)
     block    := fragment* | fewer than 7 zero bytes
     fragment := masked crc32c u32 | length u16 | type u8 | bytes            (little-endian)
     type     := 1 a whole write | 2 first | 3 middle | 4 last part of a write
+    write    := sequence u64 | count u32 | row*                             (little-endian)
+    row      := 1 | key length | key | value length | value    (put; lengths are varints)
+              | 0 | key length | key                           (delete)
+
+LevelDB takes a damaged length field for the end of the file and a zeroed fragment head for the
+end of a block, and says nothing. So whoever must know what was there once looks for the rows
+themselves: each carries a checksum of its own (`records`).
 """
 
 import re
+from bisect import bisect_right
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, NamedTuple
 from zlib import crc32
 
 from raftkv.storage.records import (
@@ -36,67 +35,61 @@ WHOLE: Final = 1
 FIRST: Final = 2
 MIDDLE: Final = 3
 LAST: Final = 4
+_RECORD_ROW: Final = re.compile(re.escape(b"\x01\x0dr") + b"(.{4})", re.DOTALL)
 _END_ROW: Final = re.compile(re.escape(b"\x01\x01e" + bytes((END_VALUE_BYTES,))))
+_INDEX_BYTES: Final = 8  # behind the generation in a record's key
 
 
-def lost_batch(files: list[bytes], seed: int, anchor: Anchor, newest: int) -> str | None:
-    """Why a durable batch behind `newest` must have been lost, None if nothing says so.
+class Row(NamedTuple):
+    """A whole record or end row. start, end: offsets of the row. value: offset of its value."""
 
-    files: the raw write-ahead logs, oldest first. seed: of the directory's identity. newest:
-    number of the last disk batch that was recovered.
+    start: int
+    value: int
+    end: int
+    generation: int
+    number: int
+
+
+def find_rows(raw: bytes, seed: int) -> Iterator[Row]:
+    """Every whole record and every whole end row within raw bytes, of any life of the log.
+
+    seed: of the directory's identity. A row counts only if its crc verifies, which starts from
+    this directory's incarnation: what a client wrote into a payload never does.
     """
-    found: list[tuple[int, int, int]] = []  # (file, offset in it or -1, number)
-    for place, raw in enumerate(files):
-        # What lies within one fragment is found in the raw bytes even if heads around it are
-        # damaged; what spans fragments is found only without the heads.
-        inside = [*find_records(raw, seed, anchor), *find_ends(raw, seed, anchor)]
-        joined = without_heads(raw)
-        across = [*find_records(joined, seed, anchor), *find_ends(joined, seed, anchor)]
-        found += [(place, offset, number) for offset, number in inside]
-        found += [(place, -1, number) for _, number in across]
-    later = max((number for _, _, number in found), default=0)
-    if later >= newest + 2:
-        return f"a record of disk batch {later}, which was written later, is still there"
-    if not files:
-        return None
-    last = len(files) - 1
-    places = [(place, offset) for place, offset, number in found if number == newest]
-    at = max((offset for place, offset in places if place == last), default=-1)
-    if at < 0 and found and not (places and max(places)[0] < last):
-        return None  # the newest batch spans blocks: its end is not known
-    end = end_of_write_behind(files[last], at)
-    if end is not None and end < len(files[last]):
-        return f"disk batch {newest + 1} was followed by a later write"
-    return None
+    yield from _find_records(raw, seed)
+    for match in _END_ROW.finditer(raw):
+        at, stop = match.end(), match.end() + END_VALUE_BYTES
+        end = decode_end(raw[at:stop], seed)
+        if end is not None:
+            yield Row(match.start(), at, stop, end.generation, end.number)
 
 
 def find_records(raw: bytes, seed: int, anchor: Anchor) -> Iterator[tuple[int, int]]:
-    """(offset, number) of every whole record of the anchor's generation within raw bytes.
+    """(offset, number) of every whole record of the anchor's generation within raw bytes."""
+    for row in _find_records(raw, seed):
+        if row.generation == anchor.generation:
+            yield row.start, row.number
 
-    A record counts only if its crc verifies, which starts from this directory's incarnation:
-    what a client wrote into a payload never does.
-    """
-    record_seed = generation_seed(seed, anchor.generation)
-    # In LevelDB's batch format: value tag 1, key length 13, key, length of the value.
-    pattern = re.compile(re.escape(b"\x01\x0dr" + CRC.pack(anchor.generation)), re.DOTALL)
+
+def _find_records(raw: bytes, seed: int) -> Iterator[Row]:
     view = memoryview(raw)
-    for match in pattern.finditer(raw):
-        at, length = _varint(raw, match.end() + 8)
+    seeds: dict[bytes, int] = {}
+    for match in _RECORD_ROW.finditer(raw):
+        at, length = varint(raw, match.end() + _INDEX_BYTES)
         if length < PAYLOAD_AT or at + length > len(raw):
             continue
-        if crc32(view[at + CRC.size : at + length], record_seed) == CRC.unpack_from(raw, at)[0]:
-            yield match.start(), HEAD.unpack_from(raw, at + CRC.size)[1]
+        generation: bytes = match[1]
+        start = seeds.get(generation)
+        if start is None:
+            start = generation_seed(seed, CRC.unpack(generation)[0])
+            if len(seeds) < 8:  # what a client wrote may look like many
+                seeds[generation] = start
+        if crc32(view[at + CRC.size : at + length], start) == CRC.unpack_from(raw, at)[0]:
+            number = HEAD.unpack_from(raw, at + CRC.size)[1]
+            yield Row(match.start(), at, at + length, CRC.unpack(generation)[0], number)
 
 
-def find_ends(raw: bytes, seed: int, anchor: Anchor) -> Iterator[tuple[int, int]]:
-    """(offset, number) of every whole end row of the anchor's generation within raw bytes."""
-    for match in _END_ROW.finditer(raw):
-        end = decode_end(raw[match.end() : match.end() + END_VALUE_BYTES], seed)
-        if end is not None and end.generation == anchor.generation:
-            yield match.start(), end.number
-
-
-def _varint(raw: bytes, at: int) -> tuple[int, int]:
+def varint(raw: bytes, at: int) -> tuple[int, int]:
     """(offset behind it, value) of LevelDB's variable-length number; value 0 if cut short."""
     value = 0
     for shift in range(0, 35, 7):
@@ -129,37 +122,41 @@ def _fragments(raw: bytes, block_at: int) -> Iterator[tuple[int, int, int]]:
         at = end
 
 
-def without_heads(raw: bytes) -> bytes:
+class Joined:
     """The bytes of a write-ahead log without its fragment heads, as far as they make sense."""
-    return b"".join(
-        raw[start + HEAD_BYTES if kind else start : end]
-        for block_at in range(0, len(raw), BLOCK_BYTES)
-        for start, end, kind in _fragments(raw, block_at)
-    )
+
+    def __init__(self, raw: bytes) -> None:
+        self._raw_starts: list[int] = []
+        self._starts: list[int] = []
+        pieces: list[bytes] = []
+        size = 0
+        for block_at in range(0, len(raw), BLOCK_BYTES):
+            for start, end, kind in _fragments(raw, block_at):
+                first = start + HEAD_BYTES if kind else start
+                piece = raw[first:end]
+                self._raw_starts.append(first)
+                self._starts.append(size)
+                pieces.append(piece)
+                size += len(piece)
+        self.content = b"".join(pieces)
+
+    def raw_offset(self, at: int) -> int:
+        """Where byte `at` of the content stands in the file."""
+        piece = bisect_right(self._starts, at) - 1
+        return self._raw_starts[piece] + at - self._starts[piece]
 
 
-def end_of_write_behind(raw: bytes, at: int) -> int | None:
-    """Where the write ends that follows the one around offset `at` (-1: the first write).
+def end_of_write(raw: bytes, at: int) -> int | None:
+    """Where the write ends that the byte at `at` belongs to, as its heads say.
 
-    None if that write's heads are missing or make no sense.
+    None if they make no sense, or the write is not all there.
     """
-    following = at < 0
-    begun = False
-    first_block = max(at, 0) // BLOCK_BYTES * BLOCK_BYTES
-    for block_at in range(first_block, len(raw), BLOCK_BYTES):
+    for block_at in range(at // BLOCK_BYTES * BLOCK_BYTES, len(raw), BLOCK_BYTES):
         for _, end, kind in _fragments(raw, block_at):
             if end <= at:
                 continue
-            if kind == 0:
+            if kind == 0 or end > len(raw):
                 return None
-            if not following:
-                following = kind in (WHOLE, LAST)
-            elif kind == WHOLE and not begun:
+            if kind in (WHOLE, LAST):
                 return end
-            elif kind == FIRST and not begun:
-                begun = True
-            elif kind == LAST and begun:
-                return end
-            elif kind != MIDDLE or not begun:
-                return None
     return None
