@@ -1,7 +1,7 @@
 """What etcd answers to calls of Cluster and Maintenance, as far as raftkv has them.
 
 An etcd that is asked for several changes of members within some milliseconds stops answering
-them, so each of these tests has a server of its own.
+them, so the test that changes any has a server of its own and takes its time.
 """
 
 import time
@@ -65,25 +65,20 @@ def test_a_member_needs_good_urls(store: Store, urls: list[str]) -> None:
     assert store.fails(rpc_pb2.MemberAddRequest(peerURLs=urls)) == BAD_URLS
 
 
-@pytest.mark.parametrize(
-    "request_",
-    [rpc_pb2.MemberRemoveRequest(ID=NOBODY), rpc_pb2.MemberPromoteRequest(ID=NOBODY)],
-    ids=["remove", "promote"],
-)
-def test_an_unknown_member(fresh_store: Store, request_: Message) -> None:
-    assert fresh_store.fails(request_) == NO_MEMBER
-
-
-def test_a_voter_cannot_be_promoted(fresh_store: Store) -> None:
-    own = _status(fresh_store).header.member_id
-    assert fresh_store.fails(rpc_pb2.MemberPromoteRequest(ID=own)) == NOT_A_LEARNER
-
-
 def _listed(store: Store) -> list[rpc_pb2.Member]:
     """The members, half a second after the last change: what comes sooner etcd never answers."""
     time.sleep(0.5)
     request = rpc_pb2.MemberListRequest(linearizable=True)
     return list(store.call(request, rpc_pb2.MemberListResponse).members)
+
+
+def _refusal(store: Store, request: Message) -> tuple[str, str]:
+    """The status of a change that is refused; asked again if etcd has not answered."""
+    for _ in range(3):
+        refusal = store.fails(request)
+        if refusal[0] != "DEADLINE_EXCEEDED":
+            break
+    return refusal
 
 
 @pytest.mark.slow
@@ -92,13 +87,19 @@ def test_changes_of_members_and_their_refusals(fresh_store: Store) -> None:
     store = fresh_store
     (own,) = _members_with_urls(store, linearizable=True).members
     remove_own = rpc_pb2.MemberRemoveRequest(ID=own.ID)
-    assert store.fails(remove_own) == NOT_ENOUGH_STARTED
-    nobody = rpc_pb2.MemberUpdateRequest(ID=NOBODY, peerURLs=NOWHERE)
-    assert store.fails(nobody) == NO_MEMBER
+    assert _refusal(store, remove_own) == NOT_ENOUGH_STARTED
+    for nobody in (
+        rpc_pb2.MemberUpdateRequest(ID=NOBODY, peerURLs=NOWHERE),
+        rpc_pb2.MemberRemoveRequest(ID=NOBODY),
+        rpc_pb2.MemberPromoteRequest(ID=NOBODY),
+    ):
+        assert _refusal(store, nobody) == NO_MEMBER
+        assert len(_listed(store)) == 1
+    assert _refusal(store, rpc_pb2.MemberPromoteRequest(ID=own.ID)) == NOT_A_LEARNER
     assert len(_listed(store)) == 1
     for is_learner in (False, True):
         taken = rpc_pb2.MemberAddRequest(peerURLs=own.peerURLs, isLearner=is_learner)
-        assert store.fails(taken) == TAKEN
+        assert _refusal(store, taken) == TAKEN
         assert len(_listed(store)) == 1
     same = rpc_pb2.MemberUpdateRequest(ID=own.ID, peerURLs=own.peerURLs)
     updated = store.call(same, rpc_pb2.MemberUpdateResponse)
@@ -114,18 +115,18 @@ def test_changes_of_members_and_their_refusals(fresh_store: Store) -> None:
     assert (list(learner.peerURLs), learner.isLearner, learner.name) == (NOWHERE, True, "")
     assert {member.ID for member in added.members} == {own.ID, learner.ID}
     assert len(_listed(store)) == 2
-    assert store.fails(rpc_pb2.MemberPromoteRequest(ID=learner.ID)) == NOT_IN_SYNC
+    assert _refusal(store, rpc_pb2.MemberPromoteRequest(ID=learner.ID)) == NOT_IN_SYNC
     another = rpc_pb2.MemberAddRequest(peerURLs=["http://127.0.0.1:3"], isLearner=True)
-    assert store.fails(another) == TOO_MANY_LEARNERS
+    assert _refusal(store, another) == TOO_MANY_LEARNERS
     assert len(_listed(store)) == 2
     move = rpc_pb2.MemberUpdateRequest(ID=learner.ID, peerURLs=own.peerURLs)
-    assert store.fails(move) == TAKEN
+    assert _refusal(store, move) == TAKEN
     assert len(_listed(store)) == 2
     remove = rpc_pb2.MemberRemoveRequest(ID=learner.ID)
     left = store.call(remove, rpc_pb2.MemberRemoveResponse)
     assert [member.ID for member in left.members] == [own.ID]
     assert len(_listed(store)) == 1
-    assert store.fails(remove) == NO_MEMBER
+    assert _refusal(store, remove) == NO_MEMBER
     assert store.put("still").header.revision > 1
 
 

@@ -200,6 +200,7 @@ def test_a_learner_that_asks_for_it_becomes_a_voter_when_it_has_caught_up(tmp_pa
     asyncio.run(scenario())
 
 
+@pytest.mark.slow
 def test_a_wiped_member_comes_back_under_a_new_id_with_one_flag(
     tmp_path: Path, lines: Lines
 ) -> None:
