@@ -41,8 +41,8 @@ class Applied(NamedTuple):
     (-1: never compacted), rolling hash, bytes of all rows ever written.
     """
 
-    index: int
-    term: int
+    applied_index: int
+    applied_term: int
     revision: int
     compacted: int
     hash: int

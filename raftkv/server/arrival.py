@@ -16,6 +16,7 @@ from raftkv.errors import ConfigError
 from raftkv.pb import peer_pb2
 from raftkv.server import identify
 from raftkv.storage.files import FileSystem
+from raftkv.storage.founding import founding_of
 from raftkv.storage.recovery import DataDirectory, Identity
 
 log = logging.getLogger("raftkv.server")
@@ -67,6 +68,7 @@ class Arrival:
             config.initial_cluster_state == "new"
             and not config.rejoin
             and config.name in config.initial_cluster
+            and not founding_of(str(config.data_dir), self._files)  # ids of its own
             and (identity.cluster, identity.member) != (config.cluster_id, config.member_id)
         ):
             log.warning(

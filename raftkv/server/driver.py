@@ -103,6 +103,7 @@ class Driver:
         self._next_look = 0.0
         self._repeats = Repeats()
         self._stopped = False
+        self._chores = 0  # in the housekeeping thread, or waiting for it
         self._old_states = False  # replaced states wait to be removed
         self._tasks: dict[asyncio.Task[None], None] = {}
         self._news: asyncio.TimerHandle | None = None
@@ -330,10 +331,10 @@ class Driver:
         self.wake()
 
     def _drop_old_states(self) -> None:
-        """Removes replaced states once nothing can need them: no transfer reads one, and the
-        log's reset is durable (`drop_old_states` knows).
+        """Removes replaced states once nothing can need them: no transfer reads one, no chore uses
+        one in its thread, and the log's reset is durable (`drop_old_states` knows).
         """
-        if not self._tasks:
+        if not self._tasks and not self._chores:
             self._old_states = self.directory.drop_old_states() == 0
 
     def _installed(self, meta: SnapshotMeta) -> None:
@@ -349,16 +350,16 @@ class Driver:
         if effects.checkpoint:
             index = effects.checkpoint
             backend = self.replica.machine.backend
-            self._submit(backend.sync, lambda _: self.replica.on_checkpoint(index))
+            self.keep_house(backend.sync, lambda _: self.replica.on_checkpoint(index))
         if effects.truncate is not None:
             first, term = effects.truncate
-            self._submit(
+            self.keep_house(
                 lambda: self.directory.log.truncate_front(first, term),
                 lambda _: self.replica.on_truncated(first),
             )
         if self.directory.log.untended and not self._tending:
             self._tending = True
-            self._submit(self.directory.log.tend, self._tended)
+            self.keep_house(self.directory.log.tend, self._tended)
         machine = self.replica.machine
         behind = machine.physically_compacted < machine.compacted_revision
         if behind and self._compacting is None:
@@ -368,8 +369,12 @@ class Driver:
     def _tended(self, _: object) -> None:
         self._tending = False
 
-    def _submit(self, work: Callable[[], object], done: Callable[[object], None]) -> None:
-        """Runs `work` in the housekeeping thread, then `done` on the loop."""
+    def keep_house(self, work: Callable[[], object], done: Callable[[object], None]) -> None:
+        """Runs `work` in the housekeeping thread, then `done` on the loop.
+
+        What `work` raises ends the process.
+        """
+        self._chores += 1
 
         def finished(future: Future[object]) -> None:
             self.loop.call_soon_threadsafe(self._submitted, future, done)
@@ -377,12 +382,15 @@ class Driver:
         self._worker.submit(work).add_done_callback(finished)
 
     def _submitted(self, future: Future[object], done: Callable[[object], None]) -> None:
+        self._chores -= 1
         error = future.exception()
         if error is not None:
             assert isinstance(error, Exception)
             self.fail(error)
         else:
             done(future.result())
+            if self._old_states:
+                self._drop_old_states()
             self.wake()
 
     def compacted(self, areas: list[tuple[bytes, bytes]]) -> None:
@@ -390,7 +398,7 @@ class Driver:
         self._compacting = None
         for start, stop in areas:
             compact = self.replica.machine.backend.compact
-            self._submit(partial(compact, start, stop), lambda _: None)
+            self.keep_house(partial(compact, start, stop), lambda _: None)
 
     # --- the end ------------------------------------------------------------
 

@@ -22,7 +22,7 @@ from functools import partial
 
 import uvloop
 
-from raftkv.config import ServerConfig, Url, member_id
+from raftkv.config import ServerConfig, Url
 from raftkv.errors import (
     INTERNAL_EXIT_CODE,
     ConfigError,
@@ -32,7 +32,6 @@ from raftkv.errors import (
 )
 from raftkv.kv.backend import Backend
 from raftkv.kv.machine import Bootstrap, MachineSettings, StateMachine
-from raftkv.kv.members import Member
 from raftkv.raft.core import CoreSettings
 from raftkv.raft.membership import plain
 from raftkv.raft.types import HardState, RecoveredLog, SnapshotMeta
@@ -50,6 +49,7 @@ from raftkv.server.http.building import Sites
 from raftkv.server.membership import PEERS_FILE, KnownMembers
 from raftkv.server.metrics.exposition import Exposition, measure
 from raftkv.server.peers import Peers
+from raftkv.server.restoring import first_members
 from raftkv.server.routes import Routes
 from raftkv.server.services.catalogue import known_services, register_all
 from raftkv.server.services.context import Context
@@ -104,6 +104,12 @@ async def _serve(config: ServerConfig, surroundings: Surroundings) -> int:
     return node.exit_code
 
 
+def _log_behind(machine: StateMachine) -> RecoveredLog:
+    """The empty log of a new cluster that begins with this state, a first or a restored one."""
+    index, term = machine.applied_index, machine.applied_term
+    return RecoveredLog(HardState(term), index, term, index, term, [], [])
+
+
 class Node:
     """One member. `start`, then wait for `stopped`, then `stop`."""
 
@@ -150,9 +156,7 @@ class Node:
             directory.check_applied(machine.applied_index)
         joining = machine.applied_index < FIRST_INDEX
         if not bootstrapped and not joining:
-            recovered = RecoveredLog(
-                HardState(FIRST_TERM), FIRST_INDEX, FIRST_TERM, FIRST_INDEX, FIRST_TERM, [], []
-            )
+            recovered = _log_behind(machine)
         replica = self._replica(directory, machine, recovered)
         tick_seconds = config.heartbeat_interval_ms / 1000
         timings = Timings(config.warning_apply_seconds, config.warning_request_seconds)
@@ -225,11 +229,7 @@ class Node:
 
     def _first_state(self) -> Bootstrap:
         config = self.config
-        members = [
-            Member(member_id(urls, config.initial_cluster_token), name, tuple(urls))
-            for name, urls in config.initial_cluster.items()
-        ]
-        members.sort(key=lambda one: one.id)
+        members = first_members(config)
         configuration = plain(one.id for one in members)
         return Bootstrap(configuration, members, FIRST_INDEX, FIRST_TERM)
 
@@ -272,8 +272,9 @@ class Node:
         """Makes the state and the empty log of a new cluster durable."""
         machine.flush()
         directory.state.sync()
-        meta = SnapshotMeta(FIRST_INDEX, FIRST_TERM, machine.configuration)
-        directory.log.bootstrap(HardState(FIRST_TERM), meta)
+        index, term = machine.applied_index, machine.applied_term
+        meta = SnapshotMeta(index, term, machine.configuration)
+        directory.log.bootstrap(HardState(term), meta)
 
     async def _listen(
         self,

@@ -5,6 +5,7 @@ from google.protobuf.descriptor import ServiceDescriptor
 from raftkv.pb import election_pb2, health_pb2, inspect_pb2, lock_pb2, rpc_pb2, v1_pb2
 from raftkv.server.routes import Routes
 from raftkv.server.services.alarms import AlarmService
+from raftkv.server.services.backups import BackupService
 from raftkv.server.services.cluster import ClusterService
 from raftkv.server.services.context import Context
 from raftkv.server.services.election import ElectionService
@@ -57,6 +58,7 @@ def register_all(
     ClusterService(context).register(routes)
     MaintenanceService(context, election_timeout_seconds).register(routes)
     AlarmService(context).register(routes)
+    BackupService(context).register(routes)
     WatchService(context, notify_seconds).register(routes)
     queues = Queues(context, watching)
     LockService(context, queues).register(routes)
