@@ -105,17 +105,12 @@ def _integer(value: Any, name: str, least: int, most: int) -> int:
 def _unquoted(text: str) -> Any:
     if text.isascii() and text.isdigit() and (text == "0" or text[0] != "0") and len(text) < 40:
         return int(text)
+    if '"' in text or "\\" in text:  # what is read is what was written between the quotes
+        text = json.dumps(text)[1:-1]
     fault = syntax.fault_of_text(text.encode())
     if fault:
         raise BadJson(fault)
-    value = _decoder.decode(text)
-    return value if type(value) is not str else _Quoted(value)
-
-
-class _Quoted(str):
-    """A string within a string: never an integer."""
-
-    __slots__ = ()
+    return _decoder.decode(text)
 
 
 def _integers(kind: int) -> Encode:

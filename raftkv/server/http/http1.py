@@ -297,7 +297,9 @@ class Http1Connection(asyncio.Protocol):
         name = name.lower()
         headers = self._headers
         if name in headers:
-            if name in (b"host", b"content-length"):
+            if name == b"host":
+                raise _Refused(400, b"400 Bad Request: too many Host headers")
+            if name == b"content-length":
                 raise _Refused(400)
             value = headers[name] + b", " + value
         headers[name] = value
