@@ -40,6 +40,7 @@ COMMANDS: Final = {
     "move-leader": "move_leader:move_leader",
     "diff": "diff:diff",
     "doctor": "doctor:doctor",
+    "downgrade": "downgrade:downgrade",
     "export": "export:export",
     "history": "history:history",
     "import": "import_:import_",

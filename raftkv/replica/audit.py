@@ -81,7 +81,8 @@ class Audit:
         # Index of the newest CHECK entry applied here that asked for such a comparison.
         self.newest = {ROLLING: 0, ROWS: 0}
         self._reports: dict[tuple[int, int], dict[int, Said]] = {}  # by (index, kind)
-        self._accused: dict[int, int] = {}  # member -> term in which an alarm was proposed
+        # Member -> term and index of the check for which an alarm was proposed.
+        self._accused: dict[int, tuple[int, int]] = {}
 
     def note(self, report: StateReport) -> None:
         """A member reports; those about entries before the newest check come too late.
@@ -107,16 +108,15 @@ class Audit:
     def accusations(
         self, machine: StateMachine, configuration: Configuration, term: int
     ) -> list[bytes]:
-        """On the leader: requests of the ALARM commands to propose now, each once per term."""
+        """On the leader: requests of the ALARM commands to propose now, each once per check."""
         found = []
         for key, reports in self._reports.items():
             if key[0] != self.newest[key[1]]:
                 continue  # not applied here yet
             verdict = judge(reports, configuration)
             for member in [WHOLE_CLUSTER] if verdict.divided else verdict.wrong:
-                if machine.alarms.names(member):
-                    self._accused.pop(member, None)  # if it is disarmed, it is accused again
-                elif self._accused.get(member) != term:
-                    self._accused[member] = term
+                because = term, key[0]
+                if not machine.alarms.names(member) and self._accused.get(member) != because:
+                    self._accused[member] = because
                     found.append(raise_request(CORRUPT, member))
         return found

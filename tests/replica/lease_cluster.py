@@ -11,6 +11,7 @@ from raftkv.kv.members import Member
 from raftkv.raft.core import CoreSettings
 from raftkv.raft.messages import Message
 from raftkv.raft.types import Configuration, HardState, RecoveredLog
+from raftkv.replica.caretaker import NO_UPKEEP, UpkeepSettings
 from raftkv.replica.effects import Effects
 from raftkv.replica.replica import Replica, ReplicaSettings
 from raftkv.storage.memory import MemoryBackend
@@ -41,7 +42,14 @@ class Cluster:
     lease) of every expiry applied anywhere.
     """
 
-    def __init__(self, voters: int = 3, learners: Sequence[int] = (), seed: int = 1) -> None:
+    def __init__(
+        self,
+        voters: int = 3,
+        learners: Sequence[int] = (),
+        seed: int = 1,
+        upkeep: UpkeepSettings = NO_UPKEEP,
+    ) -> None:
+        self._upkeep = upkeep
         source = random.Random(seed)
         self.now = 1000.0
         self.answers: dict[Any, Any] = {}
@@ -63,7 +71,11 @@ class Cluster:
         machine = Watched(MemoryBackend.alone(), 7, bootstrap=bootstrap)
         machine.ended = lambda lease: self.ended.append((self.now, lease))
         log = RecoveredLog(HardState(1), 1, 1, 1, 1, [], [])
-        settings = ReplicaSettings(CoreSettings(number), election_timeout_seconds=ELECTION_SECONDS)
+        settings = ReplicaSettings(
+            CoreSettings(number),
+            election_timeout_seconds=ELECTION_SECONDS,
+            upkeep=self._upkeep,
+        )
         seed = random.Random(source.getrandbits(64))
         return Replica(settings, log, NoDisk(), machine, seed, source.getrandbits(32))
 
