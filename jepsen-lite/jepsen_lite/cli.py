@@ -224,8 +224,9 @@ def _run(options: Options, place: _Place, root: Path, keep_data: bool) -> int:
             try:
                 asyncio.run(_interruptible(one))
             except asyncio.CancelledError:
-                click.echo("Interrupted before there was anything to check.", err=True)
-                return EXIT_INTERRUPTED
+                if not one.started:
+                    click.echo("Interrupted before there was anything to check.", err=True)
+                    return EXIT_INTERRUPTED
             interrupted = one.interrupted
     finally:
         if not begun:
@@ -290,7 +291,7 @@ def _tell(verdicts: Mapping[str, Verdict], store: Store) -> None:
         for anomaly in verdict.anomalies[:5]:
             click.echo(f"  {anomaly.name}: {anomaly.text}")
     valid = all(verdict.passed for verdict in verdicts.values())
-    wrong = any(not verdict.valid for verdict in verdicts.values())
+    wrong = any(not verdict.valid and not verdict.undecided for verdict in verdicts.values())
     word = "Everything is valid" if valid else "NOT valid" if wrong else "Not decided"
     click.echo(f"{word}: {store.report}")
 

@@ -4,7 +4,7 @@ import asyncio
 from typing import Any, Final
 
 from jepsen_lite.target.base import Target
-from raftkv.client.errors import ClientError
+from raftkv.client.errors import ClientError, PermissionDenied
 from raftkv.pb import rpc_pb2
 
 HASH_KV: Final = "/etcdserverpb.Maintenance/HashKV"
@@ -16,6 +16,8 @@ _PAUSE_SECONDS: Final = 0.5
 async def members_say(target: Target, revision: int) -> dict[str, Any]:
     """Of each member, by its endpoint: revision, hashes {revision: {hash, compact_revision}}.
 
+    Where this run's user may not ask for hashes, "not_permitted" says so.
+
     revision: of the store; every member has reached it before it is asked. Hashes cover what is
     not compacted, so they are asked for again while members have compacted differently.
     """
@@ -26,7 +28,7 @@ async def members_say(target: Target, revision: int) -> dict[str, Any]:
         compacted = {
             value["compact_revision"] for one in found.values() for value in one["hashes"].values()
         }
-        answered = all(one["hashes"] for one in found.values())
+        answered = all(one["hashes"] or "not_permitted" in one for one in found.values())
         if (answered and len(compacted) <= 1) or asyncio.get_running_loop().time() > deadline:
             return found
         await asyncio.sleep(_PAUSE_SECONDS)
@@ -56,6 +58,8 @@ async def _member_says(target: Target, member: int, revision: int) -> tuple[str,
             "hash": answer.hash,
             "compact_revision": answer.compact_revision,
         }
+    except PermissionDenied as error:
+        said["not_permitted"] = str(error)
     except ClientError as error:
         said["error"] = str(error)
     finally:

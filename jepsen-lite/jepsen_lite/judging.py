@@ -1,12 +1,13 @@
 """Verdicts about a run that lies in its store; so a stored run can be judged again."""
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from jepsen_lite.checker.base import Checker, Evidence, Verdict
 from jepsen_lite.checker.compose import check_all
-from jepsen_lite.checker.floors import Floors
+from jepsen_lite.checker.floors import Floors, unseen
 from jepsen_lite.checker.hashes import Hashes
 from jepsen_lite.checker.logs import Logs
 from jepsen_lite.checker.stats import Stats
@@ -45,6 +46,7 @@ def judge(store: Store, *, partial: bool = False) -> dict[str, Verdict]:
     )
     workload = workload_class(options.workload)(options)
     verdicts = check_all(checkers_of(workload), evidence)
+    _see_that_there_was_something(verdicts, workload)
     run["valid"] = all(verdict.passed for verdict in verdicts.values())
     run["verdicts"] = {name: verdict_json(verdict) for name, verdict in verdicts.items()}
     store.write_run(run)
@@ -60,6 +62,14 @@ def checkers_of(workload: Workload) -> dict[str, Checker]:
     found["floors"] = Floors(workload.least_success)
     found["stats"] = Stats()
     return found
+
+
+def _see_that_there_was_something(verdicts: Mapping[str, Verdict], workload: Workload) -> None:
+    """Adds to the floors what only the other verdicts tell; an interrupted run had no time."""
+    floors = verdicts["floors"]
+    missing = [] if floors.undecided else unseen(verdicts, workload.to_be_seen())
+    floors.anomalies += missing
+    floors.valid = floors.valid and not missing
 
 
 def _about(run: dict[str, Any], options: Options) -> About:

@@ -5,13 +5,14 @@ and the target recovers; final reads; evidence (the store's log, what members sa
 
 Interrupted (`Run.interrupt`), the main phase ends at once and everything after it still happens,
 so the cluster is healed, what was started is stopped, and the report is about what there is. A
-second interruption leaves out all but the stopping.
+second interruption leaves out final reads and evidence; faults are undone and what was started is
+stopped whatever comes.
 """
 
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from random import Random
 from typing import Any, Final
@@ -67,7 +68,8 @@ class Sessions:
 class Run:
     """One run of a workload against a target, into a store.
 
-    clock: nanoseconds, never falling; what it says at the beginning counts as 0.
+    clock: nanoseconds, never falling; what it says at the beginning counts as 0. started: the
+    cluster runs, so there may be something to check.
     """
 
     def __init__(
@@ -94,16 +96,16 @@ class Run:
         self._follower: Follower | None = None
         self._interpreter: Interpreter[Session] | None = None
         self._task: asyncio.Task[Any] | None = None
-        self._in_main = self._started = False
+        self._in_main = self.started = False
         self.interrupted = False
         self.final: dict[str, Any] = {}
 
     # --- interruption -------------------------------------------------------------
 
     def interrupt(self) -> None:
-        """Ends the main phase, or the setup; the second time everything but the stopping."""
+        """Ends the main phase, or the setup; again: all but healing and stopping."""
         again, self.interrupted = self.interrupted, True
-        if self._started and not again:
+        if self.started and not again:
             log.warning("interrupted: the cluster is healed, and the partial report is written")
             if self._in_main and self._interpreter is not None:
                 self._interpreter.stop()
@@ -129,7 +131,7 @@ class Run:
         self._journal = Journal(self._store.history)
         try:
             await self._set_up()
-            self._started = True
+            self.started = True
             try:
                 await self._drive()
                 await self._gather()
@@ -138,7 +140,7 @@ class Run:
                 self._write()
         finally:
             self._close_files()
-            await asyncio.shield(self._target.stop())
+            await _to_its_end(self._target.stop())
 
     def _write(self) -> None:
         self.final["interrupted"] = self.interrupted
@@ -208,10 +210,13 @@ class Run:
                 await interpreter.run(phases(clients(time_limit(FINAL_SECONDS, final))))
         finally:
             self._in_main = False
-            await interpreter.close()
-            for one in self._nemeses:
-                with suppress(TargetError):
-                    await one.heal()
+            await _to_its_end(self._undo(interpreter))
+
+    async def _undo(self, interpreter: Interpreter[Session]) -> None:
+        await interpreter.close()
+        for one in self._nemeses:
+            with suppress(TargetError):
+                await one.heal()
 
     def _main(self) -> Generator:
         seeds = Random(f"{self.options.seed}/nemeses")
@@ -258,6 +263,20 @@ class Run:
             self._journal.close()
         if self._follower is not None:
             self._follower.close()
+
+
+async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
+    """Does something that bounds its own time, however often the run is interrupted meanwhile."""
+    task = asyncio.ensure_future(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None and not task.cancelled() and task.exception() is None:
+        raise cancelled
+    task.result()
 
 
 def faults_of(run: Mapping[str, Any], history: History) -> list[Any]:

@@ -7,7 +7,8 @@ from random import Random
 import pytest
 
 from jepsen_lite.checker.base import Evidence, LogEvent, StoreLog, Verdict, Window
-from jepsen_lite.checker.floors import Floors, outside
+from jepsen_lite.checker.compose import check_all
+from jepsen_lite.checker.floors import Floors, outside, unseen
 from jepsen_lite.history import NEMESIS, History, HistoryError, Op
 from jepsen_lite.judging import judge
 from jepsen_lite.planning import BadPlan, nemeses_for, workload_for
@@ -18,6 +19,7 @@ from jepsen_lite.target.attach import Attached
 from jepsen_lite.target.base import TargetError
 from jepsen_lite.target.systems import EtcdNames, system_of
 from jepsen_lite.windows import windows_of
+from jepsen_lite.workload import WORKLOADS
 from jepsen_lite.workload.options import Options
 
 S = 1_000_000_000
@@ -116,6 +118,33 @@ def test_a_run_under_a_floor_fails(run: Evidence, found: str) -> None:
     verdict = floors(run)
     assert not verdict.valid
     assert names(verdict) == [found]
+
+
+def test_a_checker_that_had_nothing_to_judge_is_under_a_floor() -> None:
+    lease = Verdict(True, facts={"lower bounds checked": 3, "upper bounds checked": 0})
+    unsure = Verdict(False, undecided=True)
+    to_be_seen = workload_for(Options(workload="lease")).to_be_seen()
+    (missing,) = unseen({"lease": lease, "witness": unsure}, to_be_seen)
+    assert "the checker lease saw none of: upper bounds checked" in missing.text
+
+
+@pytest.mark.parametrize("name", WORKLOADS)
+def test_every_workload_names_facts_that_its_checkers_count(name: str) -> None:
+    workload = workload_for(Options(workload=name))
+    to_be_seen = workload.to_be_seen()
+    assert to_be_seen
+    evidence = Evidence(History([]), StoreLog(), workload.options)
+    verdicts = check_all(workload.checkers(), evidence)
+    assert all(fact in verdicts[one].facts for one, facts in to_be_seen.items() for fact in facts)
+    assert unseen(verdicts, to_be_seen)
+
+
+def test_bookmarks_are_to_be_seen_unless_nobody_asks_for_them() -> None:
+    asking = workload_for(Options(workload="watch")).to_be_seen()["watch"]
+    assert "bookmarks" in asking
+    silent = Options(workload="watch", extra={"progress": "off"})
+    quiet = workload_for(silent).to_be_seen()["watch"]
+    assert quiet == ["watches", "events checked"]
 
 
 def test_failures_within_faults_do_not_count_but_not_all_may_fail() -> None:

@@ -159,6 +159,50 @@ def test_an_interrupted_run_heals_stops_what_it_started_and_writes_what_there_is
     assert run["verdicts"]["floors"]["undecided"]
 
 
+def test_a_run_that_is_interrupted_twice_stops_at_once_and_reports_what_there_is(
+    root: Path,
+) -> None:
+    """Ctrl-C, then SIGTERM as soon as it says that it heals; later ones change nothing more."""
+    words = ("run", "--system", "etcd", "--nodes", "1", "-w", "set", "-n", "kill", "--time", "600")
+    process = subprocess.Popen(
+        [sys.executable, DIRECTORY, *words, "--store", str(root)],
+        cwd=HERE.parent,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    assert process.stdout is not None
+    try:
+        for line in process.stderr:
+            if line.startswith("running"):
+                break
+        deadline = time.monotonic() + 60
+        while not any(path.stat().st_size > 10_000 for path in root.glob("*/history.jsonl")):
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        for line in process.stderr:
+            if line.startswith("healing"):
+                break
+        process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGTERM)
+        told = process.stdout.read()
+        assert process.wait(100) == 130
+    finally:
+        process.kill()
+        process.wait()
+        process.stderr.close()
+        process.stdout.close()
+    _, run = the_run(root)
+    assert run["final"]["interrupted"]
+    assert not run["valid"]
+    assert run["verdicts"]["floors"]["undecided"]
+    assert run["verdicts"]["stats"]["facts"]["operations"] > 10
+    assert "Not decided" in told
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_ninety_seconds_of_real_processes_and_three_kinds_of_faults_at_once(root: Path) -> None:

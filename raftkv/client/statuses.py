@@ -102,6 +102,7 @@ BY_TEXT: dict[str, type[ClientError]] = {
     **_texts(ClusterChanged, "cluster ID mismatch"),
     **_texts(AuthenticationFailed, "authentication failed, invalid user ID or password"),
     **_texts(PermissionDenied, "permission denied"),
+    "auth: permission denied": PermissionDenied,  # so say etcd's calls of Maintenance
     **_texts(TokenRefused, "invalid auth token", "revision of auth store is old"),
     **_texts(
         AccountError,

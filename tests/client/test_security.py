@@ -21,6 +21,7 @@ from raftkv.client.errors import (
     TokenRefused,
 )
 from raftkv.errors import Outcome
+from raftkv.pb import rpc_pb2
 from tests import processes
 from tests.client.conftest import Face, Served
 from tests.client.gate import Gate
@@ -72,6 +73,13 @@ def test_a_login_is_made_and_renewed_by_itself(guarded: str, face: Face) -> None
         with pytest.raises(PermissionDenied) as caught:
             await client.put("shut/a", "1")
         assert caught.value.outcome is Outcome.DEFINITE
+        with pytest.raises(PermissionDenied):  # which etcd says in other words here
+            await client.call(
+                "/etcdserverpb.Maintenance/HashKV",
+                rpc_pb2.HashKVRequest(),
+                rpc_pb2.HashKVResponse,
+                write=False,
+            )
         time.sleep(2.2)  # etcd forgets the token
         await client.put("open/a", "2")
         _as_root(guarded, "role", "add", "another")  # a new auth revision

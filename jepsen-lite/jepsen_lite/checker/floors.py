@@ -7,8 +7,10 @@ events          the store's log was gathered, and has at least some
 faults          every chosen kind struck at least once
 recovery        after the faults every member served again
 completeness    the history contradicts itself nowhere
+substance       every checker of the workload has seen some of what it is to judge (`unseen`)
 """
 
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from jepsen_lite.checker.base import Anomaly, Evidence, Fact, Verdict, Window
@@ -104,6 +106,22 @@ def outside(calls: list[Call], windows: list[Window]) -> list[Call]:
         if place == len(spans) or ended < spans[place][0]:
             found.append(call)
     return found
+
+
+def unseen(
+    verdicts: Mapping[str, Verdict], to_be_seen: Mapping[str, Sequence[str]]
+) -> list[Anomaly]:
+    """What checkers had none of, by what they say that they counted. to_be_seen: by checker.
+
+    A checker that could not count is undecided by itself.
+    """
+    return [
+        _under("nothing-judged", f"the checker {name} saw none of: {fact}")
+        for name, facts in to_be_seen.items()
+        if name in verdicts and not verdicts[name].undecided
+        for fact in facts
+        if not verdicts[name].facts.get(fact)
+    ]
 
 
 def _under(name: str, text: str) -> Anomaly:

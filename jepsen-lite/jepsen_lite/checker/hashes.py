@@ -3,7 +3,8 @@
 Different hashes at one revision are the worst that can be: members disagree. Where a member gave no
 hash, or none at a revision at which another one did, or one of history that was compacted up to
 another revision, nothing was compared, and that is never taken for equal (M20): the run is
-undecided.
+undecided. Only where no member lets the run's user ask (etcd: it needs the role root) there is
+nothing to decide, and the verdict says so.
 """
 
 from collections import Counter
@@ -20,6 +21,9 @@ class Hashes:
         """Needs the hashes of all members, and of two at least."""
         findings = Findings()
         members: dict[str, dict[str, Any]] = run.final.get("members") or {}
+        denied = sum("not_permitted" in final for final in members.values())
+        if members and denied == len(members):
+            return findings.verdict(members=denied, not_permitted_to_compare=denied)
         comparable: dict[tuple[int, int], dict[str, Any]] = {}
         for member, final in members.items():
             for revision, value in (final.get("hashes") or {}).items():

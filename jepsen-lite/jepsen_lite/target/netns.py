@@ -18,7 +18,7 @@ from jepsen_lite.target.base import TargetError
 
 COMMAND_SECONDS: Final = 60.0
 _OURS: Final = re.compile(r"jepsen-(\d+)-(\d+)-\w+")
-_START_FIELD: Final = 19  # of /proc/PID/stat, behind the name in parentheses
+_START_FIELD: Final = 18  # of /proc/PID/stat, behind the name in parentheses and the state
 
 
 class Kernel:
@@ -63,12 +63,13 @@ class Kernel:
 
 
 def born(pid: int) -> int | None:
-    """The clock tick since the machine's start in which a process began; None if there is none."""
+    """The clock tick since the machine's start in which a process began; None if it is over."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return None
-    return int(text.rpartition(")")[2].split()[_START_FIELD])
+    state, *fields = text.rpartition(")")[2].split()
+    return None if state in "ZX" else int(fields[_START_FIELD])
 
 
 def own_stem() -> str:

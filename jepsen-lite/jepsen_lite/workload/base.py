@@ -5,6 +5,7 @@ with a session, and the checkers of `checkers` look at what came of all of them.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from jepsen_lite.checker.base import Checker
@@ -67,6 +68,12 @@ class Workload(ABC):
     @abstractmethod
     def checkers(self) -> dict[str, Checker]:
         """Who judges the run, by name."""
+
+    def to_be_seen(self) -> dict[str, Sequence[str]]:
+        """Facts by checker; where one of them is 0, that checker had nothing to judge."""
+        from jepsen_lite.workload.judges import SEEN
+
+        return {name: SEEN[name] for name in self.checkers() if name in SEEN}
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.options!r})"

@@ -6,7 +6,7 @@ served in full or cancelled with the compacted revision; nothing in between.
 
 from typing import ClassVar, Final
 
-from jepsen_lite.checker.base import Anomaly, Checker, Evidence, Verdict
+from jepsen_lite.checker.base import Anomaly, Checker, Evidence, Fact, Verdict
 from jepsen_lite.generator import Context, Generator, Wish, each_process, reserve
 from jepsen_lite.workload.calls import end_of
 from jepsen_lite.workload.churn import KEYS, CaughtUp, Churn
@@ -67,12 +67,13 @@ class Refused:
     def check(self, run: Evidence) -> Verdict:
         """Needs nothing but the history; every compaction counts from its call on."""
         wrong: list[Anomaly] = []
-        compacted = refused = 0
+        compacted = refused = compactions = 0
         at: dict[int, int] = {}
         for op in run.history.client_ops():
             value = op.value if isinstance(op.value, dict) else {}
             if op.type == "invoke" and op.f == "compact":
                 compacted = max(compacted, value["at"])
+            compactions += op.type == "ok" and op.f == "compact"
             if op.type == "invoke":
                 at[op.process] = value.get("at", 0)
             elif op.type == "fail" and op.error.startswith("Compacted"):
@@ -81,4 +82,5 @@ class Refused:
                 if asked > compacted or (asked == compacted and op.f != "compact"):
                     text = f"{op.f} at revision {asked} was refused, {compacted} was compacted."
                     wrong.append(Anomaly("wrongly-refused", text, (op.index,)))
-        return Verdict(not wrong, facts={"refused as compacted": refused}, anomalies=wrong[:10])
+        facts: dict[str, Fact] = {"compactions": compactions, "refused as compacted": refused}
+        return Verdict(not wrong, facts=facts, anomalies=wrong[:10])

@@ -1,6 +1,6 @@
 """The checkers that workloads name, imported when a run is judged."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from jepsen_lite import registry
@@ -22,6 +22,25 @@ JUDGES: Final[Mapping[str, str]] = {
     "watch": "jepsen_lite.checker.watch:Watch",
     "witness": "jepsen_lite.checker.witness:Witness",
     "wr": "jepsen_lite.checker.wr:WriteRead",
+}
+
+#: Facts of each checker that a run which proves something has at least one of.
+SEEN: Final[Mapping[str, Sequence[str]]] = {
+    "append": ("reads", "edges"),
+    "bank": ("acknowledged", "reads"),
+    "cache": ("keys compared",),
+    "counter": ("acknowledged", "reads"),
+    "election": ("terms", "observations"),
+    "lease": ("lower bounds checked", "upper bounds checked"),
+    "linear": ("operations",),
+    "lock": ("acquisitions", "writes"),
+    "queue": ("came out",),
+    "refused": ("compactions",),
+    "set": ("acknowledged", "reads"),
+    "unique": ("acknowledged",),
+    "watch": ("watches", "events checked", "bookmarks"),
+    "witness": ("operations checked",),
+    "wr": ("reads",),
 }
 
 

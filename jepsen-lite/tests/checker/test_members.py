@@ -62,6 +62,20 @@ def test_what_cannot_be_compared_is_not_equal(members: dict[str, dict[int | str,
     assert not verdict.passed
 
 
+def test_a_user_who_may_not_ask_for_hashes_is_told_that_nothing_was_compared() -> None:
+    """Only if no member lets it ask: one that answers has nobody to be compared with (M20)."""
+    denied = {"hashes": {}, "not_permitted": "auth: permission denied"}
+    options = Options(members=2)
+
+    def judged(**members: dict[str, Any]) -> Verdict:
+        return Hashes().check(Evidence(History([]), None, options, {"members": members}))
+
+    verdict = judged(a=denied, b=denied)
+    assert verdict.passed
+    assert verdict.facts == {"members": 2, "not permitted to compare": 2}
+    assert not judged(a=denied, b={"hashes": {"9": 5}}).passed
+
+
 def test_hashes_of_what_was_compacted_alike_are_compared() -> None:
     one = {"9": {"hash": 5, "compact_revision": 3}}
     assert hashed(a=one, b=one).passed
