@@ -16,6 +16,7 @@ asks has a member in common with this one's, whoever this one spoke to afterward
 
 import asyncio
 import logging
+import random
 import ssl
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import cast
@@ -23,7 +24,13 @@ from urllib.parse import urlsplit
 
 from google.protobuf.message import DecodeError
 
-from raftkv.errors import ConfigError, CorruptionError, MemberRemoved, ProtocolError
+from raftkv.errors import (
+    MEMBER_NOT_FOUND,
+    ConfigError,
+    CorruptionError,
+    MemberRemoved,
+    ProtocolError,
+)
 from raftkv.pb import peer_pb2
 from raftkv.server.links import IDENTIFY_PATH, REJOIN_PATH, link_limits
 from raftkv.wire.h2_client import ClientConnection
@@ -164,14 +171,17 @@ async def rejoin(
     pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> peer_pb2.IdentifyReply:
     """Has the cluster replace the member with the peer URLs in `request` by a new learner; what
-    it says of that one. Asks until a member can have it done. Raises ConfigError without others.
+    it says of that one. Asks until a member can have it done. Raises ConfigError without others, or
+    if those that answer know no such member for a while.
     """
     others = [url for url in urls if url not in request.peer_urls]
+    random.shuffle(others)  # one may know more than another
     if not others:
         raise ConfigError(
             "--rejoin needs other members' peer URLs: name them with --initial-cluster"
         )
     waiting = _Waiting("waiting for the cluster to take this member in again")
+    strangers = 0
     while True:
         for url in others:
             reply = await ask(url, request, context, REJOIN_PATH, CHANGE_SECONDS)
@@ -179,6 +189,12 @@ async def rejoin(
                 log.info("member %016x joins as a learner", reply.your_id)
                 return reply
             waiting.because(url, reply)
+            strangers += reply == MEMBER_NOT_FOUND.text
+        if strangers > STRANGER_ROUNDS:
+            raise ConfigError(
+                f"--rejoin: the cluster has no member with the peer URLs "
+                f"{','.join(request.peer_urls)}: add it first (raftctl member add)"
+            )
         waiting.say()
         await pause(RETRY_SECONDS)
 

@@ -383,7 +383,7 @@ class Peers:
             else:
                 answer(self.identify(peer_pb2.IdentifyRequest(peer_urls=request.peer_urls)))
 
-        rejoining.rejoin(self.driver.replica, request, replaced)
+        rejoining.rejoin(self.driver.replica, request, self._incarnation, replaced)
         self.driver.wake()
 
     # --- the clock and the end ----------------------------------------------------

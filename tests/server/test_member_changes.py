@@ -173,7 +173,7 @@ def _answering(leader: Node) -> list[int]:
 
 
 def test_a_learner_that_asks_for_it_becomes_a_voter_when_it_has_caught_up(tmp_path: Path) -> None:
-    """--auto-promote; and the name of a member is its own."""
+    """--auto-promote; and the name of a member is its own, and nobody joins unasked."""
 
     async def scenario() -> None:
         config = configs(1, tmp_path)
@@ -183,14 +183,19 @@ def test_a_learner_that_asks_for_it_becomes_a_voter_when_it_has_caught_up(tmp_pa
             joining = newcomer(config, tmp_path, auto_promote=True)
             urls = [str(joining.listen_peer_urls[0])]
             await change(nodes[0], "Add", peerURLs=urls, isLearner=True)
+            stranger = replace(newcomer(config, tmp_path), data_dir=tmp_path / "s", rejoin=True)
+            with pytest.raises(ConfigError, match="has no member with the peer URLs"):
+                await Node(stranger).start()
             twin = Node(replace(joining, name="m0"))
             with pytest.raises(ConfigError, match="'m0' is the name of member"):
                 await twin.start()
             await twin.stop()
-            joined = Node(joining)
+            (learner,) = learners(nodes[0])
+            joined = Node(replace(joining, rejoin=True))  # nothing is to be replaced yet
             try:
                 await joined.start()
-                await until(lambda: replica_of(joined).member in voters(nodes[0]))
+                assert replica_of(joined).member == learner
+                await until(lambda: learner in voters(nodes[0]))
                 await until(lambda: published(joined))
                 assert await holds(joined, b"before/49")
                 await put(joined, b"together")
@@ -253,7 +258,7 @@ async def _cannot_be_replaced_while_it_runs(asked: Node, running_one: Node) -> N
     answers: list[int | ApiError] = []
     urls = [str(url) for url in running_one.config.initial_advertise_peer_urls]
     request = peer_pb2.IdentifyRequest(peer_urls=urls)
-    rejoining.rejoin(replica_of(asked), request, answers.append)
+    rejoining.rejoin(replica_of(asked), request, lambda member: 0, answers.append)
     assert asked.driver is not None
     asked.driver.wake()
     await until(lambda: answers)
