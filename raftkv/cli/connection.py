@@ -107,17 +107,24 @@ class Connection:
         return Connection(replace(self.target, endpoints=(endpoint,)), _token=self._token)
 
     def stream(
-        self, endpoint: str, path: str, requests: "Iterator[Message]", reply: type[Reply]
+        self,
+        endpoint: str,
+        path: str,
+        requests: "Iterator[Message]",
+        reply: type[Reply],
+        *,
+        wants_leader: bool = True,
     ) -> "grpc.Call":
         """A streaming call of one endpoint; to be iterated for its answers.
 
-        path: "/package.Service/Method". It has no deadline and wants a leader, so that a cut-off
-        server ends it. Errors: CtlError for a login; grpc.RpcError while it is iterated.
+        path: "/package.Service/Method". It has no deadline. wants_leader: a cut-off server ends
+        it. Errors: CtlError for a login; grpc.RpcError while it is iterated.
         """
         if self.target.user and not self._token:
             self._login()
         metadata = [("token", self._token)] if self._token else []
-        metadata.append(("hasleader", "true"))
+        if wants_leader:
+            metadata.append(("hasleader", "true"))
         stub = self._channel(endpoint).stream_stream(
             path,
             request_serializer=lambda request: request.SerializeToString(),

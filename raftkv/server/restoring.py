@@ -12,6 +12,7 @@ with the same URLs and the same token.
 
 import hashlib
 import os
+import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from raftkv.errors import ConfigError
 from raftkv.kv.machine import StateMachine
 from raftkv.kv.members import Member
 from raftkv.kv.restoring import REVISION_BUMP, Applied, read_applied, restored_rows
-from raftkv.storage.backup import check_snapshot, unpack
+from raftkv.storage.backup import Snapshot, check_snapshot, unpack
 from raftkv.storage.files import REAL, final_errors, parent_of
 from raftkv.storage.founding import found
 from raftkv.storage.leveldb import LEVELDB
@@ -113,6 +114,32 @@ def restore(
     finally:
         lock.release()
     return Restored(identity, state.before, state.after)
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotStatus:
+    """What is in a snapshot file that can be restored. keys: that exist at its revision."""
+
+    snapshot: Snapshot
+    applied: Applied
+    keys: int
+
+
+def snapshot_status(snapshot_path: str) -> SnapshotStatus:
+    """Checks a snapshot file as thoroughly as a restore does: its state is unpacked and loaded.
+
+    Takes as much disk space for temporary files as the snapshot has. Raises CorruptionError,
+    DiskFailure.
+    """
+    snapshot = check_snapshot(snapshot_path)
+    with tempfile.TemporaryDirectory(prefix="raftkv-snapshot-") as directory:
+        unpack(snapshot, directory)
+        state = LEVELDB.open_state(directory, buffer_bytes=STATE_BUFFER_BYTES)
+        try:
+            machine = StateMachine(state, 0)
+            return SnapshotStatus(snapshot, read_applied(state), len(machine.store.index))
+        finally:
+            state.close()
 
 
 class NewState:
