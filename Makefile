@@ -7,7 +7,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SEEDS ?= 1000
-LOAD ?= mixed
+LOAD ?= swarm
 SECONDS ?= 60
 HOURS ?= 8
 # Four tests at a time pay even on two cores: most of them wait for something, the slow ones less.
@@ -79,8 +79,8 @@ proto: $(VENV)/.dev ## Generate raftkv/pb from protos, and the synchronous clien
 bench: $(VENV)/.bench ## Measure against etcd on this machine
 	$(BIN)/python -m bench
 
-sim: $(VENV)/.runtime ## Run SEEDS=1000 simulated clusters, LOAD=mixed or watch
-	$(BIN)/python -m raftkv.sim --seeds $(SEEDS) --load $(LOAD)
+sim: $(VENV)/.runtime ## Run SEEDS=1000 simulated clusters, LOAD=swarm, calm, mixed or watch
+	$(BIN)/python -m raftkv.sim --seeds $(SEEDS) --load $(LOAD) $(if $(TOTALS),--totals $(TOTALS))
 
 jepsen: $(VENV)/.dev ## Break real clusters for ten minutes and check every answer
 	$(BIN)/python -m jepsen_lite series --minutes 10

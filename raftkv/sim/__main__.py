@@ -22,7 +22,14 @@ from typing import Any, Final
 
 import click
 
-from raftkv.sim.replay import EPISODIC, NODE_CHOICES, Replay, nodes_named, read_seeds
+from raftkv.sim.replay import (
+    EPISODIC,
+    NODE_CHOICES,
+    SECONDS,
+    Replay,
+    nodes_named,
+    read_seeds,
+)
 from raftkv.sim.run import LOADS, Summary
 from raftkv.sim.shrinking import DEFAULT_RUNS, shrink
 from raftkv.sim.totals import Totals
@@ -77,7 +84,9 @@ def _run_all(
 )
 @click.option("--nodes", type=click.Choice(NODE_CHOICES), default="mixed", show_default=True)
 @click.option(
-    "--seconds", default=20.0, show_default=True, help="Virtual seconds of faults per seed."
+    "--seconds",
+    type=float,
+    help="Virtual seconds of faults per seed. [default: swarm 50, calm 120, others 20]",
 )
 @click.option("--load", type=click.Choice(sorted(LOADS)), default="swarm", show_default=True)
 @click.option("--least-events", default=0, help="Fail below so many checked events of watches.")
@@ -108,7 +117,7 @@ def main(
     only: str | None,
     seeds_file: Path | None,
     nodes: str,
-    seconds: float,
+    seconds: float | None,
     load: str,
     least_events: int,
     least_faults: int,
@@ -125,6 +134,7 @@ def main(
         from raftkv.sim.mutants import print_kill_list
 
         sys.exit(0 if print_kill_list(processes) else 1)
+    seconds = SECONDS.get(load, 20.0) if seconds is None else seconds
     drawn = Replay(0, seconds, (), load, nodes_named(nodes), mutant=mutant)
     chosen = [drawn._replace(seed=number) for number in range(start, start + seeds)]
     if seeds_file is not None:

@@ -12,6 +12,8 @@ ALL_STRUCK_RUNS: Final = 50  # so many runs of the mixed load must have met ever
 STRUCK_SHARE: Final = 0.5  # of the runs that chose a fault, when each has its turn
 SECONDS: Final = 6.0  # of faults, that `WATCHED` is for
 
+SWARM_FAULTS: Final = 3.0  # that struck, per virtual second of faults, in `ALL_STRUCK_RUNS` or more
+
 # On the average of runs of the load for watches with SECONDS of faults.
 WATCHED: Final[dict[str, int]] = {
     "events checked": 50_000,
@@ -45,6 +47,14 @@ def faults_missing(
         if struck[kind] < least:
             found.append(f"{kind!r} was chosen {number} times and struck {struck[kind]} times")
     return found
+
+
+def swarm_missing(struck: int, runs: int, seconds: float) -> list[str]:
+    """What is wrong with the number of faults that struck in runs of the swarm."""
+    least = int(SWARM_FAULTS * runs * seconds)
+    if runs < ALL_STRUCK_RUNS or struck >= least:
+        return []
+    return [f"faults that struck: {struck} of at least {least}"]
 
 
 def watching_missing(counts: Counter[str], runs: int, seconds: float) -> list[str]:

@@ -6,13 +6,14 @@ A `Replay` goes to other processes, makes the command that repeats the run, and 
 
 import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from raftkv.sim.run import LOADS, Summary, run_seed
 
 EPISODIC: Final = ("swarm", "calm")  # loads whose faults can be left out one by one
+SECONDS: Final[Mapping[str, float]] = {"swarm": 50.0, "calm": 120.0}  # of faults, by load
 _NODES: Final = {"mixed": 0, "3": 3, "5": 5}
 
 

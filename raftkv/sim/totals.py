@@ -10,7 +10,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, Final
 
-from raftkv.sim.floors import faults_missing, watching_missing
+from raftkv.sim.floors import faults_missing, swarm_missing, watching_missing
 from raftkv.sim.replay import EPISODIC
 from raftkv.sim.run import Summary
 from raftkv.sim.world import SECOND
@@ -93,10 +93,12 @@ class Totals:
             found += watching_missing(self.viewing, self.runs, seconds)
         if load in EPISODIC and self.runs >= _MINORITY_RUNS and not self.sums["minorities"]:
             found.append("no minority was broken in any liveness phase")
+        faults = sum(self.struck.values())
+        if load == "swarm":
+            found += swarm_missing(faults, self.runs, seconds)
         events = self.checked["reliable"]
         if events < least_events:
             found.append(f"checked events of watches: {events} of at least {least_events}")
-        faults = sum(self.struck.values())
         if faults < least_faults:
             found.append(f"faults that struck: {faults} of at least {least_faults}")
         return found

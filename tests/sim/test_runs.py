@@ -40,7 +40,10 @@ def test_other_seed_gives_another_run() -> None:
 
 
 def test_hash_seed_of_the_process_does_not_matter() -> None:
-    code = "from raftkv.sim.run import run_seed; print(run_seed(13, seconds=4).trace_hash)"
+    code = (
+        "from raftkv.sim.run import run_seed\n"
+        "print(*(run_seed(13, seconds=4, load=one).trace_hash for one in ('mixed', 'swarm')))"
+    )
     hashes = set()
     for hash_seed in ("0", "1", "4242"):
         environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
@@ -53,7 +56,8 @@ def test_hash_seed_of_the_process_does_not_matter() -> None:
             timeout=100,
         )
         hashes.add(done.stdout.strip())
-    assert hashes == {run_seed(13, seconds=4).trace_hash}
+    mixed, swarm = run_seed(13, seconds=4), run_seed(13, seconds=4, load="swarm")
+    assert hashes == {f"{mixed.trace_hash} {swarm.trace_hash}"}
 
 
 def test_profile_of_a_seed_is_fixed() -> None:

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from raftkv.sim import liveness
+from raftkv.raft.leader import Leader
+from raftkv.sim import floors, liveness
 from raftkv.sim.episodes import episode_name, round_of
 from raftkv.sim.faults import KINDS
+from raftkv.sim.hunting import Mutant, applied
 from raftkv.sim.minority import BREAKS
 from raftkv.sim.profiles import Profile
 from raftkv.sim.replay import Replay, read_seeds
@@ -18,7 +20,7 @@ from raftkv.sim.totals import Totals
 from raftkv.sim.world import SECOND
 from tests.sim.scenario import LOAD, TIMING
 
-SEED = 6
+SEED = 7  # its broken minority is the leader
 
 
 def small(only: frozenset[str] | None = None) -> Profile:
@@ -183,6 +185,22 @@ def test_series_with_too_few_faults_fails(whole: Summary) -> None:
     assert "of at least" in totals.missing("swarm", 8.0, 0, faults + 1)[0]
 
 
+def test_swarm_that_meets_too_few_faults_fails() -> None:
+    assert floors.swarm_missing(149_999, 1000, 50.0) != []
+    assert floors.swarm_missing(150_000, 1000, 50.0) == []
+    assert floors.swarm_missing(0, floors.ALL_STRUCK_RUNS - 1, 50.0) == []
+
+
+def test_calm_load_is_cheap_and_has_an_operation_every_second() -> None:
+    """What a virtual second costs is its events; the clock of this machine has no say."""
+    summary = Run(2, calm_profile(2, 3, 20.0)).execute()
+    assert not summary.failure, summary.failure
+    virtual_seconds = summary.virtual_us / SECOND
+    assert summary.operations >= virtual_seconds
+    assert summary.events < 350 * virtual_seconds
+    assert summary.struck
+
+
 def test_command_of_a_run_repeats_it(tmp_path: Path) -> None:
     replay = Replay(3, 7.5, ("leases",), "swarm", 5, ("1.2", "2.0"), "vote for any log")
     words = "--seed 3 --load swarm --nodes 5 --seconds 7.5 --without leases --only 1.2,2.0 --mutant"
@@ -190,3 +208,28 @@ def test_command_of_a_run_repeats_it(tmp_path: Path) -> None:
     file = tmp_path / "seeds.txt"
     file.write_text("3 7.5 -leases +swarm =1.2,2.0  # found something\n")
     assert read_seeds(file) == [Replay(3, 7.5, ("leases",), "swarm", 0, ("1.2", "2.0"))]
+
+
+# --- a known-wrong variant that does nothing wrong, but stands still ---------------------------
+
+
+_tick = Leader.tick
+
+
+def _tick_without_check_quorum(self: Leader) -> None:
+    self._check_elapsed = 0
+    _tick(self)
+
+
+STANDSTILL = Mutant(
+    "lead although nobody answers", ((Leader, "tick", _tick_without_check_quorum),), ()
+)
+
+
+def test_leader_that_keeps_its_place_and_serves_nobody_fails_the_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """R07: no invariant is broken; only the liveness phase sees it."""
+    with applied(STANDSTILL):
+        summary = minority_run("deaf", monkeypatch)
+    assert summary.rule == "recovery", summary.failure
