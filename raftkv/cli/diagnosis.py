@@ -91,7 +91,7 @@ def _members_reached(survey: Survey) -> Iterator[Finding]:
             f"member {member.label} cannot be reached at {', '.join(member.client_urls)}: "
             f"{member.problem}",
             "Check that its process runs and answers; if its machine is lost for good, "
-            "remove the member and add another one.",
+            "see `raftctl member replace`.",
         )
 
 
