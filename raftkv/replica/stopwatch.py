@@ -13,56 +13,49 @@ Pure: without a driver that sets `clock`, time stands still and nothing is ever 
 
 from collections import deque
 from collections.abc import Callable
+from typing import Final, NamedTuple
 
 from raftkv.raft.types import Entry
 
+REMEMBERED_SYNCS: Final = 64  # as many may pass while a quorum is waited for
+_NO_LAP: Final = (0.0, 0, 0)
+_new = tuple.__new__
 
-class Run:
-    """Writes that share their times (seconds; durable: 0.0 until then, or if another member's disk
-    was waited for). last: index of the last one, appended in `term`; 0: they were forwarded.
+
+class Run(NamedTuple):
+    """Writes that share their times, in seconds.
+
+    last: index of the last one, appended in `term`; 0: they were forwarded.
     """
 
-    __slots__ = ("appended", "count", "durable", "last", "since", "term")
-
-    def __init__(self, last: int, term: int, count: int, since: float, appended: float) -> None:
-        self.last = last
-        self.term = term
-        self.count = count
-        self.since = since
-        self.appended = appended
-        self.durable = 0.0
+    last: int
+    term: int
+    writes: int
+    since: float
+    appended: float
 
 
 class Applied:
     """What the state machine has carried out in one turn.
 
     entries: all of them. began, ended: seconds of the clock. runs: what they answered here.
-    slowest_seconds: of neighbouring entries that were applied in one go, from position
-        `slowest_at` of `entries` on up to `slowest_end`.
+    slowest: of neighbouring entries that were applied in one go: their seconds, and where in
+        `entries` they begin and end.
     """
 
-    __slots__ = (
-        "began",
-        "ended",
-        "entries",
-        "runs",
-        "slowest_at",
-        "slowest_end",
-        "slowest_seconds",
-    )
+    __slots__ = ("began", "ended", "entries", "runs", "slowest")
 
     def __init__(self, entries: list[Entry], began: float) -> None:
         self.entries = entries
         self.began = self.ended = began
         self.runs: list[Run] = []
-        self.slowest_at = self.slowest_end = 0
-        self.slowest_seconds = 0.0
+        self.slowest = _NO_LAP
 
     def lap(self, now: float, at: int, end: int) -> None:
         """The entries from position `at` up to `end` are applied."""
         seconds = now - self.ended
-        if seconds > self.slowest_seconds:
-            self.slowest_seconds, self.slowest_at, self.slowest_end = seconds, at, end
+        if seconds > self.slowest[0]:
+            self.slowest = (seconds, at, end)
         self.ended = now
 
 
@@ -73,41 +66,40 @@ def _stands_still() -> float:
 class Stopwatch:
     """The runs of one member that are not applied yet. clock: in seconds, set by the driver."""
 
-    __slots__ = ("_answered", "_durable", "_placed", "clock")
+    __slots__ = ("_answered", "_placed", "_synced", "clock")
 
     def __init__(self) -> None:
         self.clock: Callable[[], float] = _stands_still
         self._placed: deque[Run] = deque()  # in the own log, in its order
-        self._durable: deque[Run] = deque()  # those of them that wait for the disk
+        self._synced: deque[tuple[int, float]] = deque(maxlen=REMEMBERED_SYNCS)
         self._answered: list[Run] = []  # forwarded ones whose entries are applied
 
     def appended(self, last: int, count: int, term: int, since: float = 0.0) -> None:
         """`count` writes up to index `last` are in the log. since: 0.0: they came just now."""
         now = self.clock()
-        run = Run(last, term, count, since or now, now)
-        self._placed.append(run)
-        self._durable.append(run)
+        self._placed.append(_new(Run, (last, term, count, since or now, now)))
 
     def stable(self, index: int) -> None:
         """The disk has the log up to `index`."""
-        waiting = self._durable
-        if waiting and waiting[0].last <= index:
-            now = self.clock()
-            while waiting and waiting[0].last <= index:
-                waiting.popleft().durable = now
+        self._synced.append((index, self.clock()))
+
+    def durable_at(self, index: int) -> float:
+        """When the disk had the log up to `index`; 0.0: not yet, or nobody remembers."""
+        return next((when for last, when in self._synced if last >= index), 0.0)
 
     def answered(self, since: float, sent: float) -> None:
         """A write that was forwarded at `sent` is applied."""
-        if self._answered and self._answered[-1].appended == sent:
-            self._answered[-1].count += 1
+        answered = self._answered
+        if answered and answered[-1].appended == sent:
+            answered[-1] = answered[-1]._replace(writes=answered[-1].writes + 1)
         else:
-            self._answered.append(Run(0, 0, 1, since, sent))
+            answered.append(Run(0, 0, 1, since, sent))
 
     def applied(self, index: int) -> list[Run]:
         """The runs that are carried out now that the log is, up to `index`."""
         runs, self._answered = self._answered, []
         placed = self._placed
-        while placed and placed[0].last <= index:
+        while placed and placed[0][0] <= index:
             runs.append(placed.popleft())
         return runs
 
@@ -116,8 +108,8 @@ class Stopwatch:
         what became of it. Returns since when the first of these writes has waited; 0.0: none.
         """
         since = 0.0
-        for waiting in (self._placed, self._durable):
-            while waiting and waiting[0].term < term:
-                run = waiting.popleft()
-                since = since or run.since
+        placed = self._placed
+        while placed and placed[0].term < term:
+            run = placed.popleft()
+            since = since or run.since
         return since

@@ -267,7 +267,7 @@ class Driver:
             if effects.batch is not None and effects.changes:
                 self.disk.announce(self._watching.disk_begins)
         if effects.timing is not None:
-            self.timings.applied(effects.timing)
+            self.timings.applied(effects.timing, self.replica.writes.stopwatch.durable_at)
         if effects.members_changed or effects.installed is not None:
             peers.members_changed()
         if effects.news and self._news is None:

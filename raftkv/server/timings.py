@@ -16,6 +16,7 @@ and the first bytes of its keys: never a value.
 """
 
 import logging
+from collections.abc import Callable
 from time import perf_counter
 from typing import Final
 
@@ -52,18 +53,20 @@ class Timings:
 
     # --- what happened ------------------------------------------------------
 
-    def applied(self, timing: Applied) -> None:
-        """A turn has applied entries."""
+    def applied(self, timing: Applied, durable_at: Callable[[int], float]) -> None:
+        """A turn has applied entries. durable_at: when this member's disk had the log up to an
+        index (`Stopwatch.durable_at`).
+        """
         took = timing.ended - timing.began
         self.apply_seconds.note(took)
-        if timing.slowest_seconds > self.slow_apply_seconds:
+        if timing.slowest[0] > self.slow_apply_seconds:
             self._slow_apply(timing)
         ended, bound = timing.ended, self.slow_request_seconds
         for run in timing.runs:
-            seconds = ended - run.since
-            self.proposal_seconds.note(seconds, run.count)
+            seconds = ended - run[3]
+            self.proposal_seconds.note(seconds, run[2])
             if seconds > bound:
-                self._slow_write(timing, run)
+                self._slow_write(timing, run, durable_at(run[0]))
 
     def synced(self, seconds: float, now: float) -> None:
         """A sync of the log took longer than SLOW_SYNC_SECONDS."""
@@ -103,9 +106,10 @@ class Timings:
 
     def _slow_apply(self, timing: Applied) -> None:
         self.slow_applies += 1
-        entries = timing.entries[timing.slowest_at : timing.slowest_end]
+        seconds, first, end = timing.slowest
+        entries = timing.entries[first:end]
         fields = {
-            "took": duration(timing.slowest_seconds),
+            "took": duration(seconds),
             "expected-duration": duration(self.slow_apply_seconds),
             "prefix": "",
             "request": _describe(entries),
@@ -114,14 +118,14 @@ class Timings:
         }
         self._say("apply request took too long", fields, timing.ended)
 
-    def _slow_write(self, timing: Applied, run: Run) -> None:
-        stages = _stages(timing, run)
+    def _slow_write(self, timing: Applied, run: Run, durable: float) -> None:
+        stages = _stages(timing, run, durable)
         reason = max(stages, key=lambda name: stages[name])
-        fields = self._request_fields(timing.ended - run.since, run.count, reason)
+        fields = self._request_fields(timing.ended - run.since, run.writes, reason)
         fields |= {name: duration(seconds) for name, seconds in stages.items()}
         at = run.last - timing.entries[0].index
         if run.last and 0 <= at < len(timing.entries):
-            first = max(at + 1 - run.count, 0)
+            first = max(at + 1 - run.writes, 0)
             fields["request"] = _describe(timing.entries[first : at + 1])
         self._say("slow request", fields, timing.ended, reason)
 
@@ -139,12 +143,12 @@ class Timings:
             log.warning(text, extra=fields | ({"times": str(times)} if times > 1 else {}))
 
 
-def _stages(timing: Applied, run: Run) -> dict[str, float]:
+def _stages(timing: Applied, run: Run, durable: float) -> dict[str, float]:
     """What a run has waited for, in seconds."""
     stages = {"leader": run.appended - run.since, "apply": timing.ended - timing.began}
-    if run.durable:
-        stages["log-sync"] = run.durable - run.appended
-        stages["quorum"] = timing.began - run.durable
+    if run.last and durable:
+        stages["log-sync"] = durable - run.appended
+        stages["quorum"] = timing.began - durable
     else:
         stages["cluster"] = timing.began - run.appended
     return {name: max(seconds, 0.0) for name, seconds in stages.items()}
