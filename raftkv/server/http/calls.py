@@ -375,8 +375,8 @@ class StreamCall(GatewayCall):
             self._tally.sent += 1
             self._load += len(line)
 
-    def send_framed(self, stream: int, messages: bytes) -> None:
-        """Answers with the prefixes of gRPC."""
+    def send_framed(self, stream: int, messages: bytes, count: int = 1) -> None:
+        """`count` answers with the prefixes of gRPC."""
         at = 0
         while at < len(messages):
             _, size = PREFIX.unpack_from(messages, at)

@@ -273,10 +273,10 @@ class KeepAliveCall:
         ready = self._ready
         if ready:
             prefix, size = PREFIX.pack, len(header)
-            end = ready.pop()
+            end, count = ready.pop(), len(ready) + 1
             answers = prefix(0, size + len(end)) + header + end
             if ready:  # most streams have one at a time
                 before = [prefix(0, size + len(end)) + header + end for end in ready]
                 answers = b"".join(before) + answers
                 ready.clear()
-            self.client.connection.send_framed(self._stream, answers)
+            self.client.connection.send_framed(self._stream, answers, count)

@@ -128,7 +128,7 @@ class StreamSink:
             parts += (lead, field, service.body)
         else:
             lead, size = service.lead(0)
-            parts += (lead, service.body)
+            parts += (lead, b"", service.body)
         self._load += size
         self.share.load += size
 
@@ -155,7 +155,7 @@ class StreamSink:
         if not self._parts:
             self._service.watching.touch(self)
         size = len(response)
-        self._parts += (PREFIX.pack(0, size), response)
+        self._parts += (PREFIX.pack(0, size), b"", response)
         self._load += size + 5
         self.share.load += size + 5
 
@@ -180,7 +180,7 @@ class StreamSink:
     def _send(self) -> None:
         parts, client = self._parts, self._client
         if parts and not self.closed:
-            messages = b"".join(parts)
+            messages, count = b"".join(parts), len(parts) // 3
             parts.clear()
-            client.connection.send_framed(self._stream, messages)
+            client.connection.send_framed(self._stream, messages, count)
             client.driver.mark_dirty(client)
