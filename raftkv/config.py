@@ -75,6 +75,8 @@ class ServerConfig:
         answer. max_learners: at a time.
     auto_promote: as a learner, ask for the vote when caught up. rejoin: with an empty directory,
         have the cluster replace the member of these peer URLs by this one, as a learner that asks.
+    force_new_cluster: begin a cluster of this member alone with what its directory holds.
+        force_new_cluster_bump: added to the revision then.
     initial_corrupt_check: have the rows of all members compared after each start.
     corrupt_check_seconds: between two comparisons of all rows, 0: none.
     state_check_seconds: between two comparisons of the rolling state hashes, 0: none.
@@ -121,6 +123,8 @@ class ServerConfig:
     max_learners: int = limits.MAX_LEARNERS
     auto_promote: bool = False
     rejoin: bool = False
+    force_new_cluster: bool = False
+    force_new_cluster_bump: int = 1_000_000_000
     metrics: str = "basic"
     log_level: str = "info"
     log_format: str = "json"

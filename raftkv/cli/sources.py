@@ -68,7 +68,6 @@ NOT_OFFERED_KEYS: Final = frozenset(
         "discovery",
         "discovery-proxy",
         "discovery-srv",
-        "force-new-cluster",
         "cipher-suites",
         "host-whitelist",
         "listen-metrics-urls",

@@ -1,6 +1,6 @@
 """How a starting member learns who it is, and whether its directory may take part.
 
-directory exists   it names cluster and member
+directory exists   it names cluster and member; --force-new-cluster makes it another one before
 --rejoin           the cluster replaces the member with this one's peer URLs by a new learner
 existing           the cluster knows the member by its peer URLs (`raftctl member add`)
 new                cluster and member follow from the initial cluster
@@ -15,6 +15,7 @@ from raftkv.config import ServerConfig, check_bootstrap
 from raftkv.errors import ConfigError
 from raftkv.pb import peer_pb2
 from raftkv.server import identify
+from raftkv.server.forcing import force_new_cluster
 from raftkv.storage.files import FileSystem
 from raftkv.storage.founding import founding_of
 from raftkv.storage.recovery import DataDirectory, Identity
@@ -49,6 +50,8 @@ class Arrival:
         Errors: ConfigError, CorruptionError or MemberRemoved, with what to do.
         """
         config = self._config
+        if config.force_new_cluster:
+            await force_new_cluster(config, self._files, self._dial)
         identity = DataDirectory.peek(str(config.data_dir), fs=self._files)
         if identity is not None:
             self._compare(identity)

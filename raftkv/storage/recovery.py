@@ -340,13 +340,17 @@ class DataDirectory:
         self.drop_old_states()
         for state in [one for one in self._coming if one.closed]:
             self.discard_state(state)
+        coming = self._create_state(self.next_state_number())
+        self._coming.append(coming)
+        return coming
+
+    def next_state_number(self) -> int:
+        """A number that no state of this directory has. Raises DiskFailure."""
         value = self._mark.value
         with final_errors(f"reading {self.path}"):
             names = self._fs.names(self.path)
         there = [int(name.removeprefix(STATE)) for name in names if name.startswith(STATE)]
-        coming = self._create_state(max(value.state, value.next_state, *there) + 1)
-        self._coming.append(coming)
-        return coming
+        return max(value.state, value.next_state, *there) + 1
 
     def _create_state(self, number: int) -> StateBackend:
         path = self._of(f"{STATE}{number}")

@@ -66,11 +66,12 @@ def read_listing(directory: str) -> Listing:
 def link_tables(source: str, target: str) -> Listing:
     """Makes the directory `target` hold the rows that the tables of `source` hold now.
 
-    source: a LevelDB that may be in use. Returns what was linked. Raises CorruptionError,
-    DiskFailure.
+    source: a LevelDB that may be in use. target: may exist, empty. Returns what was linked.
+    Raises CorruptionError, DiskFailure.
     """
     with final_errors(f"copying the tables of {source}"):
-        REAL.make_directory(target)
+        with suppress(FileExistsError):
+            REAL.make_directory(target)
         for _ in range(ATTEMPTS):
             before = read_listing(source)
             try:

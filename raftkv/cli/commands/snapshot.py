@@ -25,7 +25,6 @@ from raftkv.pb import rpc_pb2
 
 if TYPE_CHECKING:
     from raftkv.config import ServerConfig
-    from raftkv.server.restoring import Restored, SnapshotStatus
 
 HASH_BYTES: Final = 32
 BLOCK_BYTES: Final = 512  # a snapshot has a multiple of it, then its hash
@@ -147,17 +146,17 @@ def _must_exist(path: str) -> None:
         raise CtlError(f"stat {path}: {(error.strerror or str(error)).lower()}", ERROR) from None
 
 
-def _row(found: "SnapshotStatus") -> list[str]:
+def _row(found: Any) -> list[str]:
     snapshot = found.snapshot
     size = gotext.byte_size(snapshot.size)
     return [f"{snapshot.hash:x}", str(found.applied.revision), str(found.keys), size]
 
 
-def _show_simple(found: "SnapshotStatus") -> None:
+def _show_simple(found: Any) -> None:
     emit(", ".join(_row(found)))
 
 
-def _show_table(found: "SnapshotStatus") -> None:
+def _show_table(found: Any) -> None:
     from raftkv.cli import table
 
     click.echo(
@@ -165,7 +164,7 @@ def _show_table(found: "SnapshotStatus") -> None:
     )
 
 
-def _show_json(found: "SnapshotStatus") -> None:
+def _show_json(found: Any) -> None:
     snapshot = found.snapshot
     tree = {
         "hash": snapshot.hash,
@@ -176,7 +175,7 @@ def _show_json(found: "SnapshotStatus") -> None:
     emit(gotext.json_text({**tree, **_description(found)}))
 
 
-def _show_fields(found: "SnapshotStatus") -> None:
+def _show_fields(found: Any) -> None:
     snapshot = found.snapshot
     emit(
         f'"Hash" : {snapshot.hash}',
@@ -187,7 +186,7 @@ def _show_fields(found: "SnapshotStatus") -> None:
     )
 
 
-def _description(found: "SnapshotStatus") -> dict[str, object]:
+def _description(found: Any) -> dict[str, object]:
     """What only raftkv's snapshots say, behind what etcdctl prints."""
     told = found.snapshot.description
     names = ("cluster", "member", "index", "term", "compacted_revision", "created", "version")
@@ -274,7 +273,7 @@ def _config(flags: dict[str, Any]) -> "ServerConfig":
     )
 
 
-def _tell(session: Session, config: "ServerConfig", done: "Restored", seconds: float) -> None:
+def _tell(session: Session, config: "ServerConfig", done: Any, seconds: float) -> None:
     identity, before, after = done.identity, done.before, done.after
     if session.printer.name == "json":
         tree = {
