@@ -27,7 +27,7 @@ from jepsen_lite.target.netns import Kernel
 from jepsen_lite.target.processes import Processes
 from jepsen_lite.target.routes import Routes
 from jepsen_lite.target.systems import Etcd, EtcdNames
-from jepsen_lite.target.wiring import LINK_ABILITIES, Spot
+from jepsen_lite.target.wiring import LINK_ABILITIES, LOOPBACK, Spot
 
 HERE = Path(__file__).resolve().parent.parent
 REFUSAL = netns.refusal(Kernel())
@@ -128,12 +128,14 @@ def test_a_kernel_without_emulator_cuts_links_and_says_who_can_slow_them(
 ) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(shutil, "which", lambda name: f"/sbin/{name}")
-    assert Namespaced(FakeKernel()).abilities == LINK_ABILITIES
+    assert Namespaced(FakeKernel()).abilities == LINK_ABILITIES - {LOOPBACK}
     wiring = Namespaced(FakeKernel(fails="netem"))
     target = Processes(Etcd(), 3, tmp_path, wiring=wiring)
     assert [one.name for one in nemeses_for(["partition"], target, Random(1))] == ["partition"]
     with pytest.raises(BadPlan, match=r"does not emulate networks \(.*unknown.*--network proxies"):
         nemeses_for(["loss"], target, Random(1))
+    with pytest.raises(BadPlan, match=r"needs loopback.*partition and flap break the links"):
+        nemeses_for(["iptables"], target, Random(1))
     with pytest.raises(TargetError, match="do not meet on the loopback"):
         target.peer_ports(0)
 

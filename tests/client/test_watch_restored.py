@@ -79,12 +79,12 @@ def test_a_restored_backup_ends_the_watch(tmp_path: Path, both: tuple[Faces, Fac
             last = client.put("k", str(number)).revision
         for watch in watches:
             while watch.next_revision <= last:
-                watch.next(10)
+                watch.next(50)
     etcd.restore("after")
     with etcd.running("after"):
         for watch in watches:
             with pytest.raises(ClusterChanged) as caught:
-                watch.next(10)
+                watch.next(50)
             assert str(last) in str(caught.value)
             with pytest.raises(ClusterChanged):
                 watch.next(1)
@@ -104,22 +104,28 @@ def test_another_cluster_at_the_same_address_ends_the_watch(
             client.put("k", str(number))
         for watch in watches:
             with pytest.raises(ClusterChanged):
-                watch.next(10)
+                watch.next(50)
 
 
 def test_the_same_store_after_a_restart_does_not_end_the_watch(
     tmp_path: Path, both: tuple[Faces, Faces]
 ) -> None:
+    """R42 does not hold for etcd 3.5.1: a single one answers before a write is in its log.
+
+    So a kill may undo the last write, and the next one gets the same revision, which no watch can
+    notice. The write behind this one shows that this one is in the log.
+    """
     etcd = Etcd(tmp_path)
     watches = [connect(etcd.endpoint).watch("k") for connect in both]
     with etcd.running("one"), Client(etcd.endpoint) as client:
         for watch in watches:
             watch.open()
         client.put("k", "1")
+        client.put("behind", "it")
     with etcd.running("one"), Client(etcd.endpoint) as client:
         client.put("k", "2")
         for watch in watches:
             texts: list[str] = []
             while len(texts) < 2:
-                texts += [event.text for event in watch.next(10)]
+                texts += [event.text for event in watch.next(50)]
             assert texts == ["1", "2"]

@@ -51,7 +51,7 @@ def run(command: Command) -> str:
 class Rooted(Nemesis):
     """What both have in common. tool: the program. rootless: who does it without root."""
 
-    needs = frozenset({"network"})
+    needs = frozenset({"network", "loopback"})
     tool: ClassVar[str] = ""
     rootless: ClassVar[str] = ""
     variants: ClassVar[Sequence[str]] = ()

@@ -20,6 +20,7 @@ ABILITIES: Final = frozenset(
         "pause",
         "network",
         "latency",
+        "loopback",
         "disk",
         "clock",
         "files",
@@ -83,9 +84,9 @@ class Target(ABC):
     """A cluster under test.
 
     endpoints: "host:port" for clients, by member. abilities: a subset of ABILITIES ("network":
-    links can be cut; "latency": they can be slow and lossy). lacking: by ability, why it is not
-    there, where that is worth a word. system: "raftkv" or "etcd". world: as `Options.world`.
-    any_key: one to be read where only the answer's header matters.
+    links can be cut; "latency": they can be slow and lossy; "loopback": they lie there).
+    lacking: by ability, why it is not there, where that is worth a word. system: "raftkv" or
+    "etcd". world: as `Options.world`. any_key: to be read where only the answer's header matters.
     """
 
     endpoints: list[str]

@@ -23,7 +23,7 @@ from jepsen_lite.target.base import NetworkFaults, TargetError
 from jepsen_lite.target.netns import Kernel
 from jepsen_lite.target.routes import MOST_EMULATED, Routes, device
 from jepsen_lite.target.systems import Identify
-from jepsen_lite.target.wiring import LATENCY, LINK_ABILITIES, Spot, Wiring
+from jepsen_lite.target.wiring import LATENCY, LINK_ABILITIES, LOOPBACK, Spot, Wiring
 
 PARTS: Final = 512
 MOST_MEMBERS: Final = 250
@@ -38,6 +38,7 @@ class Namespaced(Wiring):
     """See the module's docstring. Errors of making one: TargetError, if it is not permitted."""
 
     name: ClassVar[str] = "namespaces"
+    abilities = LINK_ABILITIES - {LOOPBACK}
 
     def __init__(self, kernel: Kernel | None = None) -> None:
         self._kernel = kernel or Kernel()
@@ -50,12 +51,16 @@ class Namespaced(Wiring):
         self._made: list[str] = []
         self._routes: Routes | None = None
         self._open = False
+        self.lacking = {LOOPBACK: "partition and flap break the links of namespaces"}
         if missing := self._no_emulator():
-            self.abilities = LINK_ABILITIES - {LATENCY}
-            self.lacking = {
-                LATENCY: f"this kernel does not emulate networks ({missing}); "
+            self._do_without_latency(
+                f"this kernel does not emulate networks ({missing}); "
                 "--network proxies slows links and loses chunks without it"
-            }
+            )
+
+    def _do_without_latency(self, why: str) -> None:
+        self.abilities -= {LATENCY}
+        self.lacking = {**self.lacking, LATENCY: why}
 
     def _no_emulator(self) -> str:
         """Why links cannot be slow or lossy; "" if they can."""
@@ -67,7 +72,8 @@ class Namespaced(Wiring):
             kernel.batch(name, [f"link add {device(1)} type veth peer name other"])
             routes.delay([0], [1], 0.001)
         except TargetError as error:
-            return str(error).rpartition("tc ")[2].replace("\n", " ")
+            said = str(error).partition("Error: ")[2] or str(error)
+            return said.splitlines()[0].rstrip(".")
         finally:
             kernel.attempt("ip", "netns", "delete", name)
         return ""
@@ -84,8 +90,7 @@ class Namespaced(Wiring):
         if members > MOST_MEMBERS:
             raise TargetError(f"--network namespaces has room for {MOST_MEMBERS} members")
         if members > MOST_EMULATED and LATENCY in self.abilities:
-            self.abilities = LINK_ABILITIES - {LATENCY}
-            self.lacking = {LATENCY: f"links of more than {MOST_EMULATED} members"}
+            self._do_without_latency(f"that is for {MOST_EMULATED} members at most")
         return [
             Spot(self._address(number + 1), CLIENT_PORT, PEER_PORT, PEER_PORT)
             for number in range(members)

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from jepsen_lite.session import Session
-from jepsen_lite.target.base import Target, TargetError
+from jepsen_lite.target.base import ABILITIES, Target, TargetError
 
 Pair = tuple[int, int]
 
@@ -38,7 +38,7 @@ class FakeNetwork:
 class FakeTarget(Target):
     """Members that start and stop at once. leads: who says that it leads."""
 
-    abilities = frozenset({"kill", "pause", "network", "transfer", "disk", "clock", "files"})
+    abilities = ABILITIES
 
     def __init__(self, members: int = 3, leads: int | None = 0) -> None:
         self.endpoints = [f"127.0.0.1:{place + 1}" for place in range(members)]
