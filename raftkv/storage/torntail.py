@@ -64,52 +64,71 @@ def lost_batch(
     directory's identity. failed_after: the newest durable disk batch as the marker of a failed
     write names it; None: there is no marker.
     """
-    newest, generation = scan.end.number, scan.anchor.generation
+    newest = scan.end.number
     if failed_after is not None and newest < failed_after:
         return f"disk batch {failed_after} was durable when a write failed"
-    # What lies within one fragment is found in the raw bytes even if heads around it are
-    # damaged; what spans fragments is found only without the heads.
-    found: set[tuple[int, int, int, int]] = set()  # (file, offset in it, generation, number)
-    for place, raw in enumerate(files):
-        found |= {(place, row.start, row.generation, row.number) for row in find_rows(raw, seed)}
-        joined = Joined(raw)
-        found |= {
-            (place, joined.raw_offset(row.start), row.generation, row.number)
-            for row in find_rows(joined.content, seed)
-        }
-    later = max((number for _, _, life, number in found if life >= generation), default=0)
+    seen = [_look(raw, seed, scan) for raw in files]
+    later = max((one.later for one in seen), default=0)
     if later >= newest + 2:
         return f"a record of disk batch {later}, which was written later, is still there"
     if failed_after is not None:
         return None
-    places = [(place, at, number) for place, at, _, number in found]
-    for raw, start in _behind(files, places, newest):
+    for raw, start in _behind(files, seen):
         reason = _Tail(raw, start, seed, scan).reason()
         if reason is not None:
             return f"disk batch {newest + 1} {reason}"
     return None
 
 
-def _behind(
-    files: list[bytes], found: list[tuple[int, int, int]], newest: int
-) -> Iterator[tuple[bytes, int]]:
-    """The places where the write behind batch `newest` may stand: (file, offset in it).
+class _Seen(NamedTuple):
+    """What a raw file holds of batches. later: the latest of this life or a later one of the log.
 
-    That is behind the write of `newest`, and in the files that follow. If no file has it, it was
+    newest: offset of the last row of the newest recovered batch; -1: none. old: there are rows of
+    that one or of older ones.
+    """
+
+    later: int
+    newest: int
+    old: bool
+
+
+def _look(raw: bytes, seed: int, scan: LogScan) -> _Seen:
+    recovered, life = scan.end.number, scan.anchor.generation
+    later, newest, old = 0, -1, False
+    # What lies within one fragment is found in the raw bytes even if heads around it are
+    # damaged; what spans fragments is found only without the heads.
+    joined = Joined(raw)
+    for content in (raw, joined.content):
+        last = -1
+        for start, _, _, generation, number in find_rows(content, seed):
+            if number > later and generation >= life:
+                later = number
+            if number <= recovered:
+                old = True
+                if number == recovered and start > last:
+                    last = start
+        if last >= 0:
+            newest = max(newest, last if content is raw else joined.raw_offset(last))
+    return _Seen(later, newest, old)
+
+
+def _behind(files: list[bytes], seen: list[_Seen]) -> Iterator[tuple[bytes, int]]:
+    """The places where the write behind the newest batch may stand: (file, offset in it).
+
+    That is behind the write of that batch, and in the files that follow. If no file has it, it was
     made a table of, and the next write began another file. Files with nothing but older batches
     are left over from such an opening.
     """
-    ends = [(place, at) for place, at, number in found if number == newest]
+    holders = [place for place, one in enumerate(seen) if one.newest >= 0]
     first = 0
-    if ends:
-        place, at = max(ends)
-        end = end_of_write(files[place], at)
+    if holders:
+        raw = files[holders[-1]]
+        end = end_of_write(raw, seen[holders[-1]].newest)
         if end is not None:
-            yield files[place], end
-        first = place + 1
-    old = {place for place, _, number in found if number <= newest}
+            yield raw, end
+        first = holders[-1] + 1
     for place in range(first, len(files)):
-        if place not in old:
+        if not seen[place].old:
             yield files[place], 0
 
 
@@ -210,10 +229,11 @@ class _Tail:
         before = fragments[: fragments.index(one)]
         shift = sum(len(other.content) - HEAD_BYTES for other in before) - one.start - HEAD_BYTES
         number = self._scan.end.number + 1
-        rows = [row for row in find_rows(_payload(fragments), self._seed) if row.number == number]
+        found = find_rows(_payload(fragments), self._seed)
+        values = [(value, end) for _, value, end, _, batch in found if batch == number]
         return not all(
             low >= one.start + HEAD_BYTES
-            and any(row.value <= low + shift and high + shift <= row.end for row in rows)
+            and any(value <= low + shift and high + shift <= end for value, end in values)
             for low, high in one.holes
         )
 

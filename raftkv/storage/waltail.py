@@ -16,7 +16,7 @@ themselves: each carries a checksum of its own (`records`).
 import re
 from bisect import bisect_right
 from collections.abc import Iterator
-from typing import Final, NamedTuple
+from typing import Final, TypeAlias
 from zlib import crc32
 
 from raftkv.storage.records import (
@@ -35,19 +35,12 @@ WHOLE: Final = 1
 FIRST: Final = 2
 MIDDLE: Final = 3
 LAST: Final = 4
-_RECORD_ROW: Final = re.compile(re.escape(b"\x01\x0dr") + b"(.{4})", re.DOTALL)
+_RECORD_ROW: Final = re.compile(re.escape(b"\x01\x0dr") + b".{12}", re.DOTALL)
 _END_ROW: Final = re.compile(re.escape(b"\x01\x01e" + bytes((END_VALUE_BYTES,))))
-_INDEX_BYTES: Final = 8  # behind the generation in a record's key
 
 
-class Row(NamedTuple):
-    """A whole record or end row. start, end: offsets of the row. value: offset of its value."""
-
-    start: int
-    value: int
-    end: int
-    generation: int
-    number: int
+#: A whole record or end row: (offset, offset of its value, end, generation, disk batch).
+Row: TypeAlias = tuple[int, int, int, int, int]
 
 
 def find_rows(raw: bytes, seed: int) -> Iterator[Row]:
@@ -61,32 +54,30 @@ def find_rows(raw: bytes, seed: int) -> Iterator[Row]:
         at, stop = match.end(), match.end() + END_VALUE_BYTES
         end = decode_end(raw[at:stop], seed)
         if end is not None:
-            yield Row(match.start(), at, stop, end.generation, end.number)
+            yield match.start(), at, stop, end.generation, end.number
 
 
 def find_records(raw: bytes, seed: int, anchor: Anchor) -> Iterator[tuple[int, int]]:
     """(offset, number) of every whole record of the anchor's generation within raw bytes."""
-    for row in _find_records(raw, seed):
-        if row.generation == anchor.generation:
-            yield row.start, row.number
+    for start, _, _, generation, number in _find_records(raw, seed):
+        if generation == anchor.generation:
+            yield start, number
 
 
 def _find_records(raw: bytes, seed: int) -> Iterator[Row]:
-    view = memoryview(raw)
-    seeds: dict[bytes, int] = {}
+    view, size = memoryview(raw), len(raw)
+    generation, start = -1, 0
     for match in _RECORD_ROW.finditer(raw):
-        at, length = varint(raw, match.end() + _INDEX_BYTES)
-        if length < PAYLOAD_AT or at + length > len(raw):
+        at, length = varint(raw, match.end())
+        if length < PAYLOAD_AT or at + length > size:
             continue
-        generation: bytes = match[1]
-        start = seeds.get(generation)
-        if start is None:
-            start = generation_seed(seed, CRC.unpack(generation)[0])
-            if len(seeds) < 8:  # what a client wrote may look like many
-                seeds[generation] = start
+        where = match.start()
+        (found,) = CRC.unpack_from(raw, where + 3)
+        if found != generation:
+            generation, start = found, generation_seed(seed, found)
         if crc32(view[at + CRC.size : at + length], start) == CRC.unpack_from(raw, at)[0]:
             number = HEAD.unpack_from(raw, at + CRC.size)[1]
-            yield Row(match.start(), at, at + length, CRC.unpack(generation)[0], number)
+            yield where, at, at + length, generation, number
 
 
 def varint(raw: bytes, at: int) -> tuple[int, int]:
