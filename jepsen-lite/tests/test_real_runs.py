@@ -163,7 +163,7 @@ def test_a_run_that_is_interrupted_twice_stops_at_once_and_reports_what_there_is
     root: Path,
 ) -> None:
     """Ctrl-C, then SIGTERM as soon as it says that it heals; later ones change nothing more."""
-    words = ("run", "--system", "etcd", "--nodes", "1", "-w", "set", "-n", "kill", "--time", "600")
+    words = ("run", "--system", "etcd", "--nodes", "1", "-w", "set", "-n", "pause", "--time", "600")
     process = subprocess.Popen(
         [sys.executable, DIRECTORY, *words, "--store", str(root)],
         cwd=HERE.parent,
