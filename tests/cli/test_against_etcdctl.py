@@ -191,5 +191,5 @@ def test_completion_completes_commands_and_flags(
         return [line.partition(",")[2] for line in capture.readouterr().out.splitlines()]
 
     assert completed("raftctl me", 1, capsys) == ["member"]
-    assert completed("raftctl member re", 2, capsys) == ["remove"]
+    assert completed("raftctl member re", 2, capsys) == ["remove", "replace"]
     assert completed("raftctl get --keys", 2, capsys) == ["--keys-only"]
