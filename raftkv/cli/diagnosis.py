@@ -251,14 +251,52 @@ def _disk_space(survey: Survey) -> Iterator[Finding]:
                 f"({reply.disk_free_bytes >> 20} MiB)",
                 "Free space or enlarge the disk: a member whose disk is full stops.",
             )
-        if reply.quota_bytes and reply.db_bytes > QUOTA_WARNING * reply.quota_bytes:
+
+
+def _space(survey: Survey) -> Iterator[Finding]:
+    quotas = sorted({reply.quota_bytes for _, reply in _complete(survey)})
+    if len(quotas) > 1:
+        yield Finding(
+            WARNING,
+            "quota",
+            f"members have different quotas: {', '.join(map(str, quotas))} bytes",
+            "The newest leader's counts for all: give every member the same --quota-backend-bytes.",
+        )
+    remedy = "Compact the history, delete keys and compact, or raise the quota on all members"
+    for member, reply in _complete(survey):
+        used, quota = reply.counters["space_used_bytes"], reply.quota_bytes
+        full = f"{used / quota:.0%} of --quota-backend-bytes" if quota else "all of its space"
+        if reply.counters["alarms_nospace"]:
             yield Finding(
-                WARNING,
+                CRITICAL,
                 "quota",
-                f"{member.label}: the state fills {reply.db_bytes / reply.quota_bytes:.0%} of "
-                "--quota-backend-bytes",
-                "Compact the history, delete keys, or raise the quota on all members.",
+                f"no space: keys and history fill {full}; what grows the store is refused",
+                f"{remedy}; the alarm then goes by itself, unless an operator has raised it.",
             )
+            return  # it is the whole cluster's
+        if quota and used > QUOTA_WARNING * quota:
+            yield Finding(
+                WARNING, "quota", f"{member.label}: keys and history fill {full}", f"{remedy}."
+            )
+
+
+def _wrong_states(survey: Survey) -> Iterator[Finding]:
+    wrong = [member for member, reply in _complete(survey) if reply.counters["out_of_service"]]
+    for member in wrong:
+        yield Finding(
+            CRITICAL,
+            "state",
+            f"{member.label}: its state is not what the other members have; it serves nobody",
+            "Rebuild it: stop it, move its data directory away, and start it with --rejoin.",
+        )
+    raised = max((reply.counters["alarms_corrupt"] for _, reply in _complete(survey)), default=0)
+    if raised > len(wrong):
+        yield Finding(
+            CRITICAL,
+            "state",
+            "a CORRUPT alarm is raised that names none of the members that answered",
+            "See `raftctl alarm list` and `raftctl endpoint hashkv --cluster`.",
+        )
 
 
 def _round_trips(survey: Survey) -> Iterator[Finding]:
@@ -351,6 +389,8 @@ CHECKS: Final[tuple[Callable[[Survey], Iterator[Finding]], ...]] = (
     _lag,
     _disk_speed,
     _disk_space,
+    _space,
+    _wrong_states,
     _round_trips,
     _clocks,
     *settings.CHECKS,

@@ -62,6 +62,13 @@ class Alarms:
         """Those that the quota has raised."""
         return sorted(alarm for alarm, own in self._raised.items() if own)
 
+    def concerning(self, member: int) -> list[int]:
+        """Types of the alarms that a member has to do with: a CORRUPT one that names another member
+        is none of its own business.
+        """
+        found = [NOSPACE] if self.no_space else []
+        return [*found, CORRUPT] if self.everybody or self.names(member) else found
+
     def names(self, member: int) -> bool:
         """Is this member's state known to be wrong?"""
         return (CORRUPT, member) in self._raised

@@ -4,6 +4,7 @@ Plain integers that are read where they lie; asking for them costs as much as th
 behind. A name that ends in `_total` only grows while the process runs.
 """
 
+from raftkv.kv.alarms import CORRUPT, NOSPACE
 from raftkv.server.services.context import Context
 
 
@@ -14,6 +15,7 @@ def of_services(context: Context) -> dict[str, int]:
         **lease_counters(context),
         **watch_counters(context),
         **leader_counters(context),
+        **health_counters(context),
     }
 
 
@@ -23,6 +25,22 @@ def leader_counters(context: Context) -> dict[str, int]:
     slow_disk_handovers_total: that it gave it away because its disk kept clients waiting.
     """
     return {"slow_disk_handovers_total": context.replica.watchdog.handovers}
+
+
+def health_counters(context: Context) -> dict[str, int]:
+    """Of the state's health.
+
+    space_used_bytes: what counts against the quota. alarms_nospace, alarms_corrupt: how many are
+    raised. out_of_service: 1 if this member refuses its clients because its own state is wrong.
+    """
+    replica = context.replica
+    machine = replica.machine
+    return {
+        "space_used_bytes": machine.space.used_bytes,
+        "alarms_nospace": len(machine.alarms.raised(NOSPACE)),
+        "alarms_corrupt": len(machine.alarms.raised(CORRUPT)),
+        "out_of_service": int(replica.caretaker.condemned),
+    }
 
 
 def kv_counters(context: Context) -> dict[str, int]:

@@ -172,6 +172,8 @@ CLUSTER: Final = (
     *_each("endpoint", "hashkv", "--rev=20"),
     *_each("endpoint", "hashkv", "--rev=2"),
     *_each("alarm", "list"),
+    Step(("alarm", "disarm")),
+    Step(("-w", "json", "alarm", "disarm")),
     *_each("member", "list"),
     *_each("member", "list", "--hex"),
     Step(("move-leader", "1")),
@@ -249,6 +251,7 @@ REFUSED: Final = (
     Step(("move-leader", "x")),
     Step(("put", "-w", "bogus", "a", "b")),
     Step(("alarm", "list", "x")),
+    Step(("alarm", "disarm", "x")),
     Step(("check", "perf", "--load", "tiny")),
     Step(("check", "perf", "--prefix", "b")),  # there are keys
     Step(("get", "a", "--cacert", "/nonexistent")),

@@ -76,6 +76,22 @@ def _skewed(survey: Survey) -> Survey:
     return changed(survey, 1, answer=replace(answer, clock_offset_seconds=2.5))
 
 
+def _count(position: int, **counters: int) -> Spoil:
+    """What the member counts."""
+
+    def spoil(survey: Survey) -> None:
+        for name, value in counters.items():
+            reply_in(survey, position).counters[name] = value
+
+    return spoil
+
+
+def _unlimited(survey: Survey) -> None:
+    for position in range(3):
+        reply_in(survey, position).quota_bytes = 0
+    reply_in(survey, 1).counters["space_used_bytes"] = 1 << 40
+
+
 def _history(survey: Survey) -> None:
     for position in range(3):
         reply_in(survey, position).settings.auto_compaction_seconds = 0
@@ -113,7 +129,17 @@ FAULTS: list[tuple[str, Spoil, str, str, str]] = [
     ("sync 600 ms", _set(1, log_sync__p99_us=600_000), "critical", "disk", "election"),
     ("disk 8 %", _set(1, disk_free_bytes=8 << 30), "warning", "disk", "8.0%"),
     ("disk 1 %", _set(1, disk_free_bytes=1 << 30), "critical", "disk", "1.0%"),
-    ("quota", _set(1, db_bytes=(1 << 31) - 9), "warning", "quota", "100%"),
+    ("quota", _count(1, space_used_bytes=(1 << 31) - 9), "warning", "quota", "100%"),
+    ("no space", _count(1, alarms_nospace=1), "critical", "quota", "no space"),
+    ("two quotas", _set(1, quota_bytes=5), "warning", "quota", "5, 2147483648 bytes"),
+    (
+        "wrong state",
+        _count(2, out_of_service=1, alarms_corrupt=1),
+        "critical",
+        "state",
+        "n3: its state is not",
+    ),
+    ("divided", _count(0, alarms_corrupt=1), "critical", "state", "names none of"),
     ("clock", _skewed, "warning", "clock", "n2 is 2.5 s ahead of that of n1"),
     ("version", _set(1, version="1.3.0"), "warning", "version", "1.3.0: n2"),
     ("election timeout", _set(1, settings__election_timeout_ms=2000), "warning", "settings", "n2"),
@@ -162,7 +188,7 @@ def test_a_fault_is_found_with_its_severity_and_with_what_to_do(
         _set(1, log_sync__p99_us=600_000, log_sync__count=3),  # no percentile of three
         _set(1, applied_index=800),  # a hundred entries under load are nothing
         _set(1, disk_total_bytes=0, disk_free_bytes=0),  # not known
-        _set(1, quota_bytes=0, db_bytes=1 << 40),  # no limit
+        _unlimited,  # no limit
     ],
 )
 def test_what_is_normal_or_not_known_is_no_finding(spoil: Spoil) -> None:

@@ -59,6 +59,17 @@ def test_a_removed_member_takes_its_corrupt_alarm_with_it() -> None:
     assert not log.machine.alarms.everybody
 
 
+def test_a_corrupt_alarm_concerns_whom_it_names_and_everybody_if_that_is_no_member() -> None:
+    log = Log()
+    log.alarm(ACTIVATE, CORRUPT, 3)
+    alarms = log.machine.alarms
+    assert [alarms.concerning(member) for member in (1, 2, 3)] == [[], [], [CORRUPT]]
+    log.alarm(ACTIVATE, NOSPACE, 3)
+    assert [alarms.concerning(member) for member in (1, 3)] == [[NOSPACE], [NOSPACE, CORRUPT]]
+    log.alarm(ACTIVATE, CORRUPT, 0)
+    assert alarms.concerning(1) == [NOSPACE, CORRUPT]
+
+
 def test_members_that_differ_in_an_alarm_differ_in_the_hash() -> None:
     one, other = Log(), Log()
     one.alarm(ACTIVATE, CORRUPT, 1)

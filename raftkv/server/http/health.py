@@ -40,7 +40,7 @@ class Condition(Protocol):
     """What the pages ask about their member."""
 
     def alarms(self) -> Iterable[str]:
-        """The names of all alarms that are raised, of any member."""
+        """The names of the alarms that concern this member."""
 
     def leader(self) -> int:
         """The leader's id, or NOBODY."""
@@ -222,8 +222,8 @@ class MemberCondition:
 
     def alarms(self) -> Iterable[str]:
         """See `Condition`."""
-        raised = self._context.replica.machine.alarms.raised()
-        return [_ALARMS[kind] for kind, _ in raised]
+        replica = self._context.replica
+        return [_ALARMS[kind] for kind in replica.machine.alarms.concerning(replica.member)]
 
     def leader(self) -> int:
         """See `Condition`."""
