@@ -180,7 +180,8 @@ def _series(
         if len(replays) == 1:
             click.echo(f"trace hash {summary.trace_hash}")
         if summary.failure:
-            _report_failure(summary, replays[summary.seed], shrink_runs)
+            runs = shrink_runs if len(totals.failed) <= _MOST_FAILURES else 0
+            _report_failure(summary, replays[summary.seed], runs)
             if not keep_going and len(totals.failed) >= _MOST_FAILURES:
                 break
 
