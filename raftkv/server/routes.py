@@ -94,6 +94,10 @@ class Routes:
             calls = self._calls[connection] = {}
         calls[stream] = call
 
+    def holds(self, connection: Connection) -> bool:
+        """Whether a connection has calls that take long."""
+        return connection in self._calls
+
     def _call(self, connection: Connection, stream: int) -> Call | None:
         calls = self._calls.get(connection)
         return None if calls is None else calls.get(stream)

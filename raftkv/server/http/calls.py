@@ -12,6 +12,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
+from raftkv import limits
 from raftkv.errors import DEADLINE_EXCEEDED, ApiError, Code
 from raftkv.server.http.fromjson import BadJson, first_value
 from raftkv.server.http.messages import JSON, Exchange, Fields
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from raftkv.server.http.gateway import Gateway, Method
 
 STREAM: Final = 1
+_MUCH_BYTES: Final = 64 * limits.KIB
 
 # HTTP status of a gRPC status (grpc-gateway v1, HTTPStatusFromCode).
 HTTP_STATUS: Final = {
@@ -227,6 +229,11 @@ class UnaryCall(GatewayCall):
             route(self, STREAM, self._head, message)
         self._settle()
 
+    @property
+    def lasting(self) -> bool:
+        """Whether the service waits for others' doings."""
+        return self.routes.holds(self)
+
     def writable(self) -> None:
         """One answer is written in one go."""
 
@@ -261,6 +268,8 @@ class UnaryCall(GatewayCall):
 
 class StreamCall(GatewayCall):
     """Answers as lines; requests too if the method takes a stream of them."""
+
+    lasting = True
 
     def __init__(
         self, gateway: "Gateway", method: "Method", exchange: Exchange, head: RequestHead
@@ -400,8 +409,11 @@ class StreamCall(GatewayCall):
                 self._begun = True
                 exchange.begin(200, _ANSWER)
             exchange.write_all(lines)
+            much = self._load > _MUCH_BYTES
             self._lines = []
             self._load = 0
+            if much and self._open:  # somebody may have been told that there is too much of it
+                self.routes.writable(self, STREAM)
         if self._status is not None:
             (code, text), self._status = self._status, None
             if not self._begun:

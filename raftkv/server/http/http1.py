@@ -207,7 +207,8 @@ class Http1Connection(asyncio.Protocol):
         self._parser = httptools.HttpRequestParser(self)
         self._url = b""
         self._headers: dict[bytes, bytes] = {}
-        self._head_bytes = 0  # of the head that is being received
+        self._head_bytes = 0  # of the head that is being received, in whole chunks
+        self._field_bytes = 0  # of its fields
         self._head_by = 0.0  # when it must be complete; 0: none has begun
         self._body_by = 0.0
         self._idle_by = self.driver.loop.time() + limits.HTTP_IDLE_SECONDS
@@ -251,9 +252,11 @@ class Http1Connection(asyncio.Protocol):
             self._refuse(error if isinstance(error, _Refused) else _refused_by_parser(error))
 
     def eof_received(self) -> bool:
-        """The client says no more; a plain request still gets its answer."""
+        """The client says no more; a request that is answered soon still gets its answer."""
         self._half_closed = True
-        return self.open_calls > 0 and not self._secure
+        call = self._current
+        lasting = call is not None and call.receiver is not None and call.receiver.lasting
+        return self.open_calls > 0 and not lasting and not self._secure
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone."""
@@ -284,7 +287,7 @@ class Http1Connection(asyncio.Protocol):
     def on_message_begin(self) -> None:
         """A request begins."""
         self._head_by = self.driver.loop.time() + limits.HANDSHAKE_SECONDS
-        self._head_bytes = 0
+        self._head_bytes = self._field_bytes = 0
         self._url = b""
         self._headers = {}
 
@@ -296,6 +299,9 @@ class Http1Connection(asyncio.Protocol):
         """A field of its head."""
         name = name.lower()
         headers = self._headers
+        self._field_bytes += len(name) + len(value)
+        if self._field_bytes > limits.MAX_HTTP_HEADER_BYTES:
+            raise _Refused(431)
         if name in headers:
             if name == b"host":
                 raise _Refused(400, b"400 Bad Request: too many Host headers")

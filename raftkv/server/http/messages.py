@@ -78,9 +78,14 @@ class Receiver(Protocol):
     """Who hears a request's body and answers.
 
     streams: the body may take as long as the client likes.
+    lasting: the answer may, so a client that says no more counts as gone.
     """
 
     streams: bool
+
+    @property
+    def lasting(self) -> bool:
+        """See the class."""
 
     def piece(self, data: bytes) -> None:
         """The next bytes of the body."""
@@ -99,6 +104,7 @@ class Answered:
     """The receiver of a request that was answered by its head: its body is skipped."""
 
     streams = False
+    lasting = False
 
     def piece(self, data: bytes) -> None:
         """Of no interest."""
