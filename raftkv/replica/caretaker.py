@@ -77,7 +77,7 @@ class Caretaker:
         self._audit = Audit()
         self._term = 0  # in which this member leads, as far as checks are concerned
         self._next_check = self._next_rows = 0.0
-        self._said: tuple[int, Told] | None = None  # (term, told) that is in the log already
+        self._said: tuple[int, Told] | None = None  # (term, told) on its way through the log
         self._outbox: list[StateReport] = []
         self._seen: tuple[StateMachine, int] | None = None  # whose alarms, and how many changes
         self.condemned = False
@@ -168,10 +168,13 @@ class Caretaker:
         known, quota = machine.space.told, self._settings.quota_bytes
         if quota is None or (not quota and not known.quota_bytes):
             return
+        if self._said is not None and self._said[1] == known:
+            self._said = None  # applied here
         revision, size = machine.reclaimed
         if revision <= known.reclaimed_revision:
             revision, size = known.reclaimed_revision, known.reclaimed_bytes
-        member = known.member if quota == known.quota_bytes else self._core.member
+        same = quota == known.quota_bytes and known.member in machine.members
+        member = known.member if same else self._core.member
         wanted = Told(member, quota, revision, size)
         if wanted == known or self._said == (self._core.term, wanted):
             return

@@ -5,10 +5,12 @@ import pytest
 from raftkv.errors import DOWNGRADE_IN_PROGRESS, NO_DOWNGRADE, ProtocolError
 from raftkv.kv import commands
 from raftkv.kv.alarms import CORRUPT, NOSPACE, alarm_field
+from raftkv.kv.machine import StateMachine
 from raftkv.kv.upkeep import ROLLING, ROWS
 from raftkv.pb import rpc_pb2 as pb
 from raftkv.raft.membership import encode_change, plain
 from raftkv.raft.types import CONFIG
+from raftkv.storage.memory import MemoryBackend
 from tests.kv.upkeep import Log
 
 ACTIVATE, DEACTIVATE = pb.AlarmRequest.ACTIVATE, pb.AlarmRequest.DEACTIVATE
@@ -48,6 +50,23 @@ def test_alarms_and_downgrade_survive_a_restart() -> None:
     assert again.alarms.everybody
     assert again.upkeep.downgrade == "3.4.0"
     assert again.state_hash == log.machine.state_hash
+
+
+def test_a_received_state_has_the_alarms_and_the_quota() -> None:
+    log = Log()
+    log.tell(1_000)
+    log.put(b"k", 2_000)
+    log.put(b"k", 900)
+    log.put(b"k", 900)
+    log.alarm(ACTIVATE, CORRUPT, 2)
+    view, _ = log.machine.snapshot_view()
+    received = MemoryBackend.alone()
+    received.write(list(view.scan(b"", b"\xff")))
+    view.close()
+    other = StateMachine(received, 7)
+    assert other.alarms.raised() == log.machine.alarms.raised() == [(NOSPACE, 1), (CORRUPT, 2)]
+    assert other.alarms.own
+    assert other.space.told == log.machine.space.told
 
 
 def test_a_removed_member_takes_its_corrupt_alarm_with_it() -> None:

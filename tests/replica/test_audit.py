@@ -12,6 +12,7 @@ from raftkv.kv import commands
 from raftkv.kv.alarms import CORRUPT, NOSPACE
 from raftkv.kv.answers import HashResult
 from raftkv.kv.machine import Result
+from raftkv.kv.space import Told, space_request
 from raftkv.kv.upkeep import ROWS
 from raftkv.pb import rpc_pb2 as pb
 from raftkv.raft.messages import StateReport
@@ -337,6 +338,15 @@ def test_a_new_leader_with_the_same_quota_says_nothing_and_with_another_its_own(
     cluster.run(2.0)
     told = {one.machine.space.told for one in cluster.members.values()}
     assert {(one.member, one.quota_bytes) for one in told} == {(3, 70_000)}
+
+
+def test_a_quota_that_a_stranger_has_told_is_told_anew() -> None:
+    """Its member was removed, or the state is that of another cluster's backup."""
+    cluster = Checked(upkeep=UpkeepSettings(quota_bytes=50_000))
+    cluster.elect(1)
+    cluster.members[1].propose(commands.SPACE, space_request(Told(99, 50_000)), "stranger")
+    cluster.run(2.0)
+    assert cluster.members[2].machine.space.told.member == 1
 
 
 def test_a_cluster_without_quotas_keeps_its_log_free_of_them() -> None:
