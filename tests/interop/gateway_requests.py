@@ -90,7 +90,7 @@ def puts() -> Iterator[tuple[str, str]]:
 def ranges() -> Iterator[tuple[str, str]]:
     """Reads in every way."""
     everything = {"key": "AA==", "range_end": "AA=="}
-    for extra in (
+    extras: tuple[dict[str, Any], ...] = (
         *({"limit": 2}, {"limit": "2"}, {"limit": 100}, {"count_only": True}, {"keysOnly": True}),
         *(
             {"sort_order": "DESCEND"},
@@ -100,7 +100,8 @@ def ranges() -> Iterator[tuple[str, str]]:
         *({"revision": 5}, {"revision": "9999"}, {"revision": -1}, {"serializable": True}),
         *({"min_mod_revision": 4, "max_mod_revision": "8"}, {"minCreateRevision": 6}),
         *({"max_create_revision": 3}, {"rangeEnd": b64("c")}, {"range_end": ""}, {"unknown": [{}]}),
-    ):
+    )
+    for extra in extras:
         yield "kv/range", json.dumps(everything | extra)
 
 
@@ -118,6 +119,7 @@ def txns() -> Iterator[tuple[str, str]]:
         {"target": "LEASE", "key": A, "lease": 0, "range_end": b64("z")},
     ):
         yield "kv/txn", json.dumps({"compare": [compare], "success": [get], "failure": [delete]})
+    operations: list[Any]
     for operations in (
         [get, put, get],
         [nested],

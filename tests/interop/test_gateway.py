@@ -59,13 +59,15 @@ class Asker:
         answer = wire.answer(data.split(b" ", 1)[0].decode("latin-1"))
         closes = answer.headers.get("connection") == "close"
         kept = not closes and b"HTTP/1.0" not in data and answer.code < 500
-        self._wire = wire if kept else wire.__exit__()
+        if not kept:
+            wire.close()
+        self._wire = wire if kept else None
         return answer
 
     def close(self) -> None:
         """Closes the connection."""
         if self._wire is not None:
-            self._wire.__exit__()
+            self._wire.close()
 
 
 def differences(pair: Pair, asked: Iterable[bytes]) -> list[str]:

@@ -68,9 +68,7 @@ class Site:
 
     def open(self, exchange: Exchange, request: Request) -> Receiver:
         """A request begins; answers it, or says who will."""
-        path = request.path
-        if path.startswith(_OLD_GATEWAY):
-            path = request.path = GATEWAY + path[len(_OLD_GATEWAY) :]
+        path = _modern(request)
         access = self._access
         if access is not None:
             refusal = access.refusal(request)
@@ -104,8 +102,11 @@ class Site:
             or request.headers.get(b"upgrade", b"").lower() != b"websocket"
         ):
             return False
-        below = request.path.startswith((GATEWAY, _OLD_GATEWAY))
-        return below and not access.refusal(request) and gateway.upgrades(request)
+        return (
+            _modern(request).startswith(GATEWAY)
+            and not access.refusal(request)
+            and gateway.upgrades(request)
+        )
 
     def upgrade(
         self,
@@ -120,6 +121,13 @@ class Site:
         assert self._access is not None
         exchange.extra = self._access.fields(request)
         self._gateway.upgrade(listener, transport, exchange, request, data)
+
+
+def _modern(request: Request) -> str:
+    """The path; one below the gateway's old place is moved to the present one."""
+    if request.path.startswith(_OLD_GATEWAY):
+        request.path = GATEWAY + request.path[len(_OLD_GATEWAY) :]
+    return request.path
 
 
 def _clean(path: str) -> str:

@@ -40,6 +40,10 @@ class Wire:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the connection."""
         self._socket.close()
 
     def send(self, data: bytes) -> None:
@@ -69,6 +73,12 @@ class Wire:
             self._more()
         taken, self._rest = self._rest[:count], self._rest[count:]
         return taken
+
+    def some(self) -> bytes:
+        """Whatever has come, at least a byte. Raises EOFError."""
+        if not self._rest:
+            self._more()
+        return self.take(len(self._rest))
 
     def rest(self) -> bytes:
         """Everything until the server closes."""
