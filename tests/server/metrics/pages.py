@@ -3,6 +3,7 @@
 import re
 import urllib.request
 from collections.abc import Mapping
+from functools import cache
 from typing import NamedTuple
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -23,6 +24,7 @@ def fetch(port: int, path: str = "/metrics") -> str:
         return text
 
 
+@cache
 def families(text: str) -> dict[str, Seen]:
     """The metrics of a page, by the names in their TYPE lines."""
     kinds = dict(re.findall(r"^# TYPE (\S+) (\S+)$", text, re.MULTILINE))
@@ -42,6 +44,7 @@ def families(text: str) -> dict[str, Seen]:
     return found
 
 
+@cache
 def samples(text: str) -> dict[str, float]:
     """Every sample of a page, by its name and its labels in braces, sorted."""
     return {
