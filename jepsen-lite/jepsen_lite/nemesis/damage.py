@@ -59,10 +59,12 @@ def written(path: Path) -> int:
 def flip_bits(directory: Path, where: str, random: Random) -> list[Damage]:
     """Turns one to three bits around in one file of the log, the state or the mark.
 
-    Of the mark, one copy or both. Returns what was done; [] if there is no such file.
+    Of the mark, one copy or both. Returns what was done; [] if there is no such file, as in the
+    directory of a member that is just being replaced.
     """
     if where == MARK:
-        files: Iterable[Path] = random.sample(mark_files(directory), random.choice((1, 2)))
+        marks = mark_files(directory)
+        files: Iterable[Path] = random.sample(marks, min(random.choice((1, 2)), len(marks)))
     else:
         found = log_files(directory) if where == LOG else state_files(directory)
         files = [random.choice(found)] if found else []

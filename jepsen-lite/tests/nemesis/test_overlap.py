@@ -181,6 +181,8 @@ def test_bits_are_flipped_within_what_was_written(tmp_path: Path) -> None:
     for name in ("mark.a", "mark.b"):
         (tmp_path / name).write_bytes(b"\x03" * 108)
     for where in (damage.LOG, damage.STATE, damage.MARK):
+        for seed in range(4):  # a member that is being replaced has no directory
+            assert damage.flip_bits(tmp_path / "none", where, Random(seed)) == []
         before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
         done = damage.flip_bits(tmp_path, where, Random(5))
         assert done
