@@ -126,7 +126,7 @@ JEPSEN_ROOMS: Final = {
     ),
     "report": Room(banned=_words("asyncio socket urllib http")),
     "member": Room(
-        inside=_words("cli errors kv raft replica server sim storage"),
+        inside=_words("cli errors histogram kv raft replica server sim storage"),
         outside=_words("click uvloop"),
     ),
     "": Room(inside=_words(f"{_CLIENT} sim"), outside=_words("click grpc")),

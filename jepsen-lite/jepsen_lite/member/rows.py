@@ -11,6 +11,7 @@ from functools import partial
 from random import Random
 
 from jepsen_lite.member.faults import Faults, torn_range
+from raftkv.histogram import Histogram
 from raftkv.storage.backend import LogRows, RowBatch, StateBackend
 from raftkv.storage.files import final_errors
 from raftkv.storage.leveldb import LEVELDB, LevelEngine, LevelShelf
@@ -120,6 +121,15 @@ class FaultyState:
         self.size = state.size
         self.stalling = state.stalling
         self.closed = False
+
+    @property
+    def write_seconds(self) -> Histogram:
+        """As of the state in truth, which notes its calls there."""
+        return self._state.write_seconds
+
+    @write_seconds.setter
+    def write_seconds(self, histogram: Histogram) -> None:
+        self._state.write_seconds = histogram
 
     def compact(self, start: bytes, stop: bytes) -> None:
         """As Backend.compact."""
