@@ -5,7 +5,8 @@ member, 16 ** 3 = 4,096 of them, as in the storage study "Protocol-Aware Recover
 Consensus-Based Storage" (FAST 2018), whose protocol, CTRL, stays available whenever each entry has
 one good copy. Here a member refuses a directory of which a durable part is damaged, and comes back
 as a new one with the help of a majority of the others; so availability needs a majority of
-members without damage.
+members without damage. A member that opens without the last entry instead, as if nobody had been
+told of it, is wrong, even where the others still have the entry: two of them may lose it.
 """
 
 from collections import Counter
@@ -18,15 +19,15 @@ PATTERNS: Final = 1 << ENTRIES
 MEMBERS: Final = 3
 
 WHOLE: Final = "whole"  # opens with all entries
-SHORT: Final = "short"  # opens without the last entry, which it takes for a torn write
+SHORT: Final = "short"  # opens without the last entry, which it takes for a torn write: wrong
 REFUSED: Final = "refused"
 
 AVAILABLE: Final = "available"
 REPAIRED: Final = "available; damaged members come back the documented way"
 GAP: Final = "safely unavailable, although each entry has a good copy"
 GONE: Final = "safely unavailable, and some entry has no good copy"
-LIMIT: Final = "the last entry may be lost: two members took it for a torn write"
-VERDICTS: Final = (AVAILABLE, REPAIRED, GAP, GONE, LIMIT)
+LOST: Final = "the last entry may be lost: two members took it for a torn write"
+VERDICTS: Final = (AVAILABLE, REPAIRED, GAP, GONE, LOST)
 
 Labels: TypeAlias = tuple[str, ...]  # of members 1, 2, 3
 Combination: TypeAlias = tuple[int, ...]  # a pattern for each
@@ -65,7 +66,7 @@ def verdict_of(combination: Combination, labels: Labels) -> str:
     up = [one for one in labels if one != REFUSED]
     if 2 * len(up) > MEMBERS:
         if 2 * labels.count(SHORT) > MEMBERS:
-            return LIMIT
+            return LOST
         return REPAIRED if REFUSED in labels else AVAILABLE
     good = all(any(not pattern >> entry & 1 for pattern in combination) for entry in range(ENTRIES))
     return GAP if good else GONE
@@ -90,3 +91,8 @@ def with_good_copies() -> int:
         all(any(not pattern >> entry & 1 for pattern in one) for entry in range(ENTRIES))
         for one in combinations()
     )
+
+
+def short(opened: Sequence[Mapping[int, str]]) -> int:
+    """How many openings came up without the last entry; there must be none."""
+    return sum(label == SHORT for one in opened for label in one.values())

@@ -22,7 +22,7 @@ from random import Random
 from typing import Any, Final
 
 from jepsen_lite import damages
-from jepsen_lite.damages import ENTRIES, LIMIT, MEMBERS, PATTERNS, REFUSED, SHORT
+from jepsen_lite.damages import ENTRIES, MEMBERS, PATTERNS, REFUSED, SHORT
 from jepsen_lite.session import Session
 from jepsen_lite.target.base import TargetError
 from jepsen_lite.target.process import environment
@@ -337,8 +337,3 @@ def representatives(
     """A combination for each class, drawn."""
     found = damages.classes(opened)
     return [(labels, random.choice(found[labels])) for labels in sorted(found, reverse=True)]
-
-
-def lossy(trials: Sequence[Trial]) -> int:
-    """Trials of the stated limit in which the last entry was really lost."""
-    return sum(one.verdict == LIMIT and "LOST" in one.seen for one in trials)
