@@ -41,15 +41,16 @@ class Alarms:
 
     changes: grows with each change, so that a reader knows when to look again.
     no_space: NOSPACE is raised for anybody. own: by the quota. everybody: CORRUPT names no member.
+    stops: no_space or everybody: writes are refused.
     """
 
-    __slots__ = ("_raised", "_store", "changes", "everybody", "no_space", "own")
+    __slots__ = ("_raised", "_store", "changes", "everybody", "no_space", "own", "stops")
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._raised: dict[Alarm, bool] = {}  # whether the quota did
         self.changes = 0
-        self.no_space = self.own = self.everybody = False
+        self.no_space = self.own = self.everybody = self.stops = False
 
     def __len__(self) -> int:
         return len(self._raised)
@@ -111,6 +112,7 @@ class Alarms:
         self.no_space = any(kind == NOSPACE for kind, _ in raised)
         self.own = any(raised.values())
         self.everybody = any(kind == CORRUPT and member not in members for kind, member in raised)
+        self.stops = self.no_space or self.everybody
 
     # --- loading ---------------------------------------------------------------
     def load(self, members: Mapping[int, object]) -> None:

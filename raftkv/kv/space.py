@@ -37,6 +37,7 @@ from raftkv.kv.encoding import SPACE_ROW
 from raftkv.kv.leases import Leases
 from raftkv.kv.sessions import Sessions
 from raftkv.kv.store import Store
+from raftkv.limits import MAX_ALL_KEPT_BYTES
 from raftkv.pb import rpc_pb2 as pb
 
 LEASE_BYTES: Final = 48  # of a lease: its row
@@ -73,7 +74,7 @@ class Told(NamedTuple):
 class Space:
     """Judges what grows the store. members: those of the cluster, by id."""
 
-    __slots__ = ("_alarms", "_leases", "_sessions", "_store", "members", "told")
+    __slots__ = ("_alarms", "_leases", "_sessions", "_store", "_sure_bytes", "members", "told")
 
     def __init__(
         self,
@@ -89,6 +90,15 @@ class Space:
         self._alarms = alarms
         self.members = members
         self.told = Told()
+        # Up to so many written bytes there is room for sure: what a hot path looks at first. Leases
+        # are reckoned with one more than there are, sessions with all that they may keep.
+        self._sure_bytes = _BOUNDLESS
+
+    def _reckon(self) -> None:
+        told = self.told
+        besides = LEASE_BYTES * (len(self._leases) + 1) + MAX_ALL_KEPT_BYTES
+        room = told.quota_bytes + told.reclaimed_bytes - besides
+        self._sure_bytes = room if told.quota_bytes else _BOUNDLESS
 
     @property
     def used_bytes(self) -> int:
@@ -98,16 +108,18 @@ class Space:
 
     def plain_puts(self) -> int:
         """So many plain puts, one after the other, would certainly be let through now."""
-        alarms, quota = self._alarms, self.told.quota_bytes
-        if alarms.no_space or alarms.everybody:
+        if self._alarms.stops:
             return 0
-        if not quota:
-            return _BOUNDLESS
-        return max(quota - self.used_bytes, 0) // PLAIN_PUT_BYTES
+        room = self._sure_bytes - self._store.written_bytes
+        if room < MAX_ALL_KEPT_BYTES:
+            room = max(self.told.quota_bytes - self.used_bytes, 0)
+        return room // PLAIN_PUT_BYTES
 
     def refusal(self, size: int) -> ApiError | None:
         """May a command that adds about `size` bytes be carried out? Raises the alarm if not."""
         alarms, told = self._alarms, self.told
+        if not alarms.stops and self._store.written_bytes + size <= self._sure_bytes:
+            return None
         if alarms.everybody:
             return CORRUPT
         if not alarms.no_space:
@@ -120,6 +132,7 @@ class Space:
         """`refusal` of a command about leases; what the leader's clock says always passes."""
         command = payload[1]
         if command in GROWING:
+            self._reckon()
             return self.refusal(len(payload))
         return CORRUPT if self._alarms.everybody and command in _LEASES else None
 
@@ -145,6 +158,7 @@ class Space:
             )
         if said != known:
             self.told = said
+            self._reckon()
             row = _SPACE.pack(*said)
             self._store.pending.append((SPACE_ROW, row))
             self._store.hash = crc32(row, self._store.hash)
@@ -157,6 +171,7 @@ class Space:
             if len(row) != _SPACE.size:
                 raise CorruptionError(f"the row of the quota has {len(row)} bytes")
             self.told = Told(*_SPACE.unpack(row))
+            self._reckon()
 
 
 def space_request(told: Told) -> bytes:

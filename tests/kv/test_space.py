@@ -10,6 +10,7 @@ from raftkv.kv.alarms import NOSPACE
 from raftkv.kv.leases import grant_request, put_with_ttl_request, revoke_request
 from raftkv.kv.machine import Result
 from raftkv.kv.space import LEASE_BYTES, PLAIN_PUT_BYTES, Told, growth_bytes, space_request
+from raftkv.limits import MAX_ALL_KEPT_BYTES
 from raftkv.pb import rpc_pb2 as pb
 from raftkv.raft.types import Entry
 from tests.kv.upkeep import Log
@@ -201,6 +202,23 @@ def test_members_that_apply_in_runs_and_one_by_one_refuse_the_same_writes() -> N
         assert again.alarms.own == log.machine.alarms.own
         assert again.space.told == log.machine.space.told
         assert again.space.used_bytes == log.machine.space.used_bytes
+
+
+def test_far_from_the_quota_as_near_it_the_same_writes_are_refused() -> None:
+    """The quick way of a roomy store never lets through what the exact one refuses."""
+    log = Log()
+    quota = 2 * MAX_ALL_KEPT_BYTES
+    log.tell(quota)
+    for number in range(1, 40):
+        log.do(commands.LEASE_GRANT, grant_request(number, 1000))
+    space = log.machine.space
+    room = quota - space.used_bytes
+    assert space.plain_puts() * PLAIN_PUT_BYTES <= room
+    log.machine.store.written_bytes += room - 100  # as if it had been written
+    assert space.plain_puts() == 0
+    assert log.put(b"k", 200) is NO_SPACE
+    log.do(commands.LEASE_REVOKE, revoke_request(1))
+    assert log.machine.alarms.no_space
 
 
 def test_no_plain_put_costs_or_adds_more_than_a_run_reckons_with() -> None:
