@@ -5,9 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from raftkv.raft.leader import Leader
 from raftkv.sim import floors, liveness
+from raftkv.sim.__main__ import main
 from raftkv.sim.episodes import episode_name, round_of
 from raftkv.sim.faults import KINDS
 from raftkv.sim.hunting import Mutant, applied
@@ -175,6 +177,21 @@ def test_sums_of_a_series_go_on_where_they_were_left(tmp_path: Path, whole: Summ
     with pytest.raises(ValueError, match="seconds"):
         Totals.load(file, {"load": "swarm", "seconds": 9.0})
     assert Totals.load(tmp_path / "none.json", what).runs == 0
+
+
+def test_command_goes_on_with_a_series_and_tells_its_sums(tmp_path: Path) -> None:
+    words = ["--seconds", "2", "--processes", "1", "--nodes", "3", "--load", "calm"]
+    words += ["--totals", str(tmp_path / "totals.json")]
+    first = CliRunner().invoke(main, [*words, "--seeds", "1"])
+    assert first.exit_code == 0, first.output
+    assert "seed 0 ok, " in first.output
+    second = CliRunner().invoke(main, [*words, "--seeds", "2"])
+    assert second.exit_code == 0, second.output
+    assert "seed 0 ok, " not in second.output
+    assert "seed 1 ok, " in second.output
+    assert "\n2 runs, 0 failed; " in second.output
+    for what in ("simulated hours", "operations ", "faults that struck: ", "faults every "):
+        assert what in second.output
 
 
 def test_series_with_too_few_faults_fails(whole: Summary) -> None:
