@@ -94,6 +94,8 @@ def replace(
 
 def founding_of(path: str, fs: FileSystem = REAL) -> dict[str, Any]:
     """The story that `found` was told of this directory; empty for others. CorruptionError."""
+    if fs.exists(f"{path}/{WHOLE_REPLACEMENT}/{FOUNDED}"):  # the next opening moves it
+        path = f"{path}/{WHOLE_REPLACEMENT}"
     if not fs.exists(f"{path}/{FOUNDED}"):
         return {}
     payload = read_file(fs, f"{path}/{FOUNDED}", _MAGIC)

@@ -195,9 +195,9 @@ def test_impossible_parts_are_refused(tmp_path: Path) -> None:
         path.write_bytes(body + sha256(body).digest())
         with pytest.raises(CorruptionError, match="impossible part"):
             check_snapshot(str(path))
-    body = bytearray(good[:-HASH_BYTES])
-    body[17] = 9
-    path.write_bytes(body + sha256(body).digest())
+    newer = bytearray(good[:-HASH_BYTES])
+    newer[17] = 9
+    path.write_bytes(newer + sha256(newer).digest())
     with pytest.raises(CorruptionError, match="unknown version 9"):
         check_snapshot(str(path))
 
@@ -301,7 +301,8 @@ def test_a_copy_begins_again_when_tables_go_meanwhile(
     backend = state(tmp_path / "state", rows=10_000)
     backend.write([(b"k%06d" % one, b"w" * 60) for one in range(10_000)])
     backend.sync()
-    link, merged = os.link, []
+    link = os.link
+    merged: list[bool] = []
 
     def merge_first(source: str, target: str) -> None:
         if not merged:
