@@ -81,7 +81,8 @@ class ConsoleFormatter(logging.Formatter):
         """The record as one readable line."""
         fields = " ".join(f"{key}={_shown(value)}" for key, value in _fields(record).items())
         level = _level(record).upper()
-        line = f"{_stamp(record)[11:23]} {level:<5} {record.getMessage()}"
+        text = record.getMessage().replace("\n", "\\n")
+        line = f"{_stamp(record)[11:23]} {level:<5} {text}"
         if fields:
             line += f"  {fields}"
         if record.exc_info:
