@@ -4,6 +4,7 @@ The two measure differently (etcd the size of its file, raftkv the rows), so the
 and nothing is said about when one is full, only about what is answered then.
 """
 
+import re
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -231,6 +232,21 @@ def test_raftctl_prints_alarms_as_etcdctl_does(server: Subject, form: str) -> No
         theirs, ours = etcdctl(argv), raftctl(argv)
         assert (ours.exit_code, ours.out) == (theirs.exit_code, theirs.out)
         assert ours.error_line == theirs.error_line
+
+
+def test_raftctl_shows_alarms_with_health_and_status_as_etcdctl_does(server: Subject) -> None:
+    for kind, name in ((NOSPACE, b"NOSPACE"), (pb.CORRUPT, b"CORRUPT")):
+        server.alarm(ACTIVATE, kind, 7)  # one at a time: etcd's list has no order
+        for words in (["endpoint", "health"], ["endpoint", "status"]):
+            shown = []
+            for run in (etcdctl, raftctl):
+                outcome = run(["--endpoints", server.endpoint, *words])
+                varying = re.compile(rb"took = [^ ,]+|\d+(\.\d)? [kM]?B|\d+, \d+, \d+,")
+                text = varying.sub(b"*", outcome.out) + varying.sub(b"*", outcome.err.encode())
+                shown.append((outcome.exit_code, text))
+            assert shown[0] == shown[1]
+            assert name in shown[1][1]
+        server.alarm(DEACTIVATE, kind, 7)
 
 
 @pytest.mark.parametrize("form", ["simple", "json", "protobuf", "table"])  # fields: a panic
