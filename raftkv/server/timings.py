@@ -31,6 +31,8 @@ from raftkv.server.portrait import portrait
 log = logging.getLogger("raftkv.server")
 
 APPLY_SECONDS: Final = exponential(0.0001, 2, 20)  # the buckets of etcd's histogram
+DEFRAGMENT_SECONDS: Final = exponential(0.1, 2, 13)  # these two as etcd's as well
+SNAPSHOT_SECONDS: Final = exponential(0.01, 2, 17)
 PROPOSAL_SECONDS: Final = exponential(0.0001, 2, 18)
 SLOW_READ_INDEX_SECONDS: Final = 0.5  # after which etcd asks again
 QUIET_SECONDS: Final = 5.0
@@ -48,6 +50,9 @@ class Timings:
         self.slow_request_seconds = slow_request_seconds or float("inf")
         self.apply_seconds = Histogram(APPLY_SECONDS)
         self.proposal_seconds = Histogram(PROPOSAL_SECONDS)
+        self.defragment_seconds = Histogram(DEFRAGMENT_SECONDS)
+        self.snapshot_seconds = Histogram(SNAPSHOT_SECONDS)
+        self.defragmenting = False
         self.slow_applies = self.slow_syncs = self.slow_reads = self.late_beats = 0
         self._repeats = Repeats(QUIET_SECONDS)
 

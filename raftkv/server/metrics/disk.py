@@ -47,6 +47,24 @@ FAMILIES: Final[tuple[Family[Source], ...]] = (
         "About how many bytes were written to the Raft log.",
         lambda source: source.driver.directory.log.written_bytes,
     ),
+    Family(
+        "etcd_disk_defrag_inflight",
+        GAUGE,
+        "1 while the state's tables are merged on demand, else 0.",
+        lambda source: source.driver.timings.defragmenting,
+    ),
+    Family(
+        "etcd_disk_backend_defrag_duration_seconds",
+        HISTOGRAM,
+        "How long it took to merge the state's tables on demand, in seconds.",
+        lambda source: source.driver.timings.defragment_seconds,
+    ),
+    Family(
+        "etcd_disk_backend_snapshot_duration_seconds",
+        HISTOGRAM,
+        "How long it took to send snapshots, in seconds.",
+        lambda source: source.driver.timings.snapshot_seconds,
+    ),
     Family("raftkv_disk_free_bytes", GAUGE, "Free bytes where the data directory lies.", _free),
     Family("raftkv_disk_size_bytes", GAUGE, "All bytes where the data directory lies.", _total),
 )

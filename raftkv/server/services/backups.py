@@ -40,6 +40,7 @@ from raftkv.pb import rpc_pb2
 from raftkv.raft.types import NOBODY
 from raftkv.server.backup import StateCopies, StateCopy
 from raftkv.server.clients import ClientProtocol
+from raftkv.server.logformats import duration
 from raftkv.server.routes import Call, Routes
 from raftkv.server.services.context import CANNOT_DECODE, Context
 from raftkv.server.slices import LongRead
@@ -124,6 +125,7 @@ class BackupService:
             return
         self._defragmenting.append((client, stream))
         if len(self._defragmenting) == 1:
+            self.context.driver.timings.defragmenting = True
             self._merge(self._pieces(), time.perf_counter(), len(self._defragmenting))
 
     def _pieces(self) -> Iterator[tuple[bytes, bytes]]:
@@ -153,12 +155,15 @@ class BackupService:
             compact = driver.replica.machine.backend.compact
             driver.keep_house(partial(compact, *piece), lambda _: self._merge(pieces, began, asked))
             return
-        log.info("defragmented", extra={"took": f"{time.perf_counter() - began:.3f}s"})
+        seconds = time.perf_counter() - began
+        driver.timings.defragment_seconds.note(seconds)
+        log.info("defragmented", extra={"took": duration(seconds)})
         served, self._defragmenting = self._defragmenting[:asked], self._defragmenting[asked:]
         for client, stream in served:
             if client.connection.is_open(stream):
                 client.reply(stream, b"")
                 driver.mark_dirty(client)
+        driver.timings.defragmenting = bool(self._defragmenting)
         if self._defragmenting:  # who asked meanwhile wants what was deleted meanwhile to go, too
             self._merge(self._pieces(), time.perf_counter(), len(self._defragmenting))
 
@@ -261,7 +266,8 @@ class SnapshotCall:
             return
         assert remaining == 0, "a snapshot has the size that was announced"
         took = time.perf_counter() - began
-        log.info("sent a snapshot", extra={"bytes": copy.total_bytes, "took": f"{took:.3f}s"})
+        self._driver.timings.snapshot_seconds.note(took)
+        log.info("sent a snapshot", extra={"bytes": copy.total_bytes, "took": duration(took)})
         self._finish(None)
 
     def _refuse(self, error: ApiError) -> None:
