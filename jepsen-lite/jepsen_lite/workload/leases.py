@@ -1,8 +1,11 @@
 """Bounds of leases: a key must be there as long as its lease was promised, and go soon after.
 
 Each process grants a lease, hangs a key on it, renews it some times and then lets it run out or
-revokes it, reading the key all the while. Lease ids are chosen by the process, so that an
-operation names its lease even if it was never answered.
+revokes it, reading the key all the while. Lease ids are chosen by the process, so that an operation
+names its lease even if it was never answered.
+
+Where faults never pause long enough, few leases show how late they end. So behind the faults each
+process lets one more run out.
 """
 
 from typing import Any, ClassVar, Final, NamedTuple
@@ -22,6 +25,7 @@ KEEP_ALIVE: Final = "/etcdserverpb.Lease/LeaseKeepAlive"
 TTL_SECONDS: Final = (2, 3)  # in turn
 PAUSE_SECONDS: Final = 0.2  # of a process between two operations, in the mean
 RENEWALS: Final = 4  # at most
+LAST: Final = 0x800000  # the number of a process's lease in the final phase
 LOOKS: Final = 100  # at a key that does not go, before the next lease
 
 
@@ -52,21 +56,39 @@ class Leases(Workload):
         """Each process goes through the life of one lease after the other."""
         return each_process(stagger(PAUSE_SECONDS, learning(self._next, _learn, Stage())))
 
+    def final_generator(self) -> Generator:
+        """Each process lets one lease run out, with nothing wrong any more."""
+        return each_process(stagger(PAUSE_SECONDS, learning(self._last, _learn, Stage())))
+
+    def _last(self, number: int, stage: Stage, context: Context) -> Wish | None:
+        if not stage.lease:
+            fresh = _id_of(self.options.seed, context.free[0], LAST)
+            wish: Wish = {"f": "grant", "value": {"lease": fresh, "ttl": TTL_SECONDS[0]}}
+            return None if number else wish
+        if stage.bound:
+            return {"f": "get", "value": {"key": self._key(stage.lease)}}
+        return self._put(stage.lease)
+
+    def _key(self, lease: int) -> str:
+        return f"{self.prefix}lease/{lease:x}"
+
+    def _put(self, lease: int) -> Wish:
+        value = {"key": self._key(lease), "value": f"{lease:x}", "lease": lease}
+        return {"f": "put", "value": value}
+
     def _next(self, number: int, stage: Stage, context: Context) -> Wish:
         lease, random = stage.lease, context.random
         if not lease or not stage.granted:
             fresh = _id_of(self.options.seed, context.free[0], number)
             ttl = TTL_SECONDS[int(random.random() * len(TTL_SECONDS))]
             return {"f": "grant", "value": {"lease": fresh, "ttl": ttl}}
-        key = f"{self.prefix}lease/{lease:x}"
         if not stage.bound:
-            value = {"key": key, "value": f"{lease:x}", "lease": lease}
-            return {"f": "put", "value": value}
+            return self._put(lease)
         if not stage.ended and stage.renewals < lease % (RENEWALS + 1) and random.random() < 0.5:
             return {"f": "keepalive", "value": {"lease": lease}}
         if not stage.ended and lease % 4 == 0 and random.random() < 0.2:
             return {"f": "revoke", "value": {"lease": lease}}
-        return {"f": "get", "value": {"key": key}}
+        return {"f": "get", "value": {"key": self._key(lease)}}
 
     async def invoke(self, session: Session, op: Op) -> Op:
         """Errors: ClientError."""

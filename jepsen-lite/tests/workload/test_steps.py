@@ -187,6 +187,29 @@ def test_an_answer_for_a_watch_that_nobody_asked_for_is_told() -> None:
     assert "more watches" in tape.trouble
 
 
+# --- leases ---------------------------------------------------------------------------------
+def test_behind_the_faults_a_process_lets_one_more_lease_run_out() -> None:
+    generator = workload_of("lease").final_generator()
+    assert generator is not None
+    there, gone = {"value": "x", "revision": 5}, {"value": None, "revision": 9}
+    asked: list[str] = []
+    lease = 0
+    for answer in ({}, {}, there, there, gone):
+        op, generator = generator.op(context(0))
+        assert isinstance(op, Op)
+        asked.append(op.f)
+        lease = op.value.get("lease", lease)
+        generator = generator.update(context(0), op)
+        generator = generator.update(context(0), op.done("ok", {**op.value, **answer}))
+    assert asked == ["grant", "put", "get", "get", "get"]
+    assert isinstance(op, Op)
+    assert op.value["key"].endswith(f"{lease:x}")
+    assert generator.op(context(0))[0] is None
+    first, _ = workload_of("lease").generator().op(context(0))
+    assert isinstance(first, Op)
+    assert first.value["lease"] != lease
+
+
 # --- all of them ----------------------------------------------------------------------------
 @pytest.mark.parametrize("name", WORKLOADS)
 def test_a_workload_has_its_name_a_summary_and_a_generator_that_begins(name: str) -> None:
