@@ -1,7 +1,7 @@
 """HTTP/1.1 and 1.0 on the client port: one connection, its requests one after the other.
 
 The bytes are parsed by httptools (llhttp), which calls the `on_` methods. The request whose turn
-it is (`_Exchange`) hears its body while it arrives; requests that a client sends before it has
+it is (`Http1Exchange`) hears its body while it arrives; requests that a client sends before it has
 its answer (pipelining) wait with their bodies, and beyond a few of them nothing more is read.
 
 Limits: bytes of a head, seconds for a head and for a body, seconds without a request, what is
@@ -10,184 +10,23 @@ the queue and the time it stalls bound it.
 """
 
 import asyncio
-import time
 from collections import deque
-from collections.abc import Iterable
-from email.utils import formatdate
 from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote
 
 import httptools
 
 from raftkv import limits
-from raftkv.server.http.messages import ANSWERED, REASONS, TEXT, Fields, Receiver, Request
+from raftkv.server.http.http1_exchange import Http1Exchange
+from raftkv.server.http.messages import ANSWERED, REASONS, TEXT, Request
 
 if TYPE_CHECKING:
     from raftkv.server.clients import ClientListener
     from raftkv.server.http.site import Site
 
 _MAX_WAITING: Final = 32  # pipelined requests before reading stops
-_CACHED_HEADS: Final = 128
 _LINGER_SECONDS: Final = 2.0  # for the last words of a connection that is closed
-_CLOSE: Final = b"Connection: close\r\n"
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
-
-
-class _Clock:
-    """The Date field's value, made once a second."""
-
-    def __init__(self) -> None:
-        self._second = -1
-        self._text = b""
-
-    def text(self) -> bytes:
-        """Now, as HTTP writes it (RFC 9110 5.6.7)."""
-        second = int(time.time())
-        if second != self._second:
-            self._second = second
-            self._text = b"Date: " + formatdate(second, usegmt=True).encode() + b"\r\n"
-        return self._text
-
-
-_clock: Final = _Clock()
-_heads: dict[tuple[int, Fields, Fields], bytes] = {}
-
-
-def _render(status: int, extra: Fields, fields: Fields) -> bytes:
-    """Status line without the version, and fields. The same few come again and again."""
-    key = (status, extra, fields)
-    head = _heads.get(key)
-    if head is None:
-        lines = [b" %d %s\r\n" % (status, REASONS[status])]
-        lines += [b"%s: %s\r\n" % field for field in (*extra, *fields)]
-        if len(_heads) >= _CACHED_HEADS:
-            _heads.clear()
-        head = _heads[key] = b"".join(lines)
-    return head
-
-
-class _Exchange:
-    """One request of the connection and its answer (messages.Exchange)."""
-
-    __slots__ = (
-        "_chunked",
-        "body",
-        "complete",
-        "connection",
-        "done",
-        "extra",
-        "is_open",
-        "keep",
-        "old",
-        "receiver",
-        "request",
-        "started",
-        "upgrade",
-    )
-
-    def __init__(
-        self, connection: "Http1Connection", request: Request, old: bool, keep: bool
-    ) -> None:
-        self.connection = connection
-        self.request = request
-        self.receiver: Receiver | None = None  # None: its turn has not come
-        self.body: list[bytes] = []  # meanwhile
-        self.old = old  # HTTP/1.0
-        self.keep = keep  # the connection afterwards
-        self.extra: Fields = ()
-        self.is_open = True
-        self.upgrade = False  # to a WebSocket
-        self.complete = False  # all of the request is here
-        self.started = False  # the answer
-        self.done = False
-        self._chunked = False
-
-    # --- the answer ---------------------------------------------------------
-
-    def _head(self, status: int, fields: Fields) -> list[bytes]:
-        self.started = True
-        parts = [
-            b"HTTP/1.0" if self.old else b"HTTP/1.1",
-            _render(status, self.extra, fields),
-            _clock.text(),
-        ]
-        if not self.keep:
-            if not self.old:
-                parts.append(_CLOSE)
-        elif self.old:
-            parts.append(b"Connection: keep-alive\r\n")
-        return parts
-
-    def respond(self, status: int, fields: Fields, body: bytes) -> None:
-        """The whole answer."""
-        if not self.is_open or self.started:
-            return
-        parts = self._head(status, fields)
-        parts.append(b"Content-Length: %d\r\n\r\n" % len(body))
-        if self.request.method != b"HEAD":
-            parts.append(body)
-        self.connection.write(b"".join(parts))
-        self._finish()
-
-    def begin(self, status: int, fields: Fields) -> None:
-        """The head of an answer in chunks; a client of HTTP/1.0 reads until the end."""
-        if not self.is_open or self.started:
-            return
-        if self.old:
-            self.keep = False
-        else:
-            self._chunked = True
-            fields = (*fields, (b"Transfer-Encoding", b"chunked"))
-        self.connection.write(b"".join((*self._head(status, fields), b"\r\n")))
-
-    def write_all(self, pieces: Iterable[bytes]) -> None:
-        """Pieces of the body, a chunk each."""
-        if not self.is_open:
-            return
-        if self._chunked:
-            pieces = [b"%x\r\n%b\r\n" % (len(one), one) for one in pieces]
-        self.connection.write(b"".join(pieces))
-
-    def end(self) -> None:
-        """The answer is complete."""
-        if not self.is_open:
-            return
-        if self._chunked:
-            self.connection.write(b"0\r\n\r\n")
-        self._finish()
-
-    def _finish(self) -> None:
-        self.is_open = False
-        self.done = True
-        self.connection.answered(self)
-
-    def queued_bytes(self) -> int:
-        """What the kernel has not taken."""
-        return self.connection.queued_bytes()
-
-    # --- the body -----------------------------------------------------------
-
-    def hear(self, data: bytes) -> None:
-        """Bytes of the body, now or when its turn comes."""
-        if self.receiver is None:
-            self.body.append(data)
-        else:
-            self.receiver.piece(data)
-
-    def begin_receiving(self, receiver: Receiver) -> None:
-        """Its turn has come."""
-        self.receiver = receiver
-        body, self.body = self.body, []
-        for data in body:
-            receiver.piece(data)
-        if self.complete:
-            receiver.ended()
-
-    def ended(self) -> None:
-        """The whole request is here."""
-        self.complete = True
-        if self.receiver is not None:
-            self.receiver.ended()
 
 
 class Http1Connection(asyncio.Protocol):
@@ -212,9 +51,9 @@ class Http1Connection(asyncio.Protocol):
         self._head_by = 0.0  # when it must be complete; 0: none has begun
         self._body_by = 0.0
         self._idle_by = self.driver.loop.time() + limits.HTTP_IDLE_SECONDS
-        self._receiving: _Exchange | None = None  # whose body comes
-        self._current: _Exchange | None = None  # whose turn it is
-        self._waiting: deque[_Exchange] = deque()
+        self._receiving: Http1Exchange | None = None  # whose body comes
+        self._current: Http1Exchange | None = None  # whose turn it is
+        self._waiting: deque[Http1Exchange] = deque()
         self._closing_by = 0.0
         self._closed = False
         self._half_closed = False
@@ -326,7 +165,7 @@ class Http1Connection(asyncio.Protocol):
         request = self._request(parser.get_method())
         upgrade = parser.should_upgrade()
         keep = (upgrade or parser.should_keep_alive()) and not self._draining
-        call = _Exchange(self, request, old, keep)
+        call = Http1Exchange(self, request, old, keep)
         call.upgrade = upgrade and self._site.upgrades(request)
         self._receiving = call
         now = self.driver.loop.time()
@@ -368,13 +207,13 @@ class Http1Connection(asyncio.Protocol):
 
     # --- turns --------------------------------------------------------------
 
-    def _begin(self, call: _Exchange) -> None:
+    def _begin(self, call: Http1Exchange) -> None:
         self._current = call
         if call.upgrade:
             return  # what follows it is no HTTP: see `_upgraded`
         call.begin_receiving(self._site.open(call, call.request))
 
-    def answered(self, call: _Exchange) -> None:
+    def answered(self, call: Http1Exchange) -> None:
         """An answer is complete: the next request has its turn."""
         if call is not self._current:
             return
@@ -487,7 +326,7 @@ class Http1Connection(asyncio.Protocol):
         elif self._current is None and now > self._idle_by:
             self.close()
 
-    def _tick_body(self, call: _Exchange, now: float) -> None:
+    def _tick_body(self, call: Http1Exchange, now: float) -> None:
         if now < self._body_by or (call.receiver is not None and call.receiver.streams):
             return
         if call.started:
