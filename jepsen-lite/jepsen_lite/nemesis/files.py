@@ -4,7 +4,7 @@ One member at a time, and never one of a majority: such a member may have forgot
 promised. What it must do is refuse; then it is replaced, the documented way (`recovery`).
 
 The end of a log is the delicate part. A write that was torn looks like the end of a file whose
-last bytes rotted; raftkv tells the two apart by its mark, which it writes a second behind. So a
+last bytes are gone; raftkv tells the two apart by its mark, which it writes a second behind. So a
 member is cut off from the others before it is killed, until its disk was idle and its mark is up
 to date: from then on every byte of its log is one that it promised to keep. Writes that are torn in
 truth, before anybody was told of them, are made by the nemesis `disk`.
