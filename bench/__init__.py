@@ -17,6 +17,7 @@ same load and prints what came out next to what was asked for.
     client_worker  one library in a process of its own
     foreign    other people's clients in environments of their own
     special    long writing, a million keys, losing the leader
+    saving     snapshots of a million keys, beside puts
     table      all rows
     targets    what is asked for
     report     medians, ratios, the tables, JSON

@@ -90,6 +90,8 @@ TARGETS: Final = (
     Target("long-put-10x10", "bytes", 2.0),
     Target("million", "rss_mib", 0.7),
     Target("million", "restart_s", 1.0),
+    Target("snapshot", "idle_s", 1.0, 0.7),
+    Target("snapshot", "kept", 0.8, higher_is_better=True, relative=False, unit=""),
     Target("failover-kill", "gap_s", 0.5, 0.3, relative=False),
     *(_library(row, "client", "etcd3") for row in (*CLIENT_CALLS, "client-watch")),
     *(_library(row, "client.aio", "aetcd") for row in (*CLIENT_CALLS, "client-watch")),
