@@ -21,8 +21,9 @@ from typing import Final, Self
 
 import uvloop
 
-from bench import counters, requests, streaming
+from bench import counters, http_load, requests, streaming
 from bench.children import die_with_parent
+from bench.http_load import HttpLoad
 from bench.load import Load, Tally
 
 MEASURING: Final = "measuring"
@@ -200,10 +201,31 @@ async def stream(run: Run) -> Measured:
         return replace(window.close(streaming_run.new_tally(), 0), delivered=events)
 
 
+async def http(run: Run) -> Measured:
+    """Does a run of HTTP requests in this process; prints `measuring` when the window starts."""
+    load = HttpLoad(run.endpoints, http_load.puts(run.keys, run.value_bytes, run.seed))
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    try:
+        await load.connect()
+        load.start()
+        await asyncio.sleep(run.warmup_seconds)
+        window = _Window(run.pids)
+        load.new_tally()
+        print(MEASURING, flush=True)
+        await asyncio.sleep(run.seconds)
+        return window.close(load.new_tally(), len(run.endpoints))
+    finally:
+        load.close()
+
+
 def main() -> None:
     """The child process."""
     run = Run(**json.loads(sys.stdin.readline()))
     work = stream if run.kind in streaming.KINDS else measure
+    if run.kind in http_load.KINDS and not run.fill:
+        work = http
     try:
         measured = uvloop.run(work(run))
     except (streaming.StreamFailed, OSError) as error:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
+from bench.gateway import GATEWAY_ROWS
 from bench.rows import LOAD_ROWS
 
 
@@ -74,6 +75,7 @@ TARGETS: Final = (
     _rate("ser-get-10x10", 1.5, 2.0),
     _rate("range-10x1", 1.0, 1.5),
     *(Target(row.name, "p99_ms", 1.0) for row in LOAD_ROWS),
+    *(_rate(row.name, 1.0, 1.5) for row in GATEWAY_ROWS),
     _rate("watch-fanout-100", 2.0, 3.0),
     _rate("watch-fanout-1000", 1.0, 1.3),
     Target("watch-fanout-100", "p99_ms", 1.0),
