@@ -118,7 +118,7 @@ JEPSEN_ROOMS: Final = {
         inside=_words("errors sim kv.encoding kv.events"),
         banned=_words("asyncio socket subprocess"),
     ),
-    "workload": Room(inside=_words(_CLIENT), outside=_words("grpc")),
+    "workload": Room(inside=_words(_CLIENT)),
     "nemesis": Room(inside=_words(f"{_CLIENT} testing")),
     "target": Room(
         inside=_words(f"{_CLIENT} config testing sim kv.audience kv.events kv.watches replica"),
