@@ -16,11 +16,16 @@ its last progress. When Raft asks for a state for the same member again meanwhil
 transfer goes on, and the receiver's first answer says where. It is dropped before that when
 this member no longer leads in the same term, or the members have changed. A transfer without
 any progress for `STALL_SECONDS` counts as broken.
+
+Clients come first: while the member has turns to make, a transfer takes one part of the event
+loop's time in `BUSY_SHARE`, so that its writes go on nearly as before. An idle member sends as fast
+as it can.
 """
 
 import asyncio
 import logging
 import random
+import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
@@ -45,6 +50,7 @@ log = logging.getLogger("raftkv.snapshots")
 SENT_AHEAD_BYTES: Final = 4 * limits.MIB
 STALL_SECONDS = 60.0
 KEPT_SECONDS = 60.0
+BUSY_SHARE: Final = 8
 _ROOM_SECONDS: Final = 0.005
 
 
@@ -229,16 +235,22 @@ class Transfers:
         """Sends the chunks from `start` on, until there are answers. Raises like `_stream`."""
         if start:
             log.info("going on with a state at chunk %d", start)
+        began, turns = time.perf_counter(), self._driver.turns
         for chunk in outgoing.chunks(start):
             call.send(peer_pb2.StateChunk(body=chunk).SerializeToString())
+            took = time.perf_counter() - began
             await asyncio.sleep(0)  # a turn of the loop lies between chunks
+            if self._driver.turns != turns:  # somebody has work for this member
+                await asyncio.sleep(took * (BUSY_SHARE - 1))
             await self._room(call)
+            turns = self._driver.turns
             answer = call.take()
             while answer is not None:
                 reply = self._heed(outgoing, answer)
                 if reply.reason:
                     raise ProtocolError(reply.reason)
                 answer = call.take()
+            began = time.perf_counter()
         call.half_close()
 
     async def _room(self, call: Call) -> None:
