@@ -122,7 +122,7 @@ def test_raftctl_verify_is_the_short_form(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(200)
-def test_an_interrupted_run_heals_stops_what_it_started_and_writes_what_there_is(
+def test_a_run_that_is_told_to_end_heals_stops_what_it_started_and_writes_what_there_is(
     root: Path,
 ) -> None:
     command = ("run", "-w", "register", "-n", "partition,kill", "--time", "600")
@@ -142,7 +142,7 @@ def test_an_interrupted_run_heals_stops_what_it_started_and_writes_what_there_is
         while not any(path.stat().st_size > 100_000 for path in root.glob("*/history.jsonl")):
             assert time.monotonic() < deadline
             time.sleep(0.1)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGTERM)
         told = process.stderr.read()
         assert process.wait(120) == 130
     finally:
@@ -162,7 +162,7 @@ def test_an_interrupted_run_heals_stops_what_it_started_and_writes_what_there_is
 def test_a_run_that_is_interrupted_twice_stops_at_once_and_reports_what_there_is(
     root: Path,
 ) -> None:
-    """Ctrl-C, then SIGTERM as soon as it says that it heals; later ones change nothing more."""
+    """Ctrl-C, and again as soon as it says that it heals; a third one changes nothing more."""
     words = ("run", "--system", "etcd", "--nodes", "1", "-w", "set", "-n", "pause", "--time", "600")
     process = subprocess.Popen(
         [sys.executable, DIRECTORY, *words, "--store", str(root)],
@@ -186,8 +186,8 @@ def test_a_run_that_is_interrupted_twice_stops_at_once_and_reports_what_there_is
         for line in process.stderr:
             if line.startswith("healing"):
                 break
-        process.send_signal(signal.SIGTERM)
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGINT)
         told = process.stdout.read()
         assert process.wait(100) == 130
     finally:
