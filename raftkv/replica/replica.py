@@ -48,7 +48,7 @@ from raftkv.replica.pending import TICKET, Write
 from raftkv.replica.reading import Reading
 from raftkv.replica.stopwatch import Applied
 from raftkv.replica.watchdog import DiskWatchdog
-from raftkv.replica.writes import Writes
+from raftkv.replica.writes import Writes, joining_in
 
 # Rows wait in memory for this many others, or for the next sweep, before the backend gets them
 # in one write: nothing trusts the backend's newest rows anyway before a checkpoint. One write
@@ -107,6 +107,7 @@ class Replica:
         self.core.defers_news = True
         rules = Rules(settings.max_learners, settings.strict_changes)
         self.writes = Writes(self.core, boot, settings.request_timeout_seconds, rules)
+        self.writes.joining = joining_in(recovered, machine.applied_index)
         self.reading = Reading()
         self.keepalives = Keepalives(
             self.core,

@@ -20,7 +20,7 @@ from raftkv.raft.core import Core
 from raftkv.raft.membership import decode_change
 from raftkv.raft.messages import Forward, ForwardReply, Message
 from raftkv.raft.roles import Refusal, UncommittedFull
-from raftkv.raft.types import CONFIG, NOBODY, Entry
+from raftkv.raft.types import CONFIG, NOBODY, Entry, RecoveredLog
 from raftkv.replica.changes import CHANGE_COMMANDS, Change, Changes, Rules, context_of, plan
 from raftkv.replica.effects import Effects, Ticket
 from raftkv.replica.pending import Pending, Write
@@ -34,6 +34,14 @@ MAX_PROCESSES: Final = 256  # whose newest forward a leader remembers
 def _size(forward: Forward) -> int:
     """Payload bytes of a forward."""
     return sum(len(payload) for _, payload in forward.proposals)
+
+
+def joining_in(recovered: RecoveredLog, applied_index: int) -> Member | None:
+    """The member that the newest configuration of a log adds, if it is not applied yet."""
+    for index, payload in recovered.configurations[-1:]:
+        if index > applied_index:
+            return joining_member(decode_change(payload)[1])
+    return None
 
 
 class Writes:

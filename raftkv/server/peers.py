@@ -339,8 +339,13 @@ class Peers:
         that directory is noted here for good (R33). Raises StorageError.
         """
         machine = self.driver.replica.machine
-        your_id = request.member_id if request.member_id in machine.members else 0
-        for member, record in machine.members.items():
+        members = dict(machine.members)
+        joining, replica = self.driver.replica.writes.joining, self.driver.replica
+        if joining is not None and joining.id in replica.core.configuration.members():
+            # Its own vote may be needed before the entry that adds it can be applied anywhere.
+            members.setdefault(joining.id, joining)
+        your_id = request.member_id if request.member_id in members else 0
+        for member, record in members.items():
             if sorted(record.peer_urls) == sorted(request.peer_urls):
                 your_id = member
         asks_for_itself = (

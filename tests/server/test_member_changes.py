@@ -172,6 +172,45 @@ def _answering(leader: Node) -> list[int]:
     return describe.answering(replica_of(leader).core)
 
 
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_second_voter_joins_a_cluster_of_one_that_needs_its_vote(
+    tmp_path: Path, restarted: bool
+) -> None:
+    """The entry that adds it cannot be committed without it, so it must be told who it is before
+    that, also by a first member that was restarted meanwhile.
+    """
+
+    async def scenario() -> None:
+        (config,) = configs(1, tmp_path)
+        second = newcomer([config], tmp_path)
+        first = Node(config)
+        await first.start()
+        await until(lambda: published(first))
+        urls = [str(url) for url in second.initial_advertise_peer_urls]
+        asked = asyncio.create_task(change(first, "Add", peerURLs=urls))
+        await until(lambda: len(replica_of(first).core.configuration.voters) == 2)
+        if restarted:
+            asked.cancel()
+            await first.stop()
+            first = Node(config)
+            await first.start()
+            assert voters(first) != replica_of(first).core.configuration.voters
+        joined = Node(second)
+        try:
+            await joined.start()
+            await until(lambda: len(voters(first)) == 2 and published(joined))
+            if not restarted:
+                await asked
+            leader = first if replica_of(first).is_leader else joined
+            await until(lambda: replica_of(first).leader == replica_of(joined).leader)
+            await put(leader, b"both")
+            await until(lambda: b"both" in replica_of(joined).machine.store.live)
+        finally:
+            await asyncio.gather(first.stop(), joined.stop())
+
+    asyncio.run(scenario())
+
+
 def test_a_learner_that_asks_for_it_becomes_a_voter_when_it_has_caught_up(tmp_path: Path) -> None:
     """--auto-promote; and the name of a member is its own, and nobody joins unasked."""
 
