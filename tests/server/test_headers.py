@@ -4,6 +4,7 @@ import random
 from types import SimpleNamespace
 from typing import Any
 
+from raftkv.errors import CORRUPT
 from raftkv.kv import encoding
 from raftkv.raft.types import Configuration
 from raftkv.server.services.context import Context
@@ -15,9 +16,10 @@ REVISIONS = (0, 1, 24, 127, 128, 16383, 16384, 2**21 - 1, 2**21, 2**56, 2**62, 2
 
 
 def context() -> tuple[Context, Any]:
-    """A context whose replica has nothing but a core."""
+    """A context whose replica has nothing but a core, and is well."""
     core = SimpleNamespace(term=0, configuration=Configuration())
     replica = SimpleNamespace(core=core, propose=None, read=None, leader=1, is_learner=False)
+    replica.caretaker = SimpleNamespace(condemned=False)
     driver: Any = SimpleNamespace(replica=replica)
     return Context(driver, CLUSTER, MEMBER, 1, 1, 1), replica
 
@@ -42,3 +44,5 @@ def test_a_learner_is_judged_by_the_configuration_in_force() -> None:
     refusal = one.refusal(head)
     assert refusal is not None
     assert "learner" in refusal.text
+    replica.caretaker.condemned = True
+    assert one.refusal(head) is CORRUPT
