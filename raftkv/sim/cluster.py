@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from raftkv.kv import commands
 from raftkv.kv.members import encode_member
-from raftkv.raft.types import Entry
+from raftkv.raft.types import NORMAL, Configuration, Entry
 from raftkv.replica.changes import MEMBER_ID
 from raftkv.sim.describe import describe_frame, describe_node
 from raftkv.sim.disk import FSYNC_US
@@ -76,6 +76,8 @@ class Cluster:
         self.election_watchers: list[Callable[[int], None]] = []  # told of every new leader
         self.leader_watchers: list[Callable[[int], None]] = []  # likewise, who does no harm
         self.commit_watchers: list[Callable[[Entry], None]] = []  # told when first applied
+        self._led: dict[int, tuple[int, Configuration]] = {}  # leader -> term, its last turn's
+        self._certified = 0  # the highest index that a leader committed and that was checked
         self._next_member = nodes + 1
         self._random: Random = world.stream("cluster")
         for member in self.goal:
@@ -117,8 +119,32 @@ class Cluster:
         configuration = by.replica.machine.configuration
         if configuration.joint or configuration != by.configuration:
             return  # it may have been committed by other voters than these
-        have = [member for member, node in self.nodes.items() if node.home.may_have(entry)]
-        self.invariants.on_disks(entry, configuration.voters, have)
+        if entry.index > self._certified:
+            self.invariants.on_disks(entry.index, [configuration.voters], self._have(entry))
+
+    def leader_turned(self, leader: Node) -> None:
+        """`leader` has had a turn: what it has committed must be on the disks of a majority.
+
+        It counts by the newest configuration in its log (Raft 6), of which its followers need not
+        have heard when they are told of the commit, or by that of its last turn.
+        """
+        core = leader.replica.core
+        term, before = self._led.get(leader.member, (0, core.configuration))
+        self._led[leader.member] = core.term, core.configuration
+        if core.commit <= self._certified:
+            return
+        self._certified = core.commit
+        configurations = [core.configuration]
+        if term == core.term and before != core.configuration:
+            configurations.append(before)
+        if not any(one.joint for one in configurations):
+            entry = Entry(core.commit, core.term_at(core.commit), NORMAL, b"")
+            electorates = [one.voters for one in configurations]
+            self.invariants.on_disks(core.commit, electorates, self._have(entry))
+
+    def _have(self, entry: Entry) -> list[int]:
+        """Members that (may) have `entry` on disk."""
+        return [member for member, node in self.nodes.items() if node.home.may_have(entry)]
 
     def elected(self, member: int) -> None:
         """`member` leads a new term; nothing that it says as leader has left it yet."""

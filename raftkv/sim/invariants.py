@@ -17,7 +17,7 @@ The checks keep one record per applied index, the union of what all members appl
 It is at the same time the committed log that the history is checked against.
 """
 
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from typing import Final, NamedTuple, Protocol
 
 from raftkv.raft.messages import (
@@ -194,13 +194,20 @@ class Invariants:
                 f"leader {member} of term {term} committed {commit} of term {log.term_at(commit)}",
             )
 
-    def on_disks(self, entry: Entry, voters: Sequence[int], have: Container[int]) -> None:
-        """`entry` is applied for the first time; `have`: members that (may) have it on disk."""
-        count = sum(voter in have for voter in voters)
-        if 2 * count <= len(voters):
-            raise InvariantBroken(
-                "commit is durable", f"entry {entry.index} is on {count} disks of {voters}"
-            )
+    def on_disks(
+        self, index: int, electorates: Iterable[Sequence[int]], have: Container[int]
+    ) -> None:
+        """Entry `index` is committed by one of these sets of voters.
+
+        have: members that (may) have it on disk.
+        """
+        found = []
+        for voters in electorates:
+            count = sum(voter in have for voter in voters)
+            if 2 * count > len(voters):
+                return
+            found.append(f"{count} disks of {voters}")
+        raise InvariantBroken("commit is durable", f"entry {index} is on {' or '.join(found)}")
 
     def sends(self, messages: list[Message], disk: Callable[[], Promised]) -> None:
         """What leaves a member is durable there and does not contradict what it said before."""

@@ -358,15 +358,15 @@ class Node:
         invariants.term_of(self.member, core.term)
         if core.is_leader and invariants.leads(self.member, core.term):
             self.world.record("leads", self.member, core.term)
-            first = core.log.anchor_index
-            invariants.completes(self.member, first, core.last_index, core)
+            invariants.completes(self.member, core.log.anchor_index, core.last_index, core)
             self.cluster.elected(self.member)
         if core.is_leader and self._led_term == core.term:
             invariants.leader_commits(self.member, self._led_commit, core.commit, core, core.term)
+        if core.is_leader:
+            self.cluster.leader_turned(self)
         self._led_term, self._led_commit = core.term if core.is_leader else 0, core.commit
         if effects.installed is not None:
-            machine = self.replica.machine
-            invariants.stands_at(self.member, effects.installed.index, machine.state_hash)
+            invariants.stands_at(self.member, effects.installed.index, self.state_hash)
 
     def applied(self, entry: Entry, state_hash: int) -> None:
         """The state machine has applied `entry`."""

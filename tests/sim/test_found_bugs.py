@@ -8,11 +8,13 @@ from itertools import combinations
 
 from raftkv.kv import commands
 from raftkv.raft.messages import Forward
+from raftkv.raft.types import Entry
 from raftkv.replica.housekeeping import Housekeeping
 from raftkv.sim.etcd import encode_message
 from raftkv.sim.node import Node
 from raftkv.sim.operations import Get, Outcome, Put
-from tests.sim.scenario import LOAD, Scenario
+from raftkv.sim.world import MILLISECOND, SECOND
+from tests.sim.scenario import LOAD, TIMING, Scenario
 
 
 def test_truncation_that_ends_after_an_install_does_not_move_the_log_start_back() -> None:
@@ -92,3 +94,36 @@ def test_forward_of_an_ended_process_repeated_after_its_successor_spoke_appends_
     assert forward(boot=11, number=5) == 2
     assert forward(boot=11, number=6) == 3
     assert forward(boot=22, number=1) == 3
+
+
+def test_leader_commits_by_voters_that_its_follower_has_yet_to_hear_of() -> None:
+    """Raft 6: the newest configuration in its log counts. The check of what is on disks took the
+    follower's for it.
+    """
+    timing = replace(TIMING, max_inflight_messages=1)
+    run = Scenario(timing=timing, load=replace(LOAD, clients=0))
+    leader, (follower, out) = run.leader, run.followers
+    assert run.cluster.replace_member(out.member)
+    (new,) = [member for member in run.cluster.goal if member not in (1, 2, 3)]
+    learner = run.cluster.nodes[new]
+    limit_us = run.world.now_us + 10 * SECOND
+    run.world.run_while(lambda: learner.applied_index < leader.applied_index, limit_us)
+    assert leader.configuration.learners == (new,)
+    leader.disk.stall()  # a majority of two voters is out of reach, one of three is not
+    write = run.ask(follower, Put(b"k/a", b"1"))
+    run.run_for(20 * MILLISECOND)
+    follower.disk.stall()  # it has the write; the next is under way, and nothing goes behind it
+    run.ask(leader, Put(b"k/a", b"2"))
+    told: list[tuple[int, ...]] = []
+    applied = follower.applied
+
+    def seen(entry: Entry, state_hash: int) -> None:
+        told.append(follower.configuration.voters)
+        applied(entry, state_hash)
+
+    follower.replica.machine.observer = seen  # type: ignore[attr-defined]
+    run.world.run_while(lambda: write.identity in run.clients.waiting, limit_us)
+    assert write.outcome is Outcome.OK
+    assert new not in told[0]
+    assert new in leader.configuration.voters
+    run.finish()
