@@ -1,8 +1,9 @@
 """What `raftctl verify` hands on to the process that it starts."""
 
+import logging
 import os
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -40,6 +41,16 @@ def started(monkeypatch: pytest.MonkeyPatch) -> Started:
     for name in [one for one in os.environ if one.startswith(("RAFTCTL_", "ETCDCTL_"))]:
         monkeypatch.delenv(name)
     return found
+
+
+@pytest.fixture(autouse=True)
+def _levels() -> Iterator[None]:
+    """The command line says how much the whole process logs."""
+    loggers = [logging.getLogger(name) for name in ("", "raftkv", "jepsen_lite")]
+    before = [(one, one.level) for one in loggers]
+    yield
+    for one, level in before:
+        one.setLevel(level)
 
 
 def _flags(words: list[str]) -> dict[str, str]:
