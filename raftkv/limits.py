@@ -57,6 +57,7 @@ MAX_LEARNERS: Final = 1  # etcd --max-learners
 SLICE_SECONDS: Final = 0.005  # longest own work in one turn of the event loop
 MAX_LONG_READS: Final = 1_000  # answered in slices, per member: waiting, under way, stalled
 MAX_SLICED_AT_ONCE: Final = 8  # of these, how many have begun: each holds what it has found
+MAX_SNAPSHOTS: Final = 2  # that are being sent to clients, per member: each holds tables
 
 # --- HTTP/2 -----------------------------------------------------------------
 MAX_HEADER_LIST_BYTES: Final = 16 * KIB

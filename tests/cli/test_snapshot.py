@@ -36,6 +36,7 @@ def saved(ours: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("saved") / "s.db"
     done = raftctl(["--endpoints", ours.endpoints, "snapshot", "save", str(path)])
     assert (done.exit_code, done.out) == (0, f"Snapshot saved at {path}\n".encode())
+    assert path.stat().st_mode & 0o777 == 0o600  # everything is in it
     return path
 
 

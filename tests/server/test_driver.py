@@ -1,5 +1,7 @@
 """When the driver runs a turn, and when it only sets a timer."""
 
+import queue
+import threading
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,6 +14,10 @@ class Loop:
     def __init__(self) -> None:
         self.soon: list[Any] = []
         self.later: list[tuple[float, Any]] = []
+        self.threads: queue.SimpleQueue[tuple[Any, ...]] = queue.SimpleQueue()
+
+    def call_soon_threadsafe(self, *call: Any) -> None:
+        self.threads.put(call)
 
     def call_soon(self, call: Any) -> None:
         self.soon.append(call)
@@ -63,3 +69,28 @@ def test_all_that_waited_for_one_sync_is_sent_at_once_and_in_order() -> None:
     assert sent == [["a", "b", "c"]]
     one._persisted(3)
     assert sent == [["a", "b", "c"], ["d"]]
+
+
+def test_a_replaced_state_is_not_removed_while_a_chore_may_use_it() -> None:
+    """R37: LevelDB is not to be closed while the housekeeping thread is in it."""
+    one, loop = driver(work=False, news=False)
+    one.replica.on_persisted = lambda number: None  # type: ignore[method-assign]
+    one.replica.core.has_ready = lambda: False  # type: ignore[method-assign]
+    dropped: list[bool] = []
+
+    def drop() -> int:
+        dropped.append(True)
+        return 1
+
+    one.directory.drop_old_states = drop  # type: ignore[method-assign]
+    go = threading.Event()
+    one.keep_house(go.wait, lambda _: None)
+    one._old_states = True
+    one._persisted(1)
+    assert not dropped
+    go.set()
+    callback, *arguments = loop.threads.get(timeout=60)
+    callback(*arguments)
+    assert dropped == [True]
+    assert not one._old_states
+    one._worker.shutdown()

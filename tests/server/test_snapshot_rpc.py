@@ -14,10 +14,11 @@ import pytest
 import raftkv.server.node
 from raftkv.errors import DiskFailure
 from raftkv.kv.machine import MachineSettings, StateMachine
+from raftkv.limits import MAX_SNAPSHOTS
 from raftkv.pb import rpc_pb2
 from raftkv.server import backup
 from raftkv.server.node import Node
-from raftkv.server.services.backups import MAX_SNAPSHOTS, SENT_AHEAD_BYTES
+from raftkv.server.services.backups import SENT_AHEAD_BYTES
 from raftkv.storage.backup import check_snapshot, unpack
 from raftkv.storage.leveldb import LEVELDB
 from tests.server.harness import Client, RpcError, configs, replica_of, running, until

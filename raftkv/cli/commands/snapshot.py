@@ -67,7 +67,7 @@ def save(session: Session, args: tuple[str, ...]) -> None:
         )
     path, partial = args[0], f"{args[0]}.part"
     try:
-        with open(partial, "wb") as file:
+        with open(partial, "wb", opener=_private) as file:
             session.call(lambda connection: _receive(connection, endpoints[0], file))
             file.flush()
             os.fsync(file.fileno())
@@ -80,6 +80,11 @@ def save(session: Session, args: tuple[str, ...]) -> None:
         with suppress(OSError):
             os.unlink(partial)
     emit(f"Snapshot saved at {path}")
+
+
+def _private(path: str, flags: int) -> int:
+    """Opens a file that nobody else may read: everything is in it."""
+    return os.open(path, flags, 0o600)
 
 
 def _sync_directory(path: str) -> None:

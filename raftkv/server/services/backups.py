@@ -50,7 +50,6 @@ from raftkv.wire.grpc import RequestHead
 
 log = logging.getLogger("raftkv.snapshots")
 
-MAX_SNAPSHOTS: Final = 2  # under way at a time, per member
 SENT_AHEAD_BYTES: Final = limits.MIB
 PIECE_ROWS: Final = 50_000  # that are merged in one go
 HASH_ROWS: Final = 1_000  # of a slice
@@ -200,7 +199,7 @@ class SnapshotCall:
             return
         if b"hasleader" in self._head.metadata and context.replica.leader == NOBODY:
             self._refuse(NO_LEADER)
-        elif service.under_way >= MAX_SNAPSHOTS:
+        elif service.under_way >= limits.MAX_SNAPSHOTS:
             self._refuse(TOO_MANY_REQUESTS)
         else:
             service.under_way += 1
