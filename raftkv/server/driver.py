@@ -17,7 +17,7 @@ from typing import Final, Protocol, cast
 
 from raftkv.errors import STOPPED, ApiError, StorageError
 from raftkv.raft.messages import InstallSnapshot, Message
-from raftkv.raft.types import SnapshotMeta
+from raftkv.raft.types import NOBODY, SnapshotMeta
 from raftkv.replica.effects import Effects, Ticket
 from raftkv.replica.replica import Replica
 from raftkv.server.disk import Disk
@@ -188,6 +188,9 @@ class Driver:
         """Tells the replica whether the state's backend keeps up."""
         stalling = cast(StateBackend, self.replica.machine.backend).stalling()
         self.replica.on_backend(stalling=stalling)
+        replica = self.replica
+        failed = replica.writes.failed, replica.reading.failed
+        self.timings.failing(*failed, has_leader=replica.leader != NOBODY, now=now)
         if stalling and self._repeats.times("stalling", now):
             log.warning("writes are taken in slowly until the state's tables are merged")
 

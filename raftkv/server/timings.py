@@ -54,6 +54,8 @@ class Timings:
         self.snapshot_seconds = Histogram(SNAPSHOT_SECONDS)
         self.defragmenting = False
         self.slow_applies = self.slow_syncs = self.slow_reads = self.late_beats = 0
+        self._failed = (0, 0)  # writes and reads, when it was said last
+        self._next_failing = float("-inf")
         self._repeats = Repeats(QUIET_SECONDS)
 
     # --- what happened ------------------------------------------------------
@@ -106,6 +108,19 @@ class Timings:
             }
             text = "leader failed to send out heartbeats on time; the process is overloaded"
             self._say(text, fields, now)
+
+    def failing(self, writes: int, reads: int, *, has_leader: bool, now: float) -> None:
+        """So many writes and reads have ended without an answer since the start."""
+        if (writes, reads) == self._failed or now < self._next_failing:
+            return
+        self._next_failing = now + QUIET_SECONDS
+        fields = {
+            "writes": str(writes - self._failed[0]),
+            "reads": str(reads - self._failed[1]),
+            "waited-for": "quorum" if has_leader else "leader",
+        }
+        self._failed = writes, reads
+        log.warning("requests timed out", extra=fields)
 
     # --- what is said ---------------------------------------------------------
 

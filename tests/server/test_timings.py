@@ -22,6 +22,7 @@ def said(caplog: pytest.LogCaptureFixture, monkeypatch: Any) -> Callable[[], lis
     monkeypatch.setattr(logging.getLogger("raftkv"), "propagate", True)
     caplog.set_level(logging.WARNING, "raftkv.server")
     wanted = ("took", "waited-for", "times", "request", "requests", "expected-duration", "index")
+    wanted += ("writes", "reads")
 
     def lines() -> list[dict[str, str]]:
         return [
@@ -142,6 +143,24 @@ def test_a_heartbeat_counts_as_late_on_the_leader_only(
     timings.ticked(0.25, 0.1, leads=True, now=1.0)
     assert timings.late_beats == 1
     assert len(said()) == 1
+
+
+def test_requests_that_time_out_are_said_with_their_numbers(
+    said: Callable[[], list[dict[str, str]]],
+) -> None:
+    timings = Timings(0.1, 0.3)
+    timings.failing(0, 0, has_leader=False, now=1.0)
+    assert said() == []
+    timings.failing(3, 1, has_leader=False, now=2.0)
+    timings.failing(3, 1, has_leader=True, now=20.0)
+    timings.failing(4, 1, has_leader=True, now=30.0)
+    timings.failing(9, 1, has_leader=True, now=30.1)
+    timings.failing(9, 1, has_leader=True, now=40.0)
+    assert [(line["waited-for"], line["writes"], line["reads"]) for line in said()] == [
+        ("leader", "3", "1"),
+        ("quorum", "1", "0"),
+        ("quorum", "5", "0"),
+    ]
 
 
 def test_a_bound_of_zero_says_nothing(said: Callable[[], list[dict[str, str]]]) -> None:
