@@ -21,8 +21,10 @@ def said(caplog: pytest.LogCaptureFixture, monkeypatch: Any) -> Callable[[], lis
     """The lines so far: text and fields."""
     monkeypatch.setattr(logging.getLogger("raftkv"), "propagate", True)
     caplog.set_level(logging.WARNING, "raftkv.server")
-    wanted = ("took", "waited-for", "times", "request", "requests", "expected-duration", "index")
-    wanted += ("writes", "reads")
+    wanted = (
+        *("took", "waited-for", "times", "request", "requests", "expected-duration", "index"),
+        *("writes", "reads"),
+    )
 
     def lines() -> list[dict[str, str]]:
         return [
