@@ -72,6 +72,7 @@ RESERVED_FILES: Final = 1024
 MAX_HTTP_HEADER_BYTES: Final = 64 * KIB  # the head of a request
 HTTP_BODY_SECONDS: Final = 60.0  # for the body of a request that is no stream
 HTTP_IDLE_SECONDS: Final = 600.0  # between two requests of a connection
+HEALTH_SECONDS: Final = 2.0  # for the read that a health page makes: who asks does not wait long
 # A JSON body per byte of the largest gRPC message: base64 takes 4/3, names and blanks the rest.
 HTTP_BODY_FACTOR: Final = 2
 

@@ -9,6 +9,7 @@ that are cut off must not be restarted for it. A member that is stopping is not 
 first moment on, so that whoever balances load has time to notice.
 """
 
+import asyncio
 import json
 import logging
 from collections.abc import Callable, Iterable, Mapping
@@ -16,7 +17,8 @@ from functools import partial
 from typing import Any, Final, Protocol, TypeAlias
 from urllib.parse import parse_qs
 
-from raftkv.errors import ApiError
+from raftkv import limits
+from raftkv.errors import NO_LEADER, TIMEOUT, ApiError
 from raftkv.pb import rpc_pb2
 from raftkv.raft.types import NOBODY
 from raftkv.server.http.messages import NOSNIFF, TEXT, Exchange, Request, plain_error
@@ -245,19 +247,44 @@ class MemberCondition:
             self._context.health_failures += 1
 
     def read(self, serializable: bool, done: Callable[[ApiError | None], None]) -> None:
-        """A range of at most one key, behind a read index unless it is serializable."""
+        """A range of at most one key, behind a read index unless it is serializable.
+
+        Whoever asks for health gets an answer soon: a read that would wait for a leader, or waits
+        for others too long, has failed.
+        """
         if serializable:
             done(self._range())
             return
-        error = self._context.read((self._confirmed, done))
+        if self.leader() == NOBODY:
+            done(NO_LEADER)
+            return
+        driver, once = self._context.driver, _Once(done)
+        once.timer = driver.loop.call_later(limits.HEALTH_SECONDS, once.tell, TIMEOUT)
+        error = self._context.read((self._confirmed, once))
         if error is not None:
-            done(error)
+            once.tell(error)
         else:
-            self._context.driver.wake()
+            driver.wake()
 
     def _range(self) -> ApiError | None:
         found = self._context.replica.machine.range(_ONE_KEY)
         return found if isinstance(found, ApiError) else None
 
     def _confirmed(self, ticket: Any, error: ApiError | None) -> None:
-        ticket[1](error or self._range())
+        ticket[1].tell(error or self._range())
+
+
+class _Once:
+    """Passes on the first of an answer and its deadline."""
+
+    def __init__(self, done: Callable[[ApiError | None], None]) -> None:
+        self.timer: asyncio.TimerHandle | None = None
+        self._done: Callable[[ApiError | None], None] | None = done
+
+    def tell(self, error: ApiError | None) -> None:
+        """How the read ended."""
+        done, self._done = self._done, None
+        if self.timer is not None:
+            self.timer.cancel()
+        if done is not None:
+            done(error)

@@ -95,7 +95,8 @@ class Http1Connection(asyncio.Protocol):
         self._half_closed = True
         call = self._current
         lasting = call is not None and call.receiver is not None and call.receiver.lasting
-        return self.open_calls > 0 and not lasting and not self._secure
+        owed = self.open_calls > 0 and self._receiving is None
+        return owed and not lasting and not self._secure
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone."""

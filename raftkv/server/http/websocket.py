@@ -107,9 +107,7 @@ class WebSocketConnection(asyncio.Protocol):
             self._give_up()
         elif isinstance(event, TextMessage | BytesMessage) and self._receiver is not None:
             piece = event.data.encode() if isinstance(event.data, str) else bytes(event.data)
-            self._receiver.piece(piece)
-            if event.message_finished:
-                self._receiver.piece(b"\n")
+            self._receiver.piece(piece + b"\n" if event.message_finished else piece)
 
     def eof_received(self) -> bool:
         """A socket has no half-closed state."""
