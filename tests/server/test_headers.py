@@ -20,6 +20,7 @@ def context() -> tuple[Context, Any]:
     core = SimpleNamespace(term=0, configuration=Configuration())
     replica = SimpleNamespace(core=core, propose=None, read=None, leader=1, is_learner=False)
     replica.caretaker = SimpleNamespace(condemned=False)
+    replica.member, replica.machine = MEMBER, SimpleNamespace(removed={})
     driver: Any = SimpleNamespace(replica=replica)
     return Context(driver, CLUSTER, MEMBER, 1, 1, 1), replica
 
