@@ -118,12 +118,16 @@ class CutWrite:
     def _row(self, at: int) -> _Row:
         payload = self._payload
         tag, key_at = payload[at], at + 2
-        size = payload[at + 1] if at + 1 < len(payload) else 0
+        if tag > _PUT:
+            raise _Malformed
+        if key_at > len(payload):
+            return _Row(tag, b"", 0, 0)
+        size = payload[at + 1]
         key = payload[key_at : key_at + size]
         kinds = {1: b"aes" if tag == _PUT else b"", KEY.size: b"r"}
-        if tag > _PUT or (size and size not in kinds) or (key and key[0] not in kinds[size]):
+        if size not in kinds or (key and key[0] not in kinds[size]):
             raise _Malformed
-        if not size or len(key) < size:
+        if len(key) < size:
             return _Row(tag, key, 0, 0)
         value = key_at + size
         if tag == _DELETE:
@@ -188,7 +192,9 @@ class CutWrite:
         else:
             # An end row is to come behind every other one; which one this is may be unknown.
             known = len(row.key) in (1, KEY.size)
-            least = max(row.end, len(self._payload) + 1) + _END_ROW_BYTES if known else at
+            least = max(row.end, len(self._payload) + 1) + _END_ROW_BYTES
+            if not known:
+                least = at + len(_START_ROW) + KEY.size
             if size is not None and least > size:
                 raise _Malformed
             return

@@ -84,7 +84,7 @@ class Image:
             for low, high in self.parts
             if any(self.raw[low:high]) and not any(damaged[low:high])
         ]
-        return bool(lost) or true_end(bytes(damaged)) < true_end(self.raw)
+        return bool(lost) or len(damaged.rstrip(b"\0")) < len(self.raw.rstrip(b"\0"))
 
 
 Last = Callable[[RaftLog], None]
@@ -162,6 +162,10 @@ def reset(log: RaftLog) -> None:
     log.write([batch(90, [Entry(501, 3, NORMAL, b"behind" * 20)], reset=(3, 500))])
 
 
+def emptied(log: RaftLog) -> None:
+    log.write([batch(90, reset=(3, 500))])
+
+
 RANDOM = Random(17)
 #: Batches before, the newest one, whether the file grew, index of a state installed first.
 SHAPES: dict[str, tuple[list[list[bytes]], Last, bool, int]] = {
@@ -174,5 +178,6 @@ SHAPES: dict[str, tuple[list[list[bytes]], Last, bool, int]] = {
     "nothing new": ([[b"x" * 100, b"y"], [b"z" * 350]], cut_back, False, 0),
     "an anchor": ([[b"x" * 100, b"y"], [b"z" * 350]], anchored, True, 0),
     "a reset": ([[b"x" * 100], [b"y" * 10]], reset, False, 0),
+    "a reset alone": ([[b"x" * 100], [b"y" * 10]], emptied, True, 0),
     "the first of a segment": ([[b"x" * 9000]] * 3, appended(b"z" * 600), False, 0),
 }
