@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from raftkv.server.http.site import Site
 
 _MAX_WAITING: Final = 32  # pipelined requests before reading stops
+_MAX_WAITING_BYTES: Final = limits.MIB  # of their bodies
 _LINGER_SECONDS: Final = 2.0  # for the last words of a connection that is closed
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -54,6 +55,7 @@ class Http1Connection(asyncio.Protocol):
         self._receiving: Http1Exchange | None = None  # whose body comes
         self._current: Http1Exchange | None = None  # whose turn it is
         self._waiting: deque[Http1Exchange] = deque()
+        self._waiting_bytes = 0
         self._closing_by = 0.0
         self._closed = False
         self._half_closed = False
@@ -175,9 +177,8 @@ class Http1Connection(asyncio.Protocol):
             self._begin(call)
         else:
             self._waiting.append(call)
-            if len(self._waiting) >= _MAX_WAITING and self._reading:
-                self._reading = False
-                self._transport.pause_reading()
+            if len(self._waiting) >= _MAX_WAITING:
+                self._hold_back()
         if expected is not None and call.is_open and not call.started:
             self.write(_CONTINUE)
 
@@ -196,8 +197,14 @@ class Http1Connection(asyncio.Protocol):
 
     def on_body(self, data: bytes) -> None:
         """A piece of the body."""
-        if self._receiving is not None:
-            self._receiving.hear(data)
+        call = self._receiving
+        if call is None:
+            return
+        if call.receiver is None:
+            self._waiting_bytes += len(data)
+            if self._waiting_bytes > _MAX_WAITING_BYTES:
+                self._hold_back()
+        call.hear(data)
 
     def on_message_complete(self) -> None:
         """The whole request is here."""
@@ -212,7 +219,11 @@ class Http1Connection(asyncio.Protocol):
         self._current = call
         if call.upgrade:
             return  # what follows it is no HTTP: see `_upgraded`
-        call.begin_receiving(self._site.open(call, call.request))
+        receiver = self._site.open(call, call.request)
+        call.begin_receiving(receiver)
+        if self._half_closed and call.is_open and receiver.lasting:
+            receiver.lost()
+            self.close()
 
     def answered(self, call: Http1Exchange) -> None:
         """An answer is complete: the next request has its turn."""
@@ -236,10 +247,20 @@ class Http1Connection(asyncio.Protocol):
     def _next(self) -> None:
         if self._current is None and self._waiting and not self._closing_by:
             call = self._waiting.popleft()
+            self._waiting_bytes -= sum(map(len, call.body))
             if not self._reading and len(self._waiting) < _MAX_WAITING // 2:
                 self._reading = True
                 self._transport.resume_reading()
             self._begin(call)
+
+    def _hold_back(self) -> None:
+        """Too much waits for its turn. Behind a stream, which has no end, that makes no sense."""
+        call = self._current
+        if call is not None and call.receiver is not None and call.receiver.lasting:
+            self.abort()
+        elif self._reading:
+            self._reading = False
+            self._transport.pause_reading()
 
     def _upgraded(self, rest: bytes) -> None:
         """Behind a request that asked for another protocol."""

@@ -89,6 +89,26 @@ def test_bodies_are_bounded(port: int) -> None:
     assert b"received message larger than max" in answer.body
 
 
+def test_what_is_pipelined_behind_a_stream_is_bounded(port: int) -> None:
+    """A stream has no end, so whatever waits behind it would wait for ever."""
+    with Wire(port) as wire:
+        wire.send(request("/v3/watch", '{"create_request":{"key":"YQ=="}}'))
+        assert wire.head()[0] == "HTTP/1.1 200 OK"
+        wire.chunk()
+        start = b"POST /v3/kv/put HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999\r\n\r\n"
+        with pytest.raises(OSError):
+            wire.send(start + b"x" * 64 * limits.MIB)
+
+
+def test_large_pipelined_requests_wait_for_their_turn(port: int) -> None:
+    value = "eHh4" * 80_000
+    put = request("/v3/kv/put", json.dumps({"key": "cGlwZQ==", "value": value}))
+    with Wire(port) as wire:
+        for _ in range(3):
+            wire.send(put * 3)
+            assert [wire.answer().code for _ in range(3)] == [200] * 3
+
+
 @pytest.mark.parametrize("path", ["/v3/watch", "/v3/lease/keepalive", "/v3/maintenance/snapshot"])
 def test_the_messages_of_streams_are_bounded(port: int, path: str) -> None:
     with Wire(port) as wire:
