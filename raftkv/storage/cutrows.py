@@ -71,11 +71,11 @@ class CutWrite:
         self._number = scan.end.number + 1
         self._count = self._rows = 0
         self._ended = False
-        generation = scan.anchor.generation
-        # What the last rows may say: (generation, term, index) of ends, (generation, index).
-        self._ends = {"before": (generation, scan.last_term, scan.last_index)}
-        self._starts = {"before": (generation, scan.last_index + 1)}
-        self._deleted = scan.last_index + 1  # the lowest index
+        # What the last rows say, were they to come next.
+        self._generation = scan.anchor.generation
+        self._term, self._index = scan.last_term, scan.last_index
+        self._start = scan.last_index + 1
+        self._terms: dict[int, int] = {}  # of the entries in this write
 
     def whole(self) -> bool:
         """Whether all rows are there, and right, and an end row is among them."""
@@ -157,37 +157,43 @@ class CutWrite:
             self._follow(anchor)
 
     def _follow(self, anchor: Anchor) -> None:
-        self._ends["anchor"] = (anchor.generation, anchor.term, anchor.index)
-        self._starts["anchor"] = (anchor.generation, anchor.index + 1)
+        if anchor.generation != self._generation:  # the log is another one from here on
+            self._generation = anchor.generation
+            self._term, self._index = anchor.term, anchor.index
+            self._start = anchor.index + 1
 
     def _check_record(self, row: _Row, value: bytes) -> None:
         _, generation, index = KEY.unpack(row.key)
-        if row.tag == _PUT:
-            seed = generation_seed(self._seed, generation)
-            if len(value) < PAYLOAD_AT or CRC.pack(crc32(value[CRC.size :], seed)) != value[:4]:
-                raise _Malformed
-            _, number, at, term, _ = HEAD.unpack_from(value, CRC.size)
-            if (number, at) != (self._number, index):
-                raise _Malformed
-            self._ends["record"] = (generation, term, index)
-        elif index < self._deleted and self._scan.anchor.index < index <= self._scan.last_index:
-            self._deleted = index
-            term = term_at(self._scan.anchor, self._scan.term_runs, index - 1)
-            self._ends["deleted"] = (generation, term, index - 1)
-        lowest = self._starts.get("lowest", (generation, index))
-        self._starts["lowest"] = min(lowest, (generation, index))
+        if row.tag == _DELETE:
+            if index <= self._index:
+                self._term, self._index = self._term_of(index - 1), index - 1
+                self._start = min(self._start, index)
+            return
+        seed = generation_seed(self._seed, generation)
+        if len(value) < PAYLOAD_AT or CRC.pack(crc32(value[CRC.size :], seed)) != value[: CRC.size]:
+            raise _Malformed
+        _, number, at, term, _ = HEAD.unpack_from(value, CRC.size)
+        if (generation, number, at) != (self._generation, self._number, index):
+            raise _Malformed
+        self._terms[index] = self._term = term
+        self._index = index
+
+    def _term_of(self, index: int) -> int:
+        """The term of an entry of this write or of the log before it."""
+        term = self._terms.get(index)
+        return term_at(self._scan.anchor, self._scan.term_runs, index) if term is None else term
 
     def _check_cut(self, at: int, row: _Row, size: int | None) -> None:
         """The row at `at` is cut, and can be: it is not one that only ends with zeros."""
         there = self._payload[at:]
         if row.key == END_KEY:
-            ends = [End(g, self._number, term, index) for g, term, index in self._ends.values()]
-            told = [_END_ROW + encode_end(end, self._seed) for end in ends]
+            end = End(self._generation, self._number, self._term, self._index)
+            told = _END_ROW + encode_end(end, self._seed)
             last = self._rows + 1 == self._count
             if size is not None and last != (at + _END_ROW_BYTES == size):
                 raise _Malformed
         elif row.key == START_KEY:
-            told = [_START_ROW + KEY.pack(RECORD, *start) for start in self._starts.values()]
+            told = _START_ROW + KEY.pack(RECORD, self._generation, self._start)
             last = True
         else:
             # An end row is to come behind every other one; which one this is may be unknown.
@@ -198,6 +204,5 @@ class CutWrite:
             if size is not None and least > size:
                 raise _Malformed
             return
-        missing = [one[len(there) :] for one in told if one.startswith(there)]
-        if not any(any(one) or not last for one in missing):
+        if not told.startswith(there) or (last and not any(told[len(there) :])):
             raise _Malformed

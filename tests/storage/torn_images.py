@@ -180,4 +180,5 @@ SHAPES: dict[str, tuple[list[list[bytes]], Last, bool, int]] = {
     "a reset": ([[b"x" * 100], [b"y" * 10]], reset, False, 0),
     "a reset alone": ([[b"x" * 100], [b"y" * 10]], emptied, True, 0),
     "the first of a segment": ([[b"x" * 9000]] * 3, appended(b"z" * 600), False, 0),
+    "a segment and zeros": ([[b"x" * 9000]] * 3, appended(b"z" * 20), False, 3 * 65_536 - 4),
 }
