@@ -21,7 +21,7 @@ from raftkv.storage.backend import StateBackend
 from raftkv.storage.backup import SnapshotSource
 from raftkv.storage.leveldb import LEVELDB
 from raftkv.storage.recovery import COPIES, Identity
-from raftkv.storage.tables import link_tables
+from raftkv.storage.tables import link_tables, prune
 
 BLOB_BYTES: Final = 256 * 1024
 _PEEK_BUFFER_BYTES: Final = 1024 * 1024
@@ -107,17 +107,13 @@ def describe(identity: Identity, applied: Applied, wall_clock_ns: int) -> dict[s
 
 
 def _look_into(path: str) -> Applied:
-    """Opens a copy of the copy, which shows that it can be opened, and reads where it stands.
-
-    Not the copy itself: LevelDB would change its files.
+    """Opens a copy once: that shows that it can be opened, and where it stands, and rids it of
+    tables that were linked without need.
     """
-    peek = f"{path}.peek"
+    state = LEVELDB.open_state(path, buffer_bytes=_PEEK_BUFFER_BYTES)
     try:
-        link_tables(path, peek)
-        state = LEVELDB.open_state(peek, buffer_bytes=_PEEK_BUFFER_BYTES)
-        try:
-            return read_applied(state)
-        finally:
-            state.close()
+        applied = read_applied(state)
     finally:
-        shutil.rmtree(peek, ignore_errors=True)
+        state.close()
+    prune(path)
+    return applied

@@ -6,21 +6,23 @@ then, beside a copy of the list of live tables. It takes no space until LevelDB 
 a table, and its cost does not depend on how much is in them. What is in memory only is not in the
 copy: `StateBackend.sync` comes before.
 
-The list is the MANIFEST that CURRENT names, a log of edits in LevelDB's format (`waltail` has that
-of its fragments; all numbers here are varints):
+The list is the MANIFEST that CURRENT names. Another thread of LevelDB may change the tables
+meanwhile; but live tables are never removed, so if the list reads the same before and after every
+table that is there was linked, all live ones were among them, else the copy begins again. Surplus
+ones do no harm; whoever opens the copy is rid of them, and LevelDB refuses a list that lacks a
+table. After an opening the list is short, and `prune` removes what it does not name.
+
+The MANIFEST is a log of edits in LevelDB's format (`waltail` has that of its fragments; all numbers
+here are varints):
 
     edit := (1 comparator | 2 log | 3 next file | 4 sequence | 5 level, key
              | 6 level, table: gone | 7 level, table, size, key, key: new | 9 log)*
-
-Another thread of LevelDB may change the tables meanwhile. Live tables are never removed, so if
-the list reads the same before and after everything was linked, all of it was live; else the copy
-begins again. Whoever opens the copy checks the rest: LevelDB refuses a list that lacks a table.
 """
 
 import os
+import re
 import shutil
 from contextlib import suppress
-from dataclasses import dataclass
 from struct import Struct
 from typing import Final
 
@@ -30,72 +32,69 @@ from raftkv.storage.waltail import BLOCK_BYTES, HEAD_BYTES, LAST, WHOLE
 
 CURRENT: Final = "CURRENT"
 ATTEMPTS: Final = 100  # a change of the tables takes longer than all links
+_TABLE: Final = re.compile(r"\d+\.(?:ldb|sst)")
 _FRAGMENT: Final = Struct("<IHB")
 _KEY_TAGS: Final = (5,)
 _NUMBER_TAGS: Final = (2, 3, 4, 9)
 
 
-@dataclass(frozen=True, slots=True)
-class Listing:
-    """What CURRENT and its MANIFEST say. tables: sizes in bytes by number. edits: the MANIFEST."""
-
-    manifest: str
-    edits: bytes
-    tables: dict[int, int]
-
-
-def read_listing(directory: str) -> Listing:
-    """The live tables of the LevelDB in `directory`. Raises CorruptionError."""
-    try:
-        name = REAL.read(f"{directory}/{CURRENT}").decode("ascii", "replace").strip()
-        edits = REAL.read(f"{directory}/{os.path.basename(name)}")
-    except OSError as error:
-        raise CorruptionError(
-            f"the list of tables in {directory} cannot be read: {error}"
-        ) from error
-    live: dict[tuple[int, int], int] = {}
-    records, end = _records(edits)
-    try:
-        for record in records:
-            _carry_out(record, live)
-    except (IndexError, ValueError) as error:
-        raise CorruptionError(f"the list of tables in {directory} is damaged: {error}") from error
-    return Listing(name, edits[:end], {number: size for (_, number), size in live.items()})
-
-
-def link_tables(source: str, target: str) -> Listing:
+def link_tables(source: str, target: str) -> None:
     """Makes the directory `target` hold the rows that the tables of `source` hold now.
 
-    source: a LevelDB that may be in use. target: may exist, empty. Returns what was linked.
-    Raises CorruptionError, DiskFailure.
+    source: a LevelDB that may be in use. target: may exist, empty. Raises CorruptionError,
+    DiskFailure.
     """
     with final_errors(f"copying the tables of {source}"):
         with suppress(FileExistsError):
             REAL.make_directory(target)
         for _ in range(ATTEMPTS):
-            before = read_listing(source)
-            try:
-                for number in before.tables:
-                    _link(source, target, table_name(source, number))
-            except FileNotFoundError:
-                continue  # it was removed meanwhile, so the list has changed
-            if read_listing(source) == before:
-                _write(f"{target}/{before.manifest}", before.edits)
-                _write(f"{target}/{CURRENT}", before.manifest.encode() + b"\n")
-                _remove_surplus(target, before)
-                return before
+            before = _read_list(source)
+            for name in os.listdir(source):
+                if _TABLE.fullmatch(name):
+                    with suppress(FileNotFoundError):  # not live any more
+                        _link(source, target, name)
+            if _read_list(source) == before:
+                name, edits = before
+                _write(f"{target}/{name}", edits)
+                _write(f"{target}/{CURRENT}", name.encode() + b"\n")
+                return
     raise DiskFailure(f"the tables of {source} change faster than they can be copied")
 
 
-def table_name(directory: str, number: int) -> str:
-    """The file's name of a table; LevelDB has called them .sst once."""
-    name = f"{number:06d}.ldb"
-    old = f"{number:06d}.sst"
-    return (
-        old
-        if not os.path.exists(f"{directory}/{name}") and os.path.exists(f"{directory}/{old}")
-        else name
-    )
+def prune(directory: str) -> None:
+    """Removes everything but the live tables and their list from a LevelDB that is closed.
+
+    Raises CorruptionError, DiskFailure.
+    """
+    name, edits = _read_list(directory)
+    kept = {CURRENT, name}
+    for number in live_tables(edits, directory):
+        kept |= {f"{number:06d}.ldb", f"{number:06d}.sst"}  # LevelDB has called them .sst once
+    with final_errors(f"pruning {directory}"):
+        for other in REAL.names(directory):
+            if other not in kept:
+                REAL.remove(f"{directory}/{other}")
+
+
+def live_tables(edits: bytes, directory: str) -> dict[int, int]:
+    """Size in bytes by number of the tables that a MANIFEST lists. Raises CorruptionError."""
+    live: dict[tuple[int, int], int] = {}
+    try:
+        for record in _records(edits):
+            _carry_out(record, live)
+    except (IndexError, ValueError) as error:
+        raise CorruptionError(f"the list of tables in {directory} is damaged: {error}") from error
+    return {number: size for (_, number), size in live.items()}
+
+
+def _read_list(directory: str) -> tuple[str, bytes]:
+    """The MANIFEST's name and content."""
+    try:
+        name = REAL.read(f"{directory}/{CURRENT}").decode("ascii", "replace").strip()
+        return name, REAL.read(f"{directory}/{os.path.basename(name)}")
+    except OSError as error:
+        text = f"the list of tables in {directory} cannot be read: {error}"
+        raise CorruptionError(text) from error
 
 
 def _link(source: str, target: str, name: str) -> None:
@@ -104,15 +103,6 @@ def _link(source: str, target: str, name: str) -> None:
             os.link(f"{source}/{name}", f"{target}/{name}")
         except PermissionError:  # a file system without links
             shutil.copyfile(f"{source}/{name}", f"{target}/{name}")
-
-
-def _remove_surplus(target: str, listing: Listing) -> None:
-    """Tables of earlier attempts that are not live any more."""
-    kept = {table_name(target, number) for number in listing.tables}
-    kept |= {CURRENT, listing.manifest}
-    for name in REAL.names(target):
-        if name not in kept:
-            REAL.remove(f"{target}/{name}")
 
 
 def _write(path: str, content: bytes) -> None:
@@ -126,11 +116,11 @@ def _write(path: str, content: bytes) -> None:
 # --- the format of a MANIFEST ---------------------------------------------------
 
 
-def _records(content: bytes) -> tuple[list[bytes], int]:
-    """The records of a LevelDB log and where the last whole one ends: more may be on its way."""
+def _records(content: bytes) -> list[bytes]:
+    """The whole records of a LevelDB log."""
     records: list[bytes] = []
     parts: list[bytes] = []
-    at = end = 0
+    at = 0
     while at + HEAD_BYTES <= len(content):
         left = BLOCK_BYTES - at % BLOCK_BYTES
         if left < HEAD_BYTES:
@@ -144,8 +134,8 @@ def _records(content: bytes) -> tuple[list[bytes], int]:
         at += size
         if kind in (WHOLE, LAST):
             records.append(b"".join(parts))
-            parts, end = [], at
-    return records, end
+            parts = []
+    return records
 
 
 def _carry_out(record: bytes, live: dict[tuple[int, int], int]) -> None:

@@ -34,7 +34,7 @@ from raftkv.storage.recovery import (
     Identity,
     finish_replacement,
 )
-from raftkv.storage.tables import link_tables, read_listing
+from raftkv.storage.tables import link_tables, live_tables, prune
 
 ABOUT = {"cluster": "1", "revision": 5}
 
@@ -272,49 +272,72 @@ def test_a_copy_is_the_state_as_of_one_write_while_others_go_on(tmp_path: Path) 
         backend.close()
 
 
-def test_a_copy_lists_the_live_tables_and_takes_no_space_of_its_own(tmp_path: Path) -> None:
+def listed(directory: Path | str) -> dict[int, int]:
+    """Sizes by number of the tables that a LevelDB's list names."""
+    name = (Path(directory) / "CURRENT").read_text().strip()
+    return live_tables((Path(directory) / name).read_bytes(), str(directory))
+
+
+def settled(directory: Path) -> set[str]:
+    """Opens a copy once and prunes it, as a snapshot does; the names in it."""
+    LEVELDB.open_state(str(directory), buffer_bytes=1 << 16).close()
+    prune(str(directory))
+    return set(os.listdir(directory))
+
+
+def names_of(directory: Path) -> set[str]:
+    """What must be in a copy: the live tables, their list, and what says which list it is."""
+    tables = {f"{number:06d}.ldb" for number in listed(directory)}
+    return tables | {"CURRENT", (directory / "CURRENT").read_text().strip()}
+
+
+def test_a_copy_has_the_live_tables_and_takes_no_space_of_its_own(tmp_path: Path) -> None:
     backend = state(tmp_path / "state", rows=20_000)
     backend.compact(b"", b"\xff")
-    listing = link_tables(backend.directory, str(tmp_path / "copy"))
-    assert listing == read_listing(str(tmp_path / "copy"))
-    there = {name for name in os.listdir(tmp_path / "copy") if name.endswith(".ldb")}
-    assert there == {f"{number:06d}.ldb" for number in listing.tables}
-    for number, size in listing.tables.items():
+    copy = tmp_path / "copy"
+    link_tables(backend.directory, str(copy))
+    assert listed(copy) == listed(backend.directory)
+    assert settled(copy) == names_of(copy)
+    for number, size in listed(copy).items():
         name = f"{number:06d}.ldb"
-        assert (tmp_path / "copy" / name).stat().st_size == size
-        assert (tmp_path / "copy" / name).samefile(tmp_path / "state" / name)
-    kept = (tmp_path / "copy").stat()
+        assert (copy / name).stat().st_size == size
+        assert (copy / name).samefile(tmp_path / "state" / name)
     backend.write([(b"k%06d" % one, None) for one in range(20_000)])
     backend.sync()
     backend.compact(b"", b"\xff")
     backend.close()
-    assert kept.st_ino == (tmp_path / "copy").stat().st_ino
-    copy = LEVELDB.open_state(str(tmp_path / "copy"), buffer_bytes=1 << 16)
-    assert sum(1 for _ in copy.scan(b"", b"\xff")) == 20_000
-    copy.close()
+    opened_copy = LEVELDB.open_state(str(copy), buffer_bytes=1 << 16)
+    assert sum(1 for _ in opened_copy.scan(b"", b"\xff")) == 20_000
+    opened_copy.close()
 
 
 def test_a_copy_begins_again_when_tables_go_meanwhile(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A table that LevelDB removes between the list and the link is no error."""
+    """A table that LevelDB removes between the list and the link is no error, one that was linked
+    without need is not kept.
+    """
     backend = state(tmp_path / "state", rows=10_000)
     backend.write([(b"k%06d" % one, b"w" * 60) for one in range(10_000)])
     backend.sync()
     link = os.link
-    merged: list[bool] = []
+    linked: list[str] = []
 
-    def merge_first(source: str, target: str) -> None:
-        if not merged:
-            merged.append(True)
+    def merge_between(source: str, target: str) -> None:
+        if len(linked) == 1:
             backend.compact(b"", b"\xff")
+        linked.append(source)
         link(source, target)
 
-    monkeypatch.setattr(os, "link", merge_first)
-    listing = link_tables(backend.directory, str(tmp_path / "copy"))
-    assert listing == read_listing(backend.directory)
-    names = {name for name in os.listdir(tmp_path / "copy") if name.endswith(".ldb")}
-    assert names == {f"{number:06d}.ldb" for number in listing.tables}
+    monkeypatch.setattr(os, "link", merge_between)
+    copy = tmp_path / "copy"
+    link_tables(backend.directory, str(copy))
+    assert listed(copy) == listed(backend.directory)
+    assert linked[0] not in {f"{backend.directory}/{n:06d}.ldb" for n in listed(copy)}
+    assert settled(copy) == names_of(copy)
+    opened_copy = LEVELDB.open_state(str(copy), buffer_bytes=1 << 16)
+    assert opened_copy.get(b"k000001") == b"w" * 60
+    opened_copy.close()
     backend.close()
 
 
@@ -324,10 +347,12 @@ def test_a_damaged_list_of_tables_is_refused(tmp_path: Path) -> None:
     content = manifest.read_bytes()
     manifest.write_bytes(content[:7] + b"\x3f" + content[8:])
     with pytest.raises(CorruptionError, match=r"list of tables .* is damaged"):
-        read_listing(str(directory))
+        prune(str(directory))
     (directory / "CURRENT").unlink()
     with pytest.raises(CorruptionError, match="cannot be read"):
-        read_listing(str(directory))
+        prune(str(directory))
+    with pytest.raises(CorruptionError, match="cannot be read"):
+        link_tables(str(directory), str(tmp_path / "other"))
 
 
 class Deaf:
