@@ -233,6 +233,7 @@ class Replica:
         self.core.tick()
         self.writes.tick()
         self.keepalives.tick()
+        self.housekeeping.tick(self.core)
         if self.core.barred:
             self.caretaker.stand_down(self.transfer_target())
         if self.core.is_leader and self.watchdog.behind(self._now):
@@ -264,7 +265,7 @@ class Replica:
         """
         self._stirred = True
         if not kept:
-            self.housekeeping.sent(to)
+            self.housekeeping.sent(to, index if ok and self.is_leader else 0)
         self.core.snapshot_sent(to, ok, index)
 
     def on_snapshot_dropped(self, to: int) -> None:
