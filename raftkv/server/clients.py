@@ -52,8 +52,8 @@ class ClientProtocol(asyncio.Protocol):
         if door.site is not None:
             self.connection.serve_web()
         self._web: Http2Requests | None = None  # from the first request that is no call on
-        self.reply = self.connection.reply
         self.connection.count(listener.tallies, listener.clock)
+        self.reply = self.connection.reply
         self._traffic = listener.traffic
         self._transport: asyncio.Transport | None = None
         self._paused = False

@@ -80,8 +80,10 @@ class ServerConnection(Connection):
     def count(self, tallies: Mapping[bytes, Tally], clock: Callable[[], float] | None) -> None:
         """Counts calls by their paths. clock: in seconds, measures them too (`Tally.seconds`)."""
         self._parser.tallies = tallies
-        self._measures = clock is not None
-        self._clock = clock or self._clock
+        if clock is not None:
+            self._measures = True
+            self._clock = clock
+            self.reply = self._measured_reply  # type: ignore[method-assign]
 
     # --- the hot path --------------------------------------------------------------
     def _frames(self, data: bytes) -> int:
@@ -180,6 +182,13 @@ class ServerConnection(Connection):
         self.finish(stream)
         if self._reply_blocks is None:
             self._settle()
+
+    def _measured_reply(self, stream: int, message: bytes) -> None:
+        state = self._streams.get(stream)
+        if state is not None and state.since:
+            self._measure(state)
+            state.since = 0.0
+        ServerConnection.reply(self, stream, message)
 
     def _settle(self) -> None:
         """Takes the response blocks as constants once the encoder's table holds them."""
