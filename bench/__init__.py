@@ -18,6 +18,8 @@ same load and prints what came out next to what was asked for.
     foreign    other people's clients in environments of their own
     special    long writing, a million keys, losing the leader
     saving     snapshots of a million keys, beside puts
+    http_load  connections of HTTP/1.1 that put by the JSON gateway
+    gateway    the rows of the gateway
     table      all rows
     targets    what is asked for
     report     medians, ratios, the tables, JSON
