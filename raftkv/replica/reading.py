@@ -3,7 +3,8 @@
 All reads of a turn ask the core once. A read goes through three places:
 
     new        arrived since the last turn, or given up by the core (leader changed): it
-               asks (again) in the next turn that knows a leader
+               asks (again) in the next turn that knows a leader; one that was refused by the
+               leader that this member knows asks a tenth of a second later
     asked      the core confirms leadership (or the leader does, for a follower)
     confirmed  waits until the state machine has applied the read index
 
@@ -20,10 +21,11 @@ Read = tuple[float, Ticket]  # deadline (seconds of the driver's clock), ticket
 class Reading:
     """All linearizable reads of one member that have no answer yet."""
 
-    __slots__ = ("asked", "confirmed", "count", "failed", "first_deadline", "new")
+    __slots__ = ("asked", "confirmed", "count", "failed", "first_deadline", "new", "refused")
 
     def __init__(self) -> None:
         self.new: list[Read] = []
+        self.refused: list[Read] = []  # become new with the next look at deadlines
         self.asked: deque[tuple[int, list[Read]]] = deque()  # (request number, reads)
         self.confirmed: deque[tuple[int, list[Read]]] = deque()  # (read index, reads)
         self.count = 0
@@ -48,16 +50,27 @@ class Reading:
         while self.asked and self.asked[0][0] <= number:
             self.confirmed.append((index, self.asked.popleft()[1]))
 
-    def lose(self, numbers: list[int]) -> None:
-        """The core gave these requests up: their reads ask again."""
+    def lose(self, numbers: list[int], *, again: bool = True) -> None:
+        """The core gave these requests up: their reads ask again.
+
+        again: at once, and so do those that were refused before: another leader may answer. Else
+        later: a member that leads no more would refuse them as fast as they are asked, for as long
+        as this one takes it for the leader.
+        """
         lost = dict.fromkeys(numbers)
         kept: deque[tuple[int, list[Read]]] = deque()
         for number, reads in self.asked:
             if number in lost:
-                self.new.extend(reads)
+                self.refused.extend(reads)
             else:
                 kept.append((number, reads))
         self.asked = kept
+        if again:
+            self._ask_refused()
+
+    def _ask_refused(self) -> None:
+        self.new += self.refused
+        self.refused = []
 
     def served(self, applied_index: int) -> list[Ticket]:
         """Removes the reads that may be answered from a state at `applied_index`."""
@@ -73,6 +86,7 @@ class Reading:
     def expired(self, now: float) -> list[Ticket]:
         """Removes the reads whose deadline has passed; returns their tickets."""
         tickets: list[Ticket] = []
+        self._ask_refused()
         self.new = self._keep(self.new, now, tickets)
         for _, reads in (*self.asked, *self.confirmed):
             if reads and reads[0][0] <= now:
@@ -88,6 +102,7 @@ class Reading:
 
     def drain(self) -> list[Ticket]:
         """Removes every read; returns their tickets."""
+        self._ask_refused()
         tickets = [ticket for _, ticket in self.new]
         for _, reads in (*self.asked, *self.confirmed):
             tickets.extend(ticket for _, ticket in reads)

@@ -385,8 +385,8 @@ class Replica:
             self.watchdog.forget()
         if ready.installed is not None:
             self._install(ready.installed, effects)
-        if ready.lost_reads:
-            self.reading.lose(ready.lost_reads)
+        if ready.lost_reads or ready.role_changed:
+            self.reading.lose(ready.lost_reads, again=ready.role_changed)
         for state in ready.reads:
             self.reading.confirm(state.number, state.index)
         if ready.committed:

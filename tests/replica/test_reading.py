@@ -69,3 +69,24 @@ def test_stopping_answers_everything_once() -> None:
     reading.add(9.0, "b")
     assert reading.drain() == ["b", "a"]
     assert len(reading) == 0
+
+
+def test_a_refused_read_waits_for_the_next_look_or_for_another_leader() -> None:
+    """Asked at once, it would be refused as fast as the network carries it."""
+    reading = Reading()
+    for number in (1, 2):
+        reading.add(9.0, f"read-{number}")
+        reading.ask(number)
+    reading.lose([1], again=False)
+    assert not reading.new
+    assert reading.expired(1.0) == []
+    assert [ticket for _, ticket in reading.new] == ["read-1"]
+    reading.ask(3)
+    reading.lose([2, 3], again=False)
+    assert not reading.new
+    reading.lose([], again=True)
+    assert len(reading.new) == len(reading) == 2
+    reading.ask(4)
+    reading.lose([4], again=False)
+    assert sorted(map(str, reading.expired(9.5))) == ["read-1", "read-2"]
+    assert len(reading) == 0

@@ -6,6 +6,8 @@ Seeds of whole runs are in seeds.txt.
 from dataclasses import replace
 from itertools import combinations
 
+import pytest
+
 from raftkv.kv import commands
 from raftkv.raft.messages import Forward
 from raftkv.raft.types import Entry
@@ -57,12 +59,20 @@ def test_writes_that_the_leader_sends_back_are_not_sent_again_at_once() -> None:
     run.finish()
 
 
-def test_reads_that_a_former_leader_gives_back_are_not_asked_again_at_once() -> None:
-    """It stepped down in the same term, and one follower does not know that yet."""
+@pytest.mark.parametrize("uncommitted", [False, True])
+def test_reads_that_a_former_leader_gives_back_are_not_asked_again_at_once(
+    uncommitted: bool,
+) -> None:
+    """It stepped down in the same term, and one follower does not know that yet. Reads that were
+    asked one after the other came back one after the other, and each answer had the last one
+    asked again.
+    """
     run = Scenario(nodes=5, load=replace(LOAD, clients=0))
     leader, follower, *others = run.leader, *run.followers
     run.cut(*[(one, other) for one in (leader, follower) for other in others])
     run.cut(*combinations(others, 2))
+    if uncommitted:
+        run.ask(leader, Put(b"k/a", b"1"))
     run.world.run_while(lambda: leader.leads, run.world.now_us + 3 * run.cluster.election_us)
     assert follower.replica.leader == leader.member
     reads = [run.ask(follower, Get(b"k/a")) for _ in range(3)]
