@@ -4,9 +4,14 @@ import asyncio
 import json
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import uvloop
+from wsproto import ConnectionType, WSConnection
+from wsproto.events import AcceptConnection, CloseConnection, Event, TextMessage
+from wsproto.events import Request as Handshake
 
 from raftkv import limits
 from raftkv.pb import rpc_pb2
@@ -60,20 +65,48 @@ def test_pages_and_calls_of_the_gateway_over_http2(port: int) -> None:
 
 
 @curl
-def test_alpn_chooses_between_both_versions(
-    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_alpn_chooses_between_both_versions_and_sockets_work_over_tls(
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    loop: Callable[[], asyncio.AbstractEventLoop],
 ) -> None:
     authority = Authority(tmp_path_factory.mktemp("certificates"))
 
     async def scenario() -> None:
         async with secure_node(tmp_path, authority) as node:
-            url = f"https://127.0.0.1:{ports(node)[0]}/health"
+            port = ports(node)[0]
+            url = f"https://127.0.0.1:{port}/health"
             for option, version in (("--http1.1", "1.1"), ("--http2", "2"), ("--no-alpn", "1.1")):
                 words = ("--cacert", str(authority.ca), option, url)
                 shown = await asyncio.to_thread(run_curl, *words)
                 assert shown == f'{{"health":"true","reason":""}}|200 {version}'
+            await watch_by_socket(port, authority)
 
-    asyncio.run(scenario())
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(scenario())
+
+
+async def watch_by_socket(port: int, authority: Authority) -> None:
+    """A watch over a WebSocket over TLS: from the handshake to its closing."""
+    context = authority.client(alpn=("http/1.1",))
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
+    protocol = WSConnection(ConnectionType.CLIENT)
+
+    async def next_event(said: Event) -> Event:
+        writer.write(protocol.send(said))
+        async with asyncio.timeout(60):
+            while True:
+                protocol.receive_data(await reader.read(65536))
+                for event in protocol.events():
+                    return event
+
+    assert isinstance(await next_event(Handshake("x", "/v3/watch")), AcceptConnection)
+    created = await next_event(TextMessage('{"create_request":{"key":"YQ=="}}'))
+    assert isinstance(created, TextMessage)
+    assert '"created":true' in created.data
+    assert isinstance(await next_event(CloseConnection(1000)), CloseConnection)
+    writer.close()
 
 
 def test_calls_and_requests_share_a_connection_and_ports_can_part_them(tmp_path: Path) -> None:

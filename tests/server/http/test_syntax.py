@@ -1,6 +1,10 @@
 """The words of Go's decoder about text that is no JSON. The real one is asked in tests/interop."""
 
+import json
+
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from raftkv.server.http import syntax
 from raftkv.server.http.fromjson import BadJson, first_value
@@ -56,6 +60,34 @@ def test_a_text_that_must_be_one_value_says_what_is_behind_it() -> None:
     assert syntax.fault_of_text(b"5x") == "invalid character 'x' after top-level value"
     assert syntax.fault_of_text(b"") == "unexpected end of JSON input"
     assert syntax.fault_of_text(b"-") == "unexpected end of JSON input"
+
+
+PIECES = (b"", *(bytes((byte,)) for byte in b'{}[],:"\\-0.e '))
+
+
+@settings(max_examples=60)
+@given(st.data())
+def test_both_readers_agree_on_what_is_json(data: st.DataObject) -> None:
+    """The decoder takes exactly what the scanner, which only words refusals, has no fault with."""
+    json_values = st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+        max_leaves=6,
+    )
+    text = bytearray(json.dumps(data.draw(json_values)).encode())
+    for _ in range(data.draw(st.integers(0, 2))):
+        at = data.draw(st.integers(0, len(text)))
+        text[at : at + data.draw(st.integers(0, 2))] = data.draw(st.sampled_from(PIECES))
+    try:
+        taken = first_value(bytes(text)) is not None
+        words = ""
+    except BadJson as error:
+        taken, words = False, str(error)
+    fault = syntax.fault_of_stream(bytes(text))
+    if text.strip(b" \t\r\n"):
+        assert (taken, words) == (not fault, fault)
+    else:
+        assert not taken
 
 
 BODY = b'{"a":"}{\\"[","b":[{}]} \n{"c":{"d":"\\\\"}}{}'
