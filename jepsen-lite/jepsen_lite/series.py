@@ -1,12 +1,11 @@
 """Runs one after the other: workloads and mixes of faults in turn, for as long as there is time.
 
 The plan is a table of (workload, nemeses); each run of it has a cluster of its own. The first that
-is not valid ends the series, unless it is to go on; one that could not be made at all always does.
+is not valid ends the series, unless it is to go on; one that could not be made at all always does,
+and so does Ctrl-C or SIGTERM, once the run that is under way has healed and reported.
 At the end one line tells of everything.
 """
 
-import signal
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -18,6 +17,7 @@ from typing import Any, Final
 
 import click
 
+from jepsen_lite.forwarding import run_child
 from jepsen_lite.history import HistoryError
 from jepsen_lite.store import DEFAULT_ROOT, Store
 from jepsen_lite.target.process import environment
@@ -67,7 +67,6 @@ def series_command(
     seconds = 60 * minutes + 3600 * hours
     if seconds <= 0:
         raise click.UsageError("say --minutes or --hours")
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(INTERRUPTED))
     total: Counter[str] = Counter()
     ends_at = time.monotonic() + seconds
     each = max(LEAST_SECONDS, min(seconds / len(MIXES) - OVERHEAD_SECONDS, LONG_SECONDS))
@@ -83,11 +82,13 @@ def series_command(
             *("--concurrency", str(concurrency)),
         ]
         click.echo(f"--- {workload}, {nemeses}, seed {number}")
-        ended = subprocess.run(command, env=dict(environment()), check=False).returncode
+        ended, interrupted = run_child(command, environment())
         total["runs"] += 1
         _count(total, root)
         status = max(status, ended)
-        if ended not in (0, INVALID) or (ended and not go_on):
+        if interrupted:
+            status = INTERRUPTED
+        if interrupted or ended not in (0, INVALID) or (ended and not go_on):
             break
     told = ", ".join(f"{name} {number}" for name, number in total.items())
     click.echo(f"{'valid' if status == 0 else 'NOT valid'}: {told}")

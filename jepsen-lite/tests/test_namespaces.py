@@ -282,7 +282,7 @@ def the_run(root: Path) -> dict[str, Any]:
 @pytest.mark.timeout(240)
 def test_a_register_lives_through_partitions_that_the_kernel_makes(tmp_path: Path) -> None:
     """R05 to R10, with packets that vanish instead of proxies that hold them."""
-    words = ("-n", "partition", "--time", "7", "--seed", "5")
+    words = ("-n", "partition", "--time", "5", "--seed", "5")
     process = jepsen(*words, root=tmp_path)
     told, _ = process.communicate(timeout=220)
     assert process.returncode == 0, told

@@ -204,6 +204,34 @@ def test_a_run_that_is_interrupted_twice_stops_at_once_and_reports_what_there_is
 
 
 @pytest.mark.slow
+def test_a_series_that_is_told_to_end_waits_for_its_run_to_report(root: Path) -> None:
+    words = ("series", "--minutes", "30", "--system", "etcd", "--store", str(root))
+    process = subprocess.Popen(
+        [sys.executable, DIRECTORY, *words],
+        cwd=HERE.parent,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    assert process.stdout is not None
+    try:
+        for line in process.stderr:
+            if line.startswith("running"):
+                break
+        process.send_signal(signal.SIGTERM)
+        told, _ = process.communicate(timeout=100)
+        assert process.returncode == 130
+    finally:
+        process.kill()
+        process.wait()
+    assert told.count("---") == 1
+    _, run = the_run(root)
+    assert run["final"]["interrupted"]
+    assert len(run["final"]["members"]) == 3
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_ninety_seconds_of_real_processes_and_three_kinds_of_faults_at_once(root: Path) -> None:
     words = ("-w", "register", "-n", "partition,kill,pause,clock", "--time", "90", "--seed", "7")

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import subprocess
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -10,34 +11,52 @@ import pytest
 from click.testing import CliRunner
 
 from jepsen_lite.cli import main
-from raftkv.cli.commands import verify
+from raftkv.cli.exits import INTERRUPTED
 from tests.cli.running import raftctl
 
 
 class Started:
-    """Remembers what was to be run instead of running it."""
+    """Remembers what was to be run instead of running it; also the signals that it was sent.
+
+    ends: what waiting for it comes to, again and again: an exit code, or an error that is raised.
+    """
 
     def __init__(self) -> None:
         self.words: list[list[str]] = []
         self.environments: list[Mapping[str, str]] = []
+        self.signals: list[int] = []
+        self.ends: list[int | type[BaseException]] = [1, 0]
 
-    def run(
-        self, words: list[str], *, env: Mapping[str, str], check: bool
-    ) -> subprocess.CompletedProcess[str]:
-        """As subprocess.run."""
+    def start(self, words: list[str], *, env: Mapping[str, str], process_group: int) -> "Started":
+        """As subprocess.Popen."""
+        assert process_group == 0
         self.words.append(words)
         self.environments.append(env)
-        return subprocess.CompletedProcess(words, len(self.words) % 2)
+        return self
+
+    def __enter__(self) -> "Started":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Has nothing to close."""
+
+    def wait(self) -> int:
+        """As subprocess.Popen.wait."""
+        end = self.ends.pop(0)
+        if isinstance(end, int):
+            return end
+        raise end
+
+    def send_signal(self, number: int) -> None:
+        """As subprocess.Popen.send_signal."""
+        self.signals.append(number)
 
 
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch) -> Started:
     found = Started()
 
-    class Stand:
-        run = found.run
-
-    monkeypatch.setattr(verify, "subprocess", Stand)
+    monkeypatch.setattr(subprocess, "Popen", found.start)
     for name in [one for one in os.environ if one.startswith(("RAFTCTL_", "ETCDCTL_"))]:
         monkeypatch.delenv(name)
     return found
@@ -89,6 +108,14 @@ def test_without_tls_nothing_is_added_and_each_workload_has_keys_of_its_own(
 def test_the_system_s_authorities_are_asked_for_by_the_scheme(started: Started) -> None:
     raftctl(["verify", "--endpoints=a:1", "--insecure-transport=false", "--workload=set"])
     assert _flags(started.words[0])["--endpoints"] == "https://a:1"
+
+
+def test_ctrl_c_is_handed_on_and_waited_for_and_nothing_else_is_begun(started: Started) -> None:
+    started.ends = [KeyboardInterrupt, KeyboardInterrupt, 130]
+    ended = raftctl(["verify", "--endpoints=a:1", "--workload=set,append"])
+    assert ended.exit_code == INTERRUPTED
+    assert started.signals == [signal.SIGINT, signal.SIGINT]
+    assert len(started.words) == 1
 
 
 def test_certificates_are_not_left_unchecked(started: Started) -> None:

@@ -3,7 +3,7 @@
 The short form of `jepsen-lite run`, which it starts as another process: some workloads against the
 endpoints, one after the other, without faults; every answer is checked. All keys are under one
 prefix, which must be empty; they are deleted at the end. Exit code: 0 if everything was right,
-1 if something was wrong, jepsen-lite's own otherwise.
+1 if something was wrong, raftctl's own after Ctrl-C, jepsen-lite's otherwise.
 
 What raftctl was told of endpoints, TLS and the user is handed on, the password in the environment,
 where no list of processes shows it. A user needs to read and write under `raftctl-verify-`.
@@ -11,6 +11,7 @@ where no list of processes shows it. A user needs to read and write under `raftc
 
 import os
 import secrets
+import signal
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -20,10 +21,11 @@ import click
 
 from raftkv.cli.connection import Target
 from raftkv.cli.ctl import CtlCommand, Session
-from raftkv.cli.exits import BAD_ARGUMENTS, BAD_FEATURE, CtlError
+from raftkv.cli.exits import BAD_ARGUMENTS, BAD_FEATURE, INTERRUPTED, CtlError
 
 WORKLOADS: Final = "register,append,set"
 MODULE: Final = "jepsen_lite"
+CHILD_INTERRUPTED: Final = 130
 
 
 @click.command("verify", cls=CtlCommand)
@@ -58,9 +60,22 @@ def verify(
             *("--time", f"{seconds:g}", "--rate", f"{rate:g}", "--store", store),
             *("--prefix", prefix, "--clean-up", *_way_in(target)),
         ]
-        ended = subprocess.run(command, env=_environment(target), check=False)
-        worst = max(worst, ended.returncode)
+        code = _ended(command, _environment(target))
+        if code == CHILD_INTERRUPTED:
+            return INTERRUPTED
+        worst = max(worst, code)
     return worst
+
+
+def _ended(command: list[str], environment: dict[str, str]) -> int:
+    """The exit code of a run. Ctrl-C is handed on: it reports and removes its keys first."""
+    # Its own process group: a terminal would tell it as well, and twice means to make haste.
+    with subprocess.Popen(command, env=environment, process_group=0) as child:
+        while True:
+            try:
+                return child.wait()
+            except KeyboardInterrupt:
+                child.send_signal(signal.SIGINT)
 
 
 def _way_in(target: Target) -> list[str]:
