@@ -15,7 +15,7 @@ from typing import Final
 
 _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 _LEVELS: Final = {logging.WARNING: "warn", logging.CRITICAL: "fatal"}
-_UNITS: Final = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
+_UNITS: Final = ((1.0, "s", 9), (1e-3, "ms", 6), (1e-6, "µs", 3))  # digits: to nanoseconds
 
 
 def duration(seconds: float) -> str:
@@ -25,15 +25,15 @@ def duration(seconds: float) -> str:
     if seconds >= 59.9999995:
         minutes, rest = divmod(round(seconds, 6), 60)
         hours, minutes = divmod(int(minutes), 60)
-        return (f"{hours}h" if hours else "") + f"{minutes}m{_trimmed(rest)}s"
-    for size, unit in _UNITS:
+        return (f"{hours}h" if hours else "") + f"{minutes}m{_trimmed(rest, 6)}s"
+    for size, unit, digits in _UNITS:
         if seconds >= size:
-            return _trimmed(seconds / size) + unit
+            return _trimmed(seconds / size, digits) + unit
     return f"{round(seconds * 1e9)}ns" if seconds else "0s"
 
 
-def _trimmed(value: float) -> str:
-    return f"{value:.6f}".rstrip("0").rstrip(".")
+def _trimmed(value: float, digits: int) -> str:
+    return f"{value:.{digits}f}".rstrip("0").rstrip(".")
 
 
 def _stamp(record: logging.LogRecord) -> str:
