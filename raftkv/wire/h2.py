@@ -165,8 +165,6 @@ class ServerConnection(Connection):
             and type(state := self._streams.get(stream)) is Awaiting
         ):
             state.tally.answered += 1
-            if state.since:
-                self._measure(state)
             del self._streams[stream]
             self._window_bytes -= size
             self._strikes = -1
