@@ -192,3 +192,54 @@ def test_a_full_store_is_said_once_and_its_end_too(
     texts = [record.getMessage() for record in caplog.records]
     assert texts.count("no space: writes that grow the store are refused") == 1
     assert texts.count("alarm is over") == 1
+
+
+@pytest.mark.slow
+def test_while_the_alarm_comes_and_goes_every_member_accepts_the_same_writes(
+    tmp_path: Path,
+) -> None:
+    """M23: writes through all members, at a store that fills up and is compacted again."""
+
+    async def scenario() -> None:
+        settings = {"quota_backend_bytes": 400_000, "state_check_seconds": 0.2}
+        async with running(configs(3, tmp_path, **settings)) as nodes:
+            clients = [await Client.connect(node) for node in nodes]
+            machines = [replica_of(node).machine for node in nodes]
+            await until(lambda: all(one.space.told.quota_bytes == 400_000 for one in machines))
+            accepted: dict[bytes, None] = {}
+            refused = lifted = 0
+
+            async def write(client: Client, number: int) -> None:
+                nonlocal refused
+                for one in range(150):
+                    key = b"%d-%d" % (number, one)
+                    try:
+                        await client.put(key, b"v" * 4_000)
+                        accepted[key] = None
+                    except RpcError as error:
+                        if error.code != Code.RESOURCE_EXHAUSTED:
+                            raise
+                        refused += 1
+
+            writing = asyncio.gather(*(write(one, at) for at, one in enumerate(clients)))
+            while not writing.done():
+                if machines[0].alarms.no_space:
+                    everything = rpc_pb2.DeleteRangeRequest(key=b"\0", range_end=b"\0")
+                    await clients[0].call("/etcdserverpb.KV/DeleteRange", everything)
+                    request = rpc_pb2.CompactionRequest(revision=machines[0].revision)
+                    await clients[0].call("/etcdserverpb.KV/Compact", request)
+                    await until(lambda: not machines[0].alarms.no_space)
+                    lifted += 1
+                await asyncio.sleep(0)
+            await writing
+            assert refused
+            assert lifted
+            await until(lambda: len({one.applied_index for one in machines}) == 1)
+            await until(lambda: len({one.state_hash for one in machines}) == 1)
+            # Every put that was accepted, and every delete that found something, is a revision.
+            assert machines[0].revision >= 1 + len(accepted)
+            assert not any(one.alarms.raised(CORRUPT) for one in machines)
+            for client in clients:
+                client.close()
+
+    asyncio.run(scenario())
