@@ -10,6 +10,7 @@ any other client.
 
 import asyncio
 from collections.abc import Callable, Sequence
+from time import perf_counter
 from typing import TYPE_CHECKING, Final
 
 from raftkv import limits
@@ -17,7 +18,8 @@ from raftkv.errors import DEADLINE_EXCEEDED, ApiError, Code
 from raftkv.server.http.fromjson import BadJson, first_value
 from raftkv.server.http.messages import JSON, Exchange, Fields
 from raftkv.server.http.objects import Objects
-from raftkv.server.http.tojson import quote
+from raftkv.server.http.tojson import Printer, quote
+from raftkv.server.slices import Progress
 from raftkv.wire.frames import PREFIX, PREFIX_BYTES
 from raftkv.wire.grpc import RequestHead
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
 STREAM: Final = 1
 _MUCH_BYTES: Final = 64 * limits.KIB
+_LONG_BYTES: Final = 256 * limits.KIB  # of an answer that is printed in slices
 
 # HTTP status of a gRPC status (grpc-gateway v1, HTTPStatusFromCode).
 HTTP_STATUS: Final = {
@@ -69,6 +72,11 @@ def error_body(code: int, text: str) -> bytes:
     """The body of a call that failed before it said anything."""
     words = quote(text)
     return f'{{"error":{words},"code":{code},"message":{words}}}'.encode()
+
+
+def error_text(error: ApiError) -> bytes:
+    """The same of an error of the API."""
+    return error_body(error.code, error.text)
 
 
 def _error_line(code: int, text: str) -> bytes:
@@ -258,12 +266,49 @@ class UnaryCall(GatewayCall):
         """Writes the answer, if there is one."""
         self.dirty = False
         if self._answer is not None:
-            body = self._method.answer.text(self._answer).encode()
-            self._answer = None
-            self._exchange.respond(200, _ANSWER, body)
+            answer, self._answer = self._answer, None
+            if len(answer) > _LONG_BYTES:
+                self._print_in_slices(answer)
+            else:
+                self._exchange.respond(200, _ANSWER, self._method.answer.text(answer).encode())
         elif self._status is not None:
             (code, text), self._status = self._status, None
             self._exchange.respond(HTTP_STATUS.get(code, 500), _FAILURE, error_body(code, text))
+
+    def _print_in_slices(self, answer: bytes) -> None:
+        error = self.driver.slices.add(Printing(self._exchange, self._method.answer, answer))
+        if error is not None:
+            self._exchange.respond(HTTP_STATUS[error.code], _FAILURE, error_text(error))
+
+
+class Printing:
+    """A long answer that becomes JSON between the turns of the loop (slices.Piece)."""
+
+    def __init__(self, exchange: Exchange, printer: Printer, answer: bytes) -> None:
+        self._exchange = exchange
+        self._parts: list[str] = []
+        self._steps = printer.text_steps(answer, self._parts)
+
+    def wanted(self) -> bool:
+        """Whether the client still waits."""
+        return self._exchange.is_open
+
+    def drop(self, error: ApiError | None) -> None:
+        """The end before the end."""
+        self._parts.clear()
+        if error is not None:
+            self._exchange.respond(HTTP_STATUS[error.code], _FAILURE, error_text(error))
+
+    def step(self) -> Progress:
+        """A slice; the last one answers."""
+        started = perf_counter()
+        while perf_counter() - started < limits.SLICE_SECONDS / 2:
+            try:
+                next(self._steps)
+            except StopIteration:
+                self._exchange.respond(200, _ANSWER, "".join(self._parts).encode())
+                return Progress.DONE
+        return Progress.MORE
 
 
 class StreamCall(GatewayCall):

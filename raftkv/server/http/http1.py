@@ -285,7 +285,7 @@ class Http1Connection(asyncio.Protocol):
         if self._closed:
             return
         self._transport.write(data)
-        if self.queued_bytes() > limits.MAX_CONNECTION_OUTPUT_BYTES:
+        if self.queued_bytes() > limits.MAX_CONNECTION_OUTPUT_BYTES * limits.HTTP_BODY_FACTOR:
             self.abort()
 
     def queued_bytes(self) -> int:

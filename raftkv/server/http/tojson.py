@@ -10,13 +10,15 @@ A printer is made once per message type: a list of fields with what prints each.
 
 import re
 from base64 import b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final, TypeAlias
 
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 from google.protobuf.message_factory import GetMessageClass
 
 Print: TypeAlias = Callable[[Any], str]
+
+STEP_BYTES: Final = 32 * 1024  # encoded; printed in well under a millisecond
 
 _QUOTED: Final = frozenset(
     {
@@ -88,6 +90,27 @@ class Printer:
         """An encoded message as JSON."""
         return self.print(self._class.FromString(encoded))
 
+    def text_steps(self, encoded: bytes, parts: list[str]) -> Iterator[None]:
+        """Adds the same text to `parts`, in steps of some kilobytes."""
+        return self._steps(self._class.FromString(encoded), parts)
+
+    def _steps(self, message: Any, parts: list[str]) -> Iterator[None]:
+        separator = "{"
+        for field in self._descriptor.fields:
+            name, label, presence, text = _field(field)
+            if not (message.HasField(name) if presence else getattr(message, name)):
+                continue
+            parts.append(separator + label)
+            separator = ","
+            value, inner = getattr(message, name), field.message_type
+            if inner is None or is_map(field):
+                parts.append(text(value))
+            elif field.is_repeated:
+                yield from _list_steps(printer(inner), value, parts)
+            else:
+                yield from printer(inner)._steps(value, parts)
+        parts.append("}" if separator == "," else "{}")
+
     def print(self, message: Any) -> str:
         """A message as JSON."""
         fields = self._fields
@@ -103,6 +126,23 @@ class Printer:
                 if value:
                     parts.append(label + text(value))
         return "{" + ",".join(parts) + "}"
+
+
+def _list_steps(of: Printer, values: Any, parts: list[str]) -> Iterator[None]:
+    separator, size = "[", 0
+    for value in values:
+        parts.append(separator)
+        separator = ","
+        bytes_ = value.ByteSize()
+        if bytes_ > STEP_BYTES:
+            yield from of._steps(value, parts)
+        else:
+            parts.append(of.print(value))
+        size += bytes_
+        if size > STEP_BYTES:
+            size = 0
+            yield
+    parts.append("]")
 
 
 _printers: dict[str, Printer] = {}

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from raftkv import limits
-from tests.server.harness import configs, replica_of, running, until
+from raftkv.pb import rpc_pb2
+from tests.server.harness import Client, configs, replica_of, running, until
 from tests.server.http.asking import Wire, ask, get, post, request
 
 PUT = '{"key":"YQ==","value":"Yg=="}'
@@ -263,6 +264,36 @@ def count_events(connection: socket.socket, wanted: int) -> int:
         seen += rest.count(b'"mod_revision"')
         rest = rest[-14:].rpartition(b'"mod_revision"')[2]
     return seen
+
+
+def test_a_long_answer_becomes_json_between_turns(tmp_path: Path) -> None:
+    """A range of 20,000 keys; and the same when its client leaves in between."""
+
+    async def scenario() -> None:
+        async with running(configs(1, tmp_path)) as nodes:
+            number = nodes[0].config.listen_client_urls[0].port
+            client = await Client.connect(nodes[0])
+            puts = [
+                client.start("/etcdserverpb.KV/Put", rpc_pb2.PutRequest(key=b"%05d" % one))
+                for one in range(20_000)
+            ]
+            client.flush()
+            await asyncio.gather(*puts)
+            client.close()
+            slices = nodes[0].driver.slices  # type: ignore[union-attr]
+            everything = request("/v3/kv/range", '{"key":"AA==","range_end":"AA=="}')
+            reader, writer = await asyncio.open_connection("127.0.0.1", number, limit=1 << 24)
+            writer.write(everything)
+            await reader.readuntil(b"\r\n\r\n")
+            body = json.loads(await reader.readuntil(b'"count":"20000"}'))
+            assert len(body["kvs"]) == 20_000
+            writer.write(everything)
+            await until(lambda: len(slices))
+            writer.transport.abort()
+            await until(lambda: not len(slices))
+            assert not nodes[0].clients.routes._calls  # type: ignore[union-attr]
+
+    asyncio.run(scenario())
 
 
 def test_a_member_that_stops_ends_streams_and_tells_that_it_is_not_ready(tmp_path: Path) -> None:

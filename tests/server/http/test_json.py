@@ -12,7 +12,7 @@ from google.protobuf.message_factory import GetMessageClass
 from raftkv.pb import rpc_pb2
 from raftkv.server.http.fromjson import BadJson, encoder, first_value
 from raftkv.server.http.paths import ETCD
-from raftkv.server.http.tojson import is_map, printer, quote
+from raftkv.server.http.tojson import STEP_BYTES, is_map, printer, quote
 from raftkv.server.services.catalogue import service_descriptors
 
 METHODS = [method for service in service_descriptors() for method in service.methods]
@@ -73,7 +73,11 @@ def test_every_message_of_the_api_survives_the_way_to_json_and_back(method: Any)
     for descriptor in (method.input_type, method.output_type):
         for _ in range(40):
             message = fill(random_, descriptor)
-            text = printer(descriptor).text(message.SerializeToString())
+            encoded = message.SerializeToString()
+            text = printer(descriptor).text(encoded)
+            parts: list[str] = []
+            assert not any(printer(descriptor).text_steps(encoded, parts))
+            assert "".join(parts) == text
             value = first_value(text.encode())
             assert value is not None
             assert type(message).FromString(encoder(descriptor).encode(value[0])) == message
@@ -172,3 +176,16 @@ def test_bad_base64_is_told_with_its_place(value: str, at: int) -> None:
 def test_deep_nesting_is_an_answer_and_no_crash(depth: int) -> None:
     with pytest.raises(BadJson):
         encode(rpc_pb2.TxnRequest, '{"success":' * depth)
+
+
+def test_a_long_message_is_printed_in_small_steps() -> None:
+    reply = rpc_pb2.TxnResponse()
+    for _ in range(2):
+        inner = reply.responses.add().response_range
+        for number in range(5_000):
+            inner.kvs.add(key=b"%d" % number, value=b"v" * 100)
+    encoded = reply.SerializeToString()
+    parts: list[str] = []
+    steps = sum(1 for _ in printer(rpc_pb2.TxnResponse.DESCRIPTOR).text_steps(encoded, parts))
+    assert steps >= len(encoded) // (STEP_BYTES + 4096) - 2
+    assert "".join(parts) == printer(rpc_pb2.TxnResponse.DESCRIPTOR).text(encoded)
