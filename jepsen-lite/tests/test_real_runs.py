@@ -86,7 +86,7 @@ def test_list_names_workloads_and_nemeses() -> None:
 
 def test_a_cluster_that_runs_is_checked_and_left_as_it_was(root: Path) -> None:
     with Cluster(1) as cluster:
-        common = ("run", "--endpoints", cluster.endpoint, "--time", "3", "--store", str(root))
+        common = ("run", "--endpoints", cluster.endpoint, "--time", "1", "--store", str(root))
         ended = jepsen(*common, "--clean-up")
         assert ended.returncode == 0, ended.stdout + ended.stderr
         _, run = the_run(root)
