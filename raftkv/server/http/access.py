@@ -15,14 +15,11 @@ _HEADERS: Final = (b"Access-Control-Allow-Headers", b"accept, content-type, auth
 ANY: Final = "*"
 
 _REBINDING: Final = """\
-etcd received your request, but the Host header was unrecognized.
+This member does not serve HTTP for the host "%s".
+Name it in --host-whitelist, or ask over TLS.
 
-To fix this, choose one of the following options:
-- Enable TLS, then any HTTPS request will be allowed.
-- Add the hostname you want to use to the whitelist in settings.
-  - e.g. etcd --host-whitelist %s
-
-This requirement has been added to help prevent "DNS Rebinding" attacks (CVE-2018-5702).
+Other names are refused so that no page of the web can reach this store under a name that is
+made to resolve to it (DNS rebinding, CVE-2018-5702).
 """
 
 
