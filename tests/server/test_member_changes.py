@@ -22,7 +22,7 @@ from raftkv.errors import (
 )
 from raftkv.pb import peer_pb2, rpc_pb2
 from raftkv.raft import describe
-from raftkv.server import rejoining
+from raftkv.server import identify, rejoining
 from raftkv.server.node import Node
 from tests.processes import free_ports
 from tests.server.harness import Client, RpcError, configs, published, replica_of, running, until
@@ -211,8 +211,11 @@ def test_a_second_voter_joins_a_cluster_of_one_that_needs_its_vote(
     asyncio.run(scenario())
 
 
-def test_a_learner_that_asks_for_it_becomes_a_voter_when_it_has_caught_up(tmp_path: Path) -> None:
+def test_a_learner_that_asks_for_it_becomes_a_voter_when_it_has_caught_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """--auto-promote; and the name of a member is its own, and nobody joins unasked."""
+    monkeypatch.setattr(identify, "STRANGER_ROUNDS", 2)
 
     async def scenario() -> None:
         config = configs(1, tmp_path)
