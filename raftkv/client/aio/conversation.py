@@ -39,7 +39,7 @@ class Conversation(Generic[Reply]):
         self._closed = False
 
     async def write(self, request: Message) -> None:
-        """Sends a message, behind earlier ones. Whether that works is heard by `read`."""
+        """Sends `request` behind earlier messages. Whether that works is heard by `read`."""
         await self._stream.write(request)
 
     async def done_writing(self) -> None:

@@ -40,7 +40,7 @@ class Conversation(Generic[Reply]):
         self._closed = False
 
     def write(self, request: Message) -> None:
-        """Sends a message, behind earlier ones. Whether that works is heard by `read`."""
+        """Sends `request` behind earlier messages. Whether that works is heard by `read`."""
         self._stream.write(request)
 
     def done_writing(self) -> None:
