@@ -107,5 +107,5 @@ class Running:
 def both(act: Callable[[str], Said]) -> Said:
     """What both tools say, if it is the same. act: runs the tool it is given."""
     theirs, ours = act("etcdctl").masked(), act("raftctl").masked()
-    assert ours == theirs
+    assert ours == theirs, (ours, theirs)
     return ours
