@@ -88,7 +88,8 @@ class Stopwatch:
         return next((when for last, when in self._synced if last >= index), 0.0)
 
     def answered(self, since: float, sent: float) -> None:
-        """A write that was forwarded at `sent` is applied."""
+        """A write that was forwarded at `sent` is applied. since: 0.0: nobody knows any more."""
+        since = since or sent
         answered = self._answered
         if answered and answered[-1].appended == sent:
             answered[-1] = answered[-1]._replace(writes=answered[-1].writes + 1)

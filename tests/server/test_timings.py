@@ -255,6 +255,12 @@ def test_forwarded_writes_that_were_sent_together_are_one_run() -> None:
     assert watch.applied(0) == []
 
 
+def test_a_forwarded_write_whose_beginning_nobody_knows_has_waited_since_it_was_sent() -> None:
+    watch = Stopwatch()
+    watch.answered(0.0, 50.0)
+    assert watch.applied(0) == [Run(0, 0, 1, 50.0, 50.0)]
+
+
 def test_writes_that_go_back_to_waiting_keep_the_time_of_their_beginning() -> None:
     watch = Stopwatch()
     watch.appended(3, 1, term=1, since=10.0)
