@@ -68,8 +68,8 @@ class ServerConfig:
     quota_backend_bytes: NOSPACE above this size; 0: no limit (etcd's negative values).
     listen_client_http_urls: for HTTP alone, which the client URLs then do not serve; none: they do.
     listen_metrics_urls: for metrics and health alone, besides the client URLs.
-    cors: origins whose scripts may use HTTP. host_whitelist: hosts that may be asked for without
-        TLS. "*": all.
+    cors: origins whose scripts may use HTTP, "*": all. host_whitelist: hosts that may be asked for
+        without TLS, "*": all.
     auto_compaction_retention_seconds, _revisions: at most one is not 0; both 0: off.
     strict_reconfig_check: refuse changes of members that would leave no quorum of those that
         answer. max_learners: at a time.
@@ -108,7 +108,7 @@ class ServerConfig:
     listen_client_http_urls: tuple[Url, ...] = ()
     listen_metrics_urls: tuple[Url, ...] = ()
     enable_grpc_gateway: bool = True
-    cors: tuple[str, ...] = ("*",)
+    cors: tuple[str, ...] = ()
     host_whitelist: tuple[str, ...] = ("*",)
     client_tls: TlsFiles | None = None
     peer_tls: TlsFiles | None = None

@@ -59,7 +59,7 @@ FLAGS: Final = (
     Flag("listen-client-http-urls", "", "URLs for HTTP; the client URLs then speak only gRPC."),
     Flag("listen-metrics-urls", "", "More URLs to serve metrics and health on."),
     Flag("enable-grpc-gateway", "true", "Serve the JSON gateway.", True),
-    Flag("cors", "*", "Origins whose scripts may use HTTP (CORS). Empty or *: all."),
+    Flag("cors", "", "Origins whose scripts may use HTTP (CORS). *: all, as etcd."),
     Flag("host-whitelist", "*", "Host names to serve HTTP for without TLS. Empty or *: all."),
     Flag("listen-peer-urls", "http://localhost:2380", "URLs to listen on for peers."),
     Flag("initial-advertise-peer-urls", "http://localhost:2380", "Peer URLs to tell the cluster."),
@@ -258,9 +258,8 @@ def _listen_urls(values: Mapping[str, str], flag: str) -> tuple[Url, ...]:
 
 
 def _names(values: Mapping[str, str], flag: str) -> tuple[str, ...]:
-    """Comma-separated names; none means all."""
-    names = tuple(name.strip() for name in values[flag].split(",") if name.strip())
-    return names or ("*",)
+    """Comma-separated names."""
+    return tuple(name.strip() for name in values[flag].split(",") if name.strip())
 
 
 def _advertised_urls(values: Mapping[str, str], flag: str) -> tuple[Url, ...]:
@@ -313,7 +312,7 @@ def build(given: Mapping[str, str]) -> ServerConfig:
         listen_metrics_urls=listen_metrics,
         enable_grpc_gateway=_switch(values, "enable-grpc-gateway"),
         cors=_names(values, "cors"),
-        host_whitelist=_names(values, "host-whitelist"),
+        host_whitelist=_names(values, "host-whitelist") or ("*",),
         listen_peer_urls=listen_peer,
         initial_advertise_peer_urls=_advertised_urls(values, "initial-advertise-peer-urls"),
         initial_cluster=parse_initial_cluster(text) if text else {},

@@ -20,7 +20,9 @@ UNLIMITED = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_le
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with raftkv(tmp_path_factory.mktemp("refusals"), 1) as cluster:
+    # What a leader does by itself would be in the log too.
+    quiet = ("--state-check-interval=0", "--quota-backend-bytes=-1")
+    with raftkv(tmp_path_factory.mktemp("refusals"), 1, *quiet) as cluster:
         yield cluster.servers[0]
 
 
@@ -130,39 +132,67 @@ def http1(port: int, host: str, request: bytes) -> bytes:
     with socket.create_connection(("127.0.0.1", port), 10) as connection:
         connection.settimeout(10)
         connection.sendall(request.replace(b"HOST", host.encode()))
+        connection.shutdown(socket.SHUT_WR)  # nothing more will be asked
         answer = b""
         while piece := connection.recv(65536):
             answer += piece
         return answer
 
 
+ORIGIN = b"Origin: http://evil.example\r\n"
 BROWSER = {
-    "gateway": b"POST /v3/kv/put HTTP/1.1\r\nHost: HOST\r\nOrigin: http://evil.example\r\n"
-    b"Content-Type: text/plain\r\nContent-Length: 36\r\n\r\n"
+    "gateway": b"POST /v3/kv/put HTTP/1.1\r\nHost: HOST\r\nConnection: close\r\n"
+    + ORIGIN
+    + b"Content-Type: text/plain\r\nContent-Length: 37\r\n\r\n"
     b'{"key":"YnJvd3Nlcg==","value":"eA=="}',
-    "old-api": b"PUT /v2/keys/browser?value=x HTTP/1.1\r\nHost: HOST\r\nContent-Length: 0\r\n\r\n",
-    "page": b"GET / HTTP/1.1\r\nHost: HOST\r\nReferer: http://evil.example/\r\n\r\n",
-    "preflight": b"OPTIONS /etcdserverpb.KV/Put HTTP/1.1\r\nHost: HOST\r\n"
-    b"Origin: http://evil.example\r\nAccess-Control-Request-Method: POST\r\n"
+    "old-api": b"PUT /v2/keys/browser?value=x HTTP/1.1\r\nHost: HOST\r\nConnection: close\r\n"
+    + ORIGIN
+    + b"Content-Length: 0\r\n\r\n",
+    "preflight": b"OPTIONS /etcdserverpb.KV/Put HTTP/1.1\r\nHost: HOST\r\nConnection: close\r\n"
+    + ORIGIN
+    + b"Access-Control-Request-Method: POST\r\n"
     b"Access-Control-Request-Headers: content-type\r\n\r\n",
-    "upgrade": b"GET / HTTP/1.1\r\nHost: HOST\r\nConnection: Upgrade, HTTP2-Settings\r\n"
-    b"Upgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\n",
     "websocket": b"GET /v3/watch HTTP/1.1\r\nHost: HOST\r\nConnection: Upgrade\r\n"
-    b"Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+    + ORIGIN
+    + b"Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
     b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+}
+NAVIGATION = {
+    "page": b"GET / HTTP/1.1\r\nHost: HOST\r\nConnection: close\r\n"
+    b"Referer: http://evil.example/\r\n\r\n",
+    "upgrade": b"GET / HTTP/1.1\r\nHost: HOST\r\nConnection: close, Upgrade, HTTP2-Settings\r\n"
+    b"Upgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\n",
 }
 
 
 @pytest.mark.parametrize("case", BROWSER)
-def test_a_browser_page_reaches_nothing(server: Server, case: str) -> None:
-    """X15: whatever name it has given this address; HTTP/1 is not spoken on either port."""
+def test_a_script_of_a_foreign_page_reaches_nothing(server: Server, case: str) -> None:
+    """X15: whatever name it has given this address. On the peer port HTTP/1 is not spoken."""
     before = log_and_store(server)
-    for port in (server.client_port, server.peer_port):
-        for host in HOSTS:
-            answer = http1(port, host, BROWSER[case])
-            assert answer.startswith(b"HTTP/1.1 400"), answer
-            assert ALLOW not in answer.lower()
+    for host in HOSTS:
+        answer = http1(server.client_port, host, BROWSER[case])
+        assert answer.startswith(b"HTTP/1.1 403"), answer
+        assert ALLOW not in answer.lower()
+        assert http1(server.peer_port, host, BROWSER[case]).startswith(b"HTTP/1.1 400")
     assert log_and_store(server) == before
+
+
+def test_a_page_under_a_name_that_was_made_to_resolve_to_us_reaches_nothing(server: Server) -> None:
+    """X15: DNS rebinding; the page is same-origin, and its browser says from where."""
+    before = log_and_store(server)
+    answer = http1(server.client_port, "evil.example", BROWSER["gateway"])
+    assert answer.startswith(b"HTTP/1.1 403"), answer
+    assert log_and_store(server) == before
+
+
+@pytest.mark.parametrize("case", NAVIGATION)
+def test_there_is_no_page_to_look_at(server: Server, case: str) -> None:
+    """X15: nor another protocol to go on with."""
+    for host in HOSTS:
+        answer = http1(server.client_port, host, NAVIGATION[case])
+        assert answer.startswith(b"HTTP/1.1 404"), answer
+        assert ALLOW not in answer.lower()
+        assert http1(server.peer_port, host, NAVIGATION[case]).startswith(b"HTTP/1.1 400")
 
 
 @pytest.mark.parametrize(

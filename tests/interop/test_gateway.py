@@ -30,7 +30,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     directory = tmp_path_factory.mktemp("gateway")
     with (
         processes.etcd(directory / "etcd", "--unsafe-no-fsync") as etcd,
-        processes.raftkv(directory / "raftkv") as raftkv,
+        processes.raftkv(directory / "raftkv", 1, "--cors=*") as raftkv,
     ):
         yield Pair(etcd.servers[0].client_port, raftkv.servers[0].client_port)
 
@@ -130,7 +130,7 @@ def stream(port: int, data: bytes, messages: int) -> tuple[str, dict[str, str], 
         return status, headers, [same(wire.chunk()) for _ in range(messages)]
 
 
-WATCH = '{"create_request":{"key":"d2F0Y2g=","range_end":"d2F0Y2gw","start_revision":1%s}}'
+WATCH = '{"create_request":{"key":"d2F0Y2g=","range_end":"d2F0Y2g5","start_revision":1%s}}'
 
 
 @pytest.mark.parametrize(

@@ -72,8 +72,8 @@ class Site:
         access = self._access
         if access is not None:
             refusal = access.refusal(request)
-            if refusal:
-                exchange.respond(*plain_error(421, refusal))
+            if refusal is not None:
+                exchange.respond(*plain_error(*refusal))
                 return ANSWERED
             exchange.extra = access.fields(request)
             if request.method == b"OPTIONS":
@@ -104,7 +104,7 @@ class Site:
             return False
         return (
             _modern(request).startswith(GATEWAY)
-            and not access.refusal(request)
+            and access.refusal(request) is None
             and gateway.upgrades(request)
         )
 

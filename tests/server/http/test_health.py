@@ -179,8 +179,10 @@ def test_pages_are_got_and_nothing_else(condition: Condition, path: str) -> None
 # --- access ---------------------------------------------------------------------
 
 
-def request(host: str, *, secure: bool = False, origin: str = "") -> Request:
-    headers = {b"host": host.encode(), b"origin": origin.encode()}
+def request(host: str, *, secure: bool = False, origin: str | None = None) -> Request:
+    headers = {b"host": host.encode()}
+    if origin is not None:
+        headers[b"origin"] = origin.encode()
     return Request(b"GET", "/", "", headers, secure)
 
 
@@ -195,20 +197,51 @@ def test_a_host_is_named_without_its_port(host: str, name: str) -> None:
 def test_only_listed_hosts_may_be_asked_for_without_tls() -> None:
     """X15."""
     access = Access(hosts=("a", "::1"))
-    assert not access.refusal(request("a:2379"))
-    assert not access.refusal(request("[::1]:2379"))
-    assert 'the host "b"' in access.refusal(request("b:1"))
-    assert not access.refusal(request("b", secure=True))
-    assert not Access().refusal(request("b"))
-    assert not Access(hosts=("a", "*")).refusal(request("b"))
+    assert access.refusal(request("a:2379")) is None
+    assert access.refusal(request("[::1]:2379")) is None
+    refused = access.refusal(request("b:1"))
+    assert refused is not None
+    assert refused.status == 421
+    assert 'the host "b"' in refused.text
+    assert access.refusal(request("b", secure=True)) is None
+    assert Access().refusal(request("b")) is None
+    assert Access(hosts=("a", "*")).refusal(request("b")) is None
 
 
-def test_only_listed_origins_are_told_that_they_may() -> None:
+def test_only_listed_origins_are_served_and_told_that_they_may() -> None:
     """X15."""
     access = Access(origins=("http://a",))
-    assert (b"Access-Control-Allow-Origin", b"http://a") in access.fields(
-        request("x", origin="http://a")
-    )
-    assert access.fields(request("x", origin="http://b")) == ()
+    listed, other = request("x", origin="http://a"), request("x", origin="http://b")
+    assert (b"Access-Control-Allow-Origin", b"http://a") in access.fields(listed)
+    assert access.refusal(listed) is None
+    assert access.fields(other) == ()
+    refused = access.refusal(other)
+    assert refused is not None
+    assert refused.status == 403
+    assert '"http://b"' in refused.text
     assert access.fields(request("x")) == ()
-    assert (b"Access-Control-Allow-Origin", b"*") in Access().fields(request("x"))
+    assert access.refusal(request("x")) is None
+
+
+def test_all_origins_are_served_if_the_operator_says_so() -> None:
+    everybody = Access(origins=("*",))
+    stranger = request("x", origin="http://b")
+    assert (b"Access-Control-Allow-Origin", b"*") in everybody.fields(stranger)
+    assert everybody.refusal(stranger) is None
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:2379", "[::1]:2379", "localhost:2379", "listed:1"])
+def test_a_page_of_this_very_host_is_served(host: str) -> None:
+    """X15: some clients of WebSockets name it; nobody else can serve a page from there."""
+    access = Access(hosts=("listed", "*"))
+    assert access.refusal(request(host, origin=f"http://{host}")) is None
+    assert access.refusal(request(host, origin=f"https://{host}")) is not None
+    assert access.refusal(request(host, origin="null")) is not None
+    assert access.refusal(request(host, origin="")) is not None
+
+
+def test_a_name_that_is_made_to_resolve_to_this_host_is_no_page_of_ours() -> None:
+    """X15: DNS rebinding makes a foreign page same-origin; TLS proves the name."""
+    access = Access()
+    assert access.refusal(request("evil:1", origin="http://evil:1")) is not None
+    assert access.refusal(request("ours:1", secure=True, origin="https://ours:1")) is None

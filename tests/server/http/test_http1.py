@@ -137,7 +137,8 @@ def test_two_hosts_and_scripts_of_other_origins_are_refused_as_told(port: int) -
     assert one.headers["access-control-allow-origin"] == "http://two.example"
     other = get(port, "/health", "Origin: http://evil.example\r\n")
     assert "access-control-allow-origin" not in other.headers
-    assert other.code == 200
+    assert other.code == 403
+    assert b"--cors" in other.body
 
 
 def test_a_method_without_a_path_of_etcds_has_that_of_grpc(port: int) -> None:
