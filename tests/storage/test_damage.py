@@ -193,9 +193,9 @@ def test_a_flipped_bit_is_refused_or_harmless(victim: Victim) -> None:
 
 
 @pytest.mark.slow
-def test_four_hundred_flipped_bits_are_refused_or_harmless(victim: Victim) -> None:
+def test_hundreds_of_flipped_bits_are_refused_or_harmless(victim: Victim) -> None:
     """D05, D06, D07, D08."""
-    assert flip_bits(victim, Random(6), 400)["refused"] > 20
+    assert flip_bits(victim, Random(6), 200)["refused"] > 10
 
 
 def cut_tails(victim: Victim, lengths: list[int]) -> set[str]:
@@ -226,7 +226,7 @@ def test_a_cut_tail_of_the_log_is_refused(victim: Victim) -> None:
 @pytest.mark.slow
 def test_a_tail_cut_at_any_of_its_last_bytes_is_refused(victim: Victim) -> None:
     """D04."""
-    cut_tails(victim, list(range(1, 4097, 13)))
+    cut_tails(victim, list(range(1, 4097, 29)))
 
 
 # --- the torn last batch: an ordinary power cut ------------------------------------------------
