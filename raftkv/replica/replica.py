@@ -164,10 +164,9 @@ class Replica:
         write once its configuration is applied here.
         """
         self._stirred = True
-        writes = self.writes
         deadline = self._now + self.settings.request_timeout_seconds
-        change = Write(command, request, ticket, deadline, writes.stopwatch.clock())
-        writes.pending.waiting.append(change)
+        since = self.writes.stopwatch.clock()
+        self.writes.pending.waiting.append(Write(command, request, ticket, deadline, since))
 
     def read(self, ticket: Ticket) -> ApiError | None:
         """Queues a linearizable read; its ticket comes back in `Effects.reads` or `replies`."""
