@@ -58,7 +58,7 @@ class Worker:
     """A library's process. Errors of every method: LoadFailed."""
 
     def __init__(self, library: str, python: Path, endpoint: str) -> None:
-        self.library = library
+        self.name = library
         environment = {} if library in foreign.REQUIREMENTS else {"PYTHONPATH": str(ROOT)}
         self._process = subprocess.Popen(
             [python, "-P", WORKER, library, endpoint],
@@ -74,7 +74,7 @@ class Worker:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise LoadFailed(f"the process of {self.library} ended; its last words are above")
+            raise LoadFailed(f"the process of {self.name} ended; its last words are above")
         return json.loads(line)
 
     def run(self, order: Mapping[str, object]) -> dict[str, float]:
@@ -84,7 +84,7 @@ class Worker:
             self._process.stdin.write(json.dumps(order) + "\n")
             self._process.stdin.flush()
         except OSError as error:
-            raise LoadFailed(f"the process of {self.library} has ended") from error
+            raise LoadFailed(f"the process of {self.name} has ended") from error
         done: dict[str, float] = self._answer()
         return done
 
@@ -145,11 +145,11 @@ def round_of(
     workers: list[Worker], order: Mapping[str, object], slices: int, seed: int
 ) -> dict[str, Sample]:
     """One round: all workers in turn, `slices` times. Errors: LoadFailed."""
-    done: dict[str, list[dict[str, float]]] = {worker.library: [] for worker in workers}
+    done: dict[str, list[dict[str, float]]] = {worker.name: [] for worker in workers}
     dice = random.Random(seed)
     for _ in range(slices):
         for worker in dice.sample(workers, len(workers)):
-            done[worker.library].append(worker.run(order))
+            done[worker.name].append(worker.run(order))
     best = {library: _best(taken) for library, taken in done.items()}
     for library, metrics in best.items():
         stub = STUBS.get(library)

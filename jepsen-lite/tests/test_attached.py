@@ -1,7 +1,6 @@
 """Clusters that somebody else runs, behind TLS and behind a login."""
 
 import json
-import logging
 import os
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from jepsen_lite.target.access import Access, without_password
 from jepsen_lite.target.base import TargetError
 from raftkv.client import TLS, Client
 from tests import processes
+from tests.levels import levels_kept
 from tests.server.certificates import Authority
 
 HERE = Path(__file__).resolve().parent.parent
@@ -27,12 +27,8 @@ VERIFY: Final = "from raftkv.cli.ctl import main; main()"
 
 @pytest.fixture(autouse=True)
 def _levels() -> Iterator[None]:
-    """The command line says how much the whole process logs."""
-    loggers = [logging.getLogger(name) for name in ("", "raftkv", "jepsen_lite")]
-    before = [(one, one.level) for one in loggers]
-    yield
-    for one, level in before:
-        one.setLevel(level)
+    with levels_kept():
+        yield
 
 
 def ended(

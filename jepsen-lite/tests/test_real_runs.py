@@ -8,8 +8,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import psutil
 import pytest
@@ -30,6 +31,47 @@ def jepsen(*words: str, timeout: float = 110.0) -> subprocess.CompletedProcess[s
         timeout=timeout,
         check=False,
     )
+
+
+@contextmanager
+def begun(
+    root: Path, *words: str, written_bytes: int = 0
+) -> Iterator[tuple[subprocess.Popen[str], IO[str], IO[str]]]:
+    """A command that runs, with its output and its standard error; ended behind the block.
+
+    written_bytes: so long a history there is already.
+    """
+    with subprocess.Popen(
+        [sys.executable, DIRECTORY, *words, "--store", str(root)],
+        cwd=HERE.parent,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        try:
+            wait_for_line(process.stderr, "running")
+            deadline = time.monotonic() + 60
+            while not has_history(root, written_bytes):
+                assert time.monotonic() < deadline
+                assert process.poll() is None
+                time.sleep(0.05)
+            yield process, process.stdout, process.stderr
+        finally:
+            process.kill()
+
+
+def wait_for_line(stream: IO[str], beginning: str) -> None:
+    for line in stream:
+        if line.startswith(beginning):
+            break
+
+
+def has_history(root: Path, size_bytes: int) -> bool:
+    if not size_bytes:
+        return True
+    return any(path.stat().st_size > size_bytes for path in root.glob("*/history.jsonl"))
 
 
 def the_run(root: Path) -> tuple[Path, dict[str, Any]]:
@@ -125,30 +167,11 @@ def test_raftctl_verify_is_the_short_form(tmp_path: Path) -> None:
 def test_a_run_that_is_told_to_end_heals_stops_what_it_started_and_writes_what_there_is(
     root: Path,
 ) -> None:
-    command = ("run", "-w", "register", "-n", "partition,kill", "--time", "600")
-    process = subprocess.Popen(
-        [sys.executable, DIRECTORY, *command, "--store", str(root)],
-        cwd=HERE.parent,
-        stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        text=True,
-    )
-    assert process.stderr is not None
-    try:
-        for line in process.stderr:
-            if line.startswith("running"):
-                break
-        deadline = time.monotonic() + 60
-        while not any(path.stat().st_size > 100_000 for path in root.glob("*/history.jsonl")):
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+    words = ("run", "-w", "register", "-n", "partition,kill", "--time", "600")
+    with begun(root, *words, written_bytes=100_000) as (process, _, errors):
         process.send_signal(signal.SIGTERM)
-        told = process.stderr.read()
+        told = errors.read()
         assert process.wait(120) == 130
-    finally:
-        process.kill()
-        process.wait()
-        process.stderr.close()
     assert "interrupted" in told
     assert "healing" in told
     _, run = the_run(root)
@@ -164,37 +187,13 @@ def test_a_run_that_is_interrupted_twice_stops_at_once_and_reports_what_there_is
 ) -> None:
     """Ctrl-C, and again as soon as it says that it heals; a third one changes nothing more."""
     words = ("run", "--system", "etcd", "--nodes", "1", "-w", "set", "-n", "pause", "--time", "600")
-    process = subprocess.Popen(
-        [sys.executable, DIRECTORY, *words, "--store", str(root)],
-        cwd=HERE.parent,
-        stderr=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stderr is not None
-    assert process.stdout is not None
-    try:
-        for line in process.stderr:
-            if line.startswith("running"):
-                break
-        deadline = time.monotonic() + 60
-        while not any(path.stat().st_size > 10_000 for path in root.glob("*/history.jsonl")):
-            assert time.monotonic() < deadline
-            assert process.poll() is None
-            time.sleep(0.05)
+    with begun(root, *words, written_bytes=10_000) as (process, output, errors):
         process.send_signal(signal.SIGINT)
-        for line in process.stderr:
-            if line.startswith("healing"):
-                break
+        wait_for_line(errors, "healing")
         process.send_signal(signal.SIGINT)
         process.send_signal(signal.SIGINT)
-        told = process.stdout.read()
+        told = output.read()
         assert process.wait(100) == 130
-    finally:
-        process.kill()
-        process.wait()
-        process.stderr.close()
-        process.stdout.close()
     _, run = the_run(root)
     assert run["final"]["interrupted"]
     assert not run["valid"]
@@ -205,26 +204,10 @@ def test_a_run_that_is_interrupted_twice_stops_at_once_and_reports_what_there_is
 
 @pytest.mark.slow
 def test_a_series_that_is_told_to_end_waits_for_its_run_to_report(root: Path) -> None:
-    words = ("series", "--minutes", "30", "--system", "etcd", "--store", str(root))
-    process = subprocess.Popen(
-        [sys.executable, DIRECTORY, *words],
-        cwd=HERE.parent,
-        stderr=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stderr is not None
-    assert process.stdout is not None
-    try:
-        for line in process.stderr:
-            if line.startswith("running"):
-                break
+    with begun(root, "series", "--minutes", "30", "--system", "etcd") as (process, *_):
         process.send_signal(signal.SIGTERM)
         told, _ = process.communicate(timeout=100)
         assert process.returncode == 130
-    finally:
-        process.kill()
-        process.wait()
     assert told.count("---") == 1
     _, run = the_run(root)
     assert run["final"]["interrupted"]

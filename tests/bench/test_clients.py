@@ -84,7 +84,7 @@ class ScriptedWorker:
     """Answers from a list."""
 
     def __init__(self, library: str, seconds: list[float]) -> None:
-        self.library = library
+        self.name = library
         self._seconds = iter(seconds)
 
     def run(self, order: object) -> dict[str, float]:

@@ -1,6 +1,5 @@
 """What `raftctl verify` hands on to the process that it starts."""
 
-import logging
 import os
 import signal
 import subprocess
@@ -13,6 +12,7 @@ from click.testing import CliRunner
 from jepsen_lite.cli import main
 from raftkv.cli.exits import INTERRUPTED
 from tests.cli.running import raftctl
+from tests.levels import levels_kept
 
 
 class Started:
@@ -64,12 +64,8 @@ def started(monkeypatch: pytest.MonkeyPatch) -> Started:
 
 @pytest.fixture(autouse=True)
 def _levels() -> Iterator[None]:
-    """The command line says how much the whole process logs."""
-    loggers = [logging.getLogger(name) for name in ("", "raftkv", "jepsen_lite")]
-    before = [(one, one.level) for one in loggers]
-    yield
-    for one, level in before:
-        one.setLevel(level)
+    with levels_kept():
+        yield
 
 
 def _flags(words: list[str]) -> dict[str, str]:

@@ -1,9 +1,12 @@
 """Hand-made scenarios: a small cluster with clients, without a nemesis."""
 
 from itertools import pairwise
+from typing import Any
+
+import pytest
 
 from raftkv.sim.clients import Load
-from raftkv.sim.cluster import Timing
+from raftkv.sim.cluster import Cluster, Timing
 from raftkv.sim.node import Node
 from raftkv.sim.operations import Operation, Outcome, Request
 from raftkv.sim.profiles import Profile
@@ -13,6 +16,20 @@ from raftkv.sim.world import MILLISECOND, SECOND
 TIMING = Timing(tick_us=50 * MILLISECOND, snapshot_count=1000, catch_up_entries=100)
 LOAD = Load(clients=4, think_us=60 * MILLISECOND, timeout_us=2 * SECOND)
 ASKER = 500_000  # client number of hand-made requests
+
+
+def change_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Members change only when the test says so; answers to a list are appended to it."""
+    monkeypatch.setattr(Cluster, "_administer", lambda self: None)
+    answer = Node._answer
+
+    def keep(self: Node, asker: Any, result: Any) -> None:
+        if isinstance(asker, list):
+            asker.append(result)
+        else:
+            answer(self, asker, result)
+
+    monkeypatch.setattr(Node, "_answer", keep)
 
 
 class Scenario(Run):

@@ -9,11 +9,10 @@ from raftkv.errors import MEMBER_EXISTS, ApiError
 from raftkv.kv import commands
 from raftkv.kv.members import Member, encode_member
 from raftkv.replica.changes import MEMBER_ID
-from raftkv.sim.cluster import Cluster
 from raftkv.sim.node import Node
 from raftkv.sim.process import member_of
 from raftkv.sim.world import MILLISECOND, SECOND
-from tests.sim.scenario import LOAD, TIMING, Scenario
+from tests.sim.scenario import LOAD, TIMING, Scenario, change_by_hand
 
 SMALL = replace(TIMING, tick_us=20 * MILLISECOND, snapshot_count=20, catch_up_entries=5)
 NEWCOMER = 4
@@ -22,16 +21,7 @@ NEWCOMER = 4
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch) -> Scenario:
     """A cluster whose members change only when the test says so; answers to it are kept."""
-    monkeypatch.setattr(Cluster, "_administer", lambda self: None)
-    answer = Node._answer
-
-    def keep(self: Node, asker: Any, result: Any) -> None:
-        if isinstance(asker, list):
-            asker.append(result)
-        else:
-            answer(self, asker, result)
-
-    monkeypatch.setattr(Node, "_answer", keep)
+    change_by_hand(monkeypatch)
     return Scenario(timing=SMALL, load=replace(LOAD, put=60))
 
 

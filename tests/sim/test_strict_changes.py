@@ -22,10 +22,9 @@ from raftkv.kv.members import Member, encode_member, encode_replacement
 from raftkv.replica.changes import MEMBER_ID
 from raftkv.replica.replica import ReplicaSettings
 from raftkv.sim import process
-from raftkv.sim.cluster import Cluster
 from raftkv.sim.node import Node
 from raftkv.sim.world import SECOND
-from tests.sim.scenario import LOAD, Scenario
+from tests.sim.scenario import LOAD, Scenario, change_by_hand
 
 QUIET = replace(LOAD, clients=1)
 NEW = Member(9, peer_urls=("http://new:2380",))
@@ -35,17 +34,8 @@ Start = Callable[[int], Scenario]
 @pytest.fixture
 def start(monkeypatch: pytest.MonkeyPatch) -> Start:
     """Starts so many members that judge strictly; they change only when the test says so."""
-    monkeypatch.setattr(Cluster, "_administer", lambda self: None)
+    change_by_hand(monkeypatch)
     monkeypatch.setattr(process, "ReplicaSettings", partial(ReplicaSettings, strict_changes=True))
-    answer = Node._answer
-
-    def keep(self: Node, asker: Any, result: Any) -> None:
-        if isinstance(asker, list):
-            asker.append(result)
-        else:
-            answer(self, asker, result)
-
-    monkeypatch.setattr(Node, "_answer", keep)
     return lambda nodes: Scenario(nodes=nodes, load=QUIET)
 
 

@@ -14,6 +14,7 @@ import asyncio
 import os
 import shutil
 import subprocess
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from random import Random
 from typing import ClassVar, Final
@@ -94,13 +95,13 @@ class Rooted(Nemesis):
         for command in self.undoing():
             self._run(command)  # what is not there cannot be taken away
 
+    @abstractmethod
     def commands(self, ports: Sequence[int], how: str) -> list[Command]:
         """What makes the fault for the packets to and from these ports."""
-        raise NotImplementedError
 
+    @abstractmethod
     def undoing(self) -> list[Command]:
         """What takes everything of ours away; each may fail."""
-        raise NotImplementedError
 
     def draw(self, what: str, random: Random) -> str:
         """How the fault of this variant is made this time."""

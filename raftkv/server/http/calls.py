@@ -9,6 +9,7 @@ any other client.
 """
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from time import perf_counter
 from typing import TYPE_CHECKING, Final
@@ -87,8 +88,8 @@ def _error_line(code: int, text: str) -> bytes:
     ).encode()
 
 
-class GatewayCall:
-    """What unary calls and streams have in common; not used by itself.
+class GatewayCall(ABC):
+    """What unary calls and streams have in common.
 
     driver, routes, dirty, connection, reply, fail, flush: what services use of a client.
     """
@@ -109,6 +110,7 @@ class GatewayCall:
         self._tally = head.tally
         self._since = -1.0  # when the method was called
         self._open = True  # for the services
+        self._status: tuple[int, str] | None = None  # how it ended, until that is written
         self._timer: asyncio.TimerHandle | None = None
         if head.timeout is not None:
             self._timer = self.driver.loop.call_later(head.timeout, self._expired)
@@ -127,10 +129,10 @@ class GatewayCall:
         """Bytes that the client has not taken; there is one stream only."""
         return self._exchange.queued_bytes()
 
-    def listen(self, stream: int, hear: Callable[[bytes], None]) -> None:
+    def listen(self, stream: int, hear: Callable[[bytes], None]) -> None:  # noqa: B027  (nothing)
         """Messages go through the routes."""
 
-    def send_headers(self, stream: int) -> None:
+    def send_headers(self, stream: int) -> None:  # noqa: B027  (nothing yet)
         """The head goes out with the first message, as from etcd's gateway."""
 
     def fail(self, stream: int, error: ApiError) -> None:
@@ -140,12 +142,14 @@ class GatewayCall:
     def finish(
         self, stream: int, code: int = 0, text: str = "", metadata: Sequence[object] = ()
     ) -> None:
-        """Ends the call with a status."""
-        raise NotImplementedError
+        """Ends the call with a status, behind its answers."""
+        if self._open:
+            self._status = (code, text)
+            self._close(code)
 
+    @abstractmethod
     def flush(self) -> None:
         """Writes what was noted."""
-        raise NotImplementedError
 
     # --- the rest ---------------------------------------------------------------
 
@@ -200,7 +204,6 @@ class UnaryCall(GatewayCall):
         self._body: list[bytes] = []
         self._size = 0
         self._answer: bytes | None = None
-        self._status: tuple[int, str] | None = None
 
     # --- the body -----------------------------------------------------------
 
@@ -253,14 +256,6 @@ class UnaryCall(GatewayCall):
             self._answer = message
             self._tally.sent += 1
             self._close(Code.OK)
-
-    def finish(
-        self, stream: int, code: int = 0, text: str = "", metadata: Sequence[object] = ()
-    ) -> None:
-        """The end without an answer."""
-        if self._open:
-            self._status = (code, text)
-            self._close(code)
 
     def flush(self) -> None:
         """Writes the answer, if there is one."""
@@ -327,7 +322,6 @@ class StreamCall(GatewayCall):
         self._begun = False  # the answer
         self._lines: list[bytes] = []
         self._load = 0  # bytes of these
-        self._status: tuple[int, str] | None = None
 
     # --- the body -----------------------------------------------------------
 
@@ -436,14 +430,6 @@ class StreamCall(GatewayCall):
             _, size = PREFIX.unpack_from(messages, at)
             at += PREFIX_BYTES + size
             self.send(stream, messages[at - size : at])
-
-    def finish(
-        self, stream: int, code: int = 0, text: str = "", metadata: Sequence[object] = ()
-    ) -> None:
-        """The end, behind the answers."""
-        if self._open:
-            self._status = (code, text)
-            self._close(code)
 
     def flush(self) -> None:
         """Writes the answers that there are."""

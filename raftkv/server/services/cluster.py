@@ -5,7 +5,7 @@ Changes are only checked for their form here. Whether one may be made is for the
 """
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from google.protobuf.message import DecodeError
@@ -21,6 +21,8 @@ from raftkv.server.rejoining import new_member_id
 from raftkv.server.routes import Routes
 from raftkv.server.services.context import CANNOT_DECODE, Context
 from raftkv.wire.grpc import RequestHead
+
+_Changed = TypeVar("_Changed", rpc_pb2.MemberAddRequest, rpc_pb2.MemberUpdateRequest)
 
 
 class ClusterService:
@@ -85,15 +87,10 @@ class ClusterService:
         self, client: ClientProtocol, stream: int, head: RequestHead, message: bytes
     ) -> None:
         """Cluster.MemberAdd, as a voter or a learner."""
-        try:
-            request = rpc_pb2.MemberAddRequest.FromString(message)
-        except DecodeError:
-            client.fail(stream, CANNOT_DECODE)
+        asked = _with_urls(client, stream, rpc_pb2.MemberAddRequest, message)
+        if asked is None:
             return
-        urls = _peer_urls(request.peerURLs)
-        if not urls:
-            client.fail(stream, MEMBER_BAD_URLS)
-            return
+        request, urls = asked
         number = new_member_id(self._context.cluster, urls)
         command = commands.LEARNER_ADD if request.isLearner else commands.MEMBER_ADD
         record = encode_member(Member(number, peer_urls=urls))
@@ -109,15 +106,10 @@ class ClusterService:
         self, client: ClientProtocol, stream: int, head: RequestHead, message: bytes
     ) -> None:
         """Cluster.MemberUpdate: other peer URLs for a member, which the others dial at once."""
-        try:
-            request = rpc_pb2.MemberUpdateRequest.FromString(message)
-        except DecodeError:
-            client.fail(stream, CANNOT_DECODE)
+        asked = _with_urls(client, stream, rpc_pb2.MemberUpdateRequest, message)
+        if asked is None:
             return
-        urls = _peer_urls(request.peerURLs)
-        if not urls:
-            client.fail(stream, MEMBER_BAD_URLS)
-            return
+        request, urls = asked
         record = encode_member(Member(request.ID, peer_urls=urls))
         self._change(client, stream, head, commands.MEMBER_UPDATE, record, request.ID)
 
@@ -176,6 +168,22 @@ class ClusterService:
                 reply = rpc_pb2.MemberRemoveResponse(members=members)
             client.reply(stream, self._context.header(0) + reply.SerializeToString())
         client.driver.mark_dirty(client)
+
+
+def _with_urls(
+    client: ClientProtocol, stream: int, kind: type[_Changed], message: bytes
+) -> tuple[_Changed, tuple[str, ...]] | None:
+    """A request with peer URLs, and these; None: they made no sense, and the client was told."""
+    try:
+        request = kind.FromString(message)
+    except DecodeError:
+        client.fail(stream, CANNOT_DECODE)
+        return None
+    urls = _peer_urls(request.peerURLs)
+    if not urls:
+        client.fail(stream, MEMBER_BAD_URLS)
+        return None
+    return request, urls
 
 
 def _peer_urls(urls: Iterable[str]) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ cannot be done for seconds, the lease is no longer kept either: a key that nobod
 would hold up the whole queue.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
@@ -370,7 +371,7 @@ async def _hold(
     return seat
 
 
-class Lockable:
+class Lockable(ABC):
     """What is acquired by `acquire` or, the whole of it, by `async with`."""
 
     def __init__(self) -> None:
@@ -387,8 +388,9 @@ class Lockable:
         """
         return runtime.acquiring(self._acquire(timeout, blocking))
 
+    @abstractmethod
     async def _acquire(self, timeout: float | None, blocking: bool) -> Holding:
-        raise NotImplementedError
+        """`acquire`, carried out."""
 
     async def __aenter__(self) -> Holding:
         holding = await self._acquire(None, True)

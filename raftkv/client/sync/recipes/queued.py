@@ -20,6 +20,7 @@ cannot be done for seconds, the lease is no longer kept either: a key that nobod
 would hold up the whole queue.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
@@ -369,7 +370,7 @@ def _hold(
     return seat
 
 
-class Lockable:
+class Lockable(ABC):
     """What is acquired by `acquire` or, the whole of it, by `with`."""
 
     def __init__(self) -> None:
@@ -386,8 +387,9 @@ class Lockable:
         """
         return runtime.acquiring(self._acquire(timeout, blocking))
 
+    @abstractmethod
     def _acquire(self, timeout: float | None, blocking: bool) -> Holding:
-        raise NotImplementedError
+        """`acquire`, carried out."""
 
     def __enter__(self) -> Holding:
         holding = self._acquire(None, True)
