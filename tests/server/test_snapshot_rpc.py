@@ -24,13 +24,15 @@ from raftkv.storage.leveldb import LEVELDB
 from tests.server.harness import Client, RpcError, configs, replica_of, running, until
 
 MAINTENANCE = "/etcdserverpb.Maintenance/"
+# So that a client that does not read has no more than this underway, however long it waits.
+SMALL_WINDOW = (("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 1 << 16))
 
 
 @asynccontextmanager
 async def channel(node: Node) -> AsyncIterator[Any]:
     """Begins Snapshot calls of one member, each on the same connection."""
     url = node.config.listen_client_urls[0]
-    async with grpc.aio.insecure_channel(f"{url.host}:{url.port}") as opened:
+    async with grpc.aio.insecure_channel(f"{url.host}:{url.port}", SMALL_WINDOW) as opened:
         yield opened.unary_stream(
             MAINTENANCE + "Snapshot",
             request_serializer=rpc_pb2.SnapshotRequest.SerializeToString,
