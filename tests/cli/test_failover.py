@@ -22,12 +22,15 @@ UNKNOWN_OUTCOME = "it may or may not have been carried out"
 
 
 class FakeServer:
-    """Answers KV calls, or refuses each with one status; counts the calls."""
+    """Answers KV calls, or refuses the first of them with one status; counts the calls."""
 
-    def __init__(self, code: grpc.StatusCode | None = None, text: str = "") -> None:
+    def __init__(
+        self, code: grpc.StatusCode | None = None, text: str = "", refusals: int = sys.maxsize
+    ) -> None:
         self.calls: list[str] = []
         self.metadata: list[dict[str, Any]] = []
         self._status = (code, text)
+        self._refusals = refusals
         self._pool = ThreadPoolExecutor(2)
         self._server = grpc.server(self._pool, options=[("grpc.so_reuseport", 0)])
         handlers = {
@@ -53,7 +56,7 @@ class FakeServer:
             self.calls.append(name)
             self.metadata.append(dict(context.invocation_metadata()))
             code, text = self._status
-            if code is not None:
+            if code is not None and len(self.calls) <= self._refusals:
                 context.abort(code, text)
             return reply
 
@@ -213,7 +216,7 @@ def test_a_deadline_ends_the_command_and_a_write_says_that_its_outcome_is_unknow
         base = ["--endpoints", bad, "--command-timeout", "200ms"]
         started = time.monotonic()
         read, write = raftctl([*base, "get", "k"]), raftctl([*base, "put", "k", "v"])
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < 9, "less than two commands have by themselves"
     assert read.err == "Error: context deadline exceeded\n"
     assert write.err.startswith("Error: context deadline exceeded")
     assert UNKNOWN_OUTCOME in write.err
@@ -277,3 +280,34 @@ def test_endpoint_commands_show_the_others_when_one_is_down() -> None:
     assert done.exit_code == 1
     assert f"{bad} is unhealthy: failed to commit proposal: context deadline" in done.err
     assert done.err.endswith("Error: unhealthy cluster\n")
+
+
+def test_health_with_wait_asks_again_until_all_are_healthy() -> None:
+    starting, ready = (
+        FakeServer(UNAVAILABLE, "etcdserver: request timed out", refusals=2),
+        FakeServer(),
+    )
+    with serving(starting, ready) as endpoints:
+        done = raftctl(["--endpoints", endpoints, "endpoint", "health", "--wait=60s"])
+    assert done.exit_code == 0, done.err
+    lines = done.out.decode().splitlines()
+    assert [line.split(" is ")[0] for line in lines] == endpoints.split(",")
+    assert starting.calls == ["Range"] * 3
+
+
+def test_health_with_wait_ends_with_what_it_found_last() -> None:
+    server = FakeServer(UNAVAILABLE, "etcdserver: request timed out")
+    with serving(server) as endpoint:
+        done = raftctl(["--endpoints", endpoint, "endpoint", "health", "--wait=300ms"])
+    assert done.exit_code == 1
+    assert done.err.count(f"{endpoint} is unhealthy") == 1
+    assert done.err.endswith("Error: unhealthy cluster\n")
+    assert len(server.calls) > 1
+
+
+def test_health_with_wait_waits_for_a_member_list_too() -> None:
+    flags = ["--dial-timeout=50ms", "--command-timeout=1s"]
+    argv = ["--endpoints", _closed_endpoint(), *flags, "endpoint", "health", "--cluster"]
+    done = raftctl([*argv, "--wait=300ms"])
+    assert done.exit_code == 1
+    assert done.error_line.startswith("Error: failed to fetch endpoints from etcd cluster member")

@@ -9,7 +9,7 @@ from typing import Any, Final, TypeVar
 import click
 
 from raftkv.cli.connection import CallFailed, Connection
-from raftkv.cli.ctl import CtlCommand, GoInt, LazyGroup, Session
+from raftkv.cli.ctl import CtlCommand, GoDuration, GoInt, LazyGroup, Session
 from raftkv.cli.exits import CtlError
 from raftkv.cli.printers import EndpointHash, EndpointHealth, EndpointStatus
 from raftkv.pb import rpc_pb2
@@ -17,6 +17,7 @@ from raftkv.pb import rpc_pb2
 Found = TypeVar("Found")
 UNIMPLEMENTED: Final = "rpc error: code = Unimplemented"
 ALARM_NAMES: Final = {1: "NOSPACE", 2: "CORRUPT"}
+PAUSE_SECONDS: Final = 0.2
 
 
 @click.group(
@@ -167,15 +168,41 @@ def _alarms(alone: Connection) -> str:
 
 @click.command("health", cls=CtlCommand)
 @_cluster_option()
+@click.option(
+    "--wait", type=GoDuration(), default=0.0, help="Ask again, so long, until all are healthy. [0s]"
+)
 @click.pass_obj
-def health(session: Session, cluster: bool) -> None:
+def health(session: Session, cluster: bool, wait: float) -> None:
     """Try a linearizable read on each endpoint."""
+    deadline = time.monotonic() + wait
 
     def run(connection: Connection) -> list[EndpointHealth]:
-        results = _ask_all(connection, _endpoints(connection, cluster), _check_health)
-        return [result for _, result in results if isinstance(result, EndpointHealth)]
+        endpoints = _endpoints(connection, cluster)
+        results = dict(_ask_all(connection, endpoints, _check_health))
+        found = [results[where] for where in endpoints]
+        return [one for one in found if isinstance(one, EndpointHealth)]
 
-    found: list[EndpointHealth] = session.call(run)
+    found = _until_healthy(lambda: session.call(run), deadline)
     session.printer.endpoint_health(found)
     if not all(one.healthy for one in found):
         raise CtlError("unhealthy cluster")
+
+
+def _until_healthy(
+    ask: Callable[[], list[EndpointHealth]], deadline: float
+) -> list[EndpointHealth]:
+    """What the last round found: the first in which all are healthy, or the one at the deadline.
+
+    deadline: on the monotonic clock; one round is asked in any case. Errors: CallFailed.
+    """
+    while True:
+        last = time.monotonic() >= deadline
+        try:
+            found = ask()
+        except CallFailed:
+            if last:
+                raise
+        else:
+            if last or all(one.healthy for one in found):
+                return found
+        time.sleep(PAUSE_SECONDS)
