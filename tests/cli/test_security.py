@@ -81,12 +81,13 @@ def test_a_server_signed_by_an_unknown_ca_is_refused_unless_verification_is_off(
     tls_endpoint: str, certificates: Path
 ) -> None:
     pair = _flags(certificates, "cert", "key")
-    base = ["--endpoints", f"https://{tls_endpoint}", "--dial-timeout=300ms", *pair]
-    refused = raftctl([*base, "get", "t"])
+    base = ["--endpoints", f"https://{tls_endpoint}", *pair]
+    refused = raftctl([*base, "--dial-timeout=2s", "get", "t"])
     assert refused.exit_code == 1
     assert len(refused.err.splitlines()) == 1
     assert "TLS handshake failed" in refused.err
-    assert raftctl([*base, "--insecure-skip-tls-verify", "get", "t"]).exit_code == 0
+    waiting = ["--dial-timeout=20s", "--command-timeout=20s"]
+    assert raftctl([*base, *waiting, "--insecure-skip-tls-verify", "get", "t"]).exit_code == 0
 
 
 def test_a_missing_certificate_file_is_refused_as_etcdctl_does(tls_endpoint: str) -> None:

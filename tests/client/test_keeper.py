@@ -373,7 +373,7 @@ def test_closing_ends_every_thread_and_tells_that_leases_are_not_kept(make: Make
     wait_until(lambda: bool(servers.all[0].asked))
     began = time.monotonic()
     keeper.close()
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - began < 20
     assert all(one.event.wait(20) for one in told)
     assert not any(one.alive for one in kept)
     wait_until(

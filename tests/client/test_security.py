@@ -310,10 +310,10 @@ def test_a_tls_broken_endpoint_is_passed_over(
     async def scenario(client: Any) -> None:
         started = time.monotonic()
         await client.put("a", "1")
-        assert time.monotonic() - started < 4.0, "less than a call may take"
+        assert time.monotonic() - started < SOON_SECONDS
 
     with _deaf_port(b"HTTP/1.1 400 Bad Request\r\n\r\n") as broken:
-        face.run(scenario, f"{broken},{secure}", tls=_tls(authority))
+        face.run(scenario, f"{broken},{secure}", tls=_tls(authority), timeout=60.0)
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -298,7 +298,7 @@ def test_watches_leave_no_thread_behind(server: Served, connect: Faces, prefix: 
     began = time.monotonic()
     for watch in watches:
         watch.close()
-    assert time.monotonic() - began < 8, "less than a second for each"
+    assert time.monotonic() - began < 30, "less than a call for each"
     wait_until(lambda: not _raftkv_threads(before))
 
 

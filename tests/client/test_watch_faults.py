@@ -267,8 +267,8 @@ def test_a_silent_endpoint_is_left_in_bounded_time(
             began = time.monotonic()
             with Client(cluster.endpoint) as client:
                 client.put("silent", "x")
-            assert watch.next(20).events[0].text == "x"
-            assert time.monotonic() - began < 6, "1 s on a machine that is not busy"
+            assert watch.next(30).events[0].text == "x"
+            assert time.monotonic() - began < 15, "1 s on a machine that is not busy"
             assert watch._place == 1
         veil.network.heal()
 

@@ -85,14 +85,14 @@ def test_an_acquisition_whose_answers_are_late_is_one_that_was_not_made_in_time(
     """C09: not an unknown outcome, for what may have been put is taken back."""
     gate = Gate(raftkv_served.endpoints)
     try:
-        client = connect(gate.endpoint)
+        client = connect(gate.endpoint, timeout=60.0)
         other = connect(raftkv_served.endpoints)
-        lease = client.lease(20)
+        lease = client.lease(60)
         gate.mute()
         began = time.monotonic()
         with pytest.raises(NotAcquired) as met:
             client.lock(prefix + "l", ttl=2).acquire(timeout=0.3)
-        assert time.monotonic() - began < 4.5, "less than a request of its own may take"
+        assert time.monotonic() - began < 20, "less than a request of its own may take"
         assert isinstance(met.value.__cause__, OutcomeUnknown)
         gate.open()
         assert queue_length(other, prefix) == 0
