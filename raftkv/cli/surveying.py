@@ -92,12 +92,16 @@ class _Round:
 class Surveyor:
     """Takes surveys over one connection; remembers where members can be asked.
 
-    timeout_seconds: how long one survey waits for an answer.
+    timeout_seconds: how long one survey waits for an answer. follows: members that the member
+    list names are asked too; else only the connection's endpoints are.
     """
 
-    def __init__(self, connection: Connection, timeout_seconds: float) -> None:
+    def __init__(
+        self, connection: Connection, timeout_seconds: float, *, follows: bool = True
+    ) -> None:
         self._connection = connection
         self._timeout_seconds = timeout_seconds
+        self._follows = follows
         self._endpoints = {_address(one): one for one in connection.target.endpoints}
         self._without_inspect: set[str] = set()
         self._members: list[rpc_pb2.Member] = []
@@ -166,7 +170,7 @@ class Surveyor:
             done.lists.values(), key=lambda one: (one.header.raft_term, one.header.revision)
         )
         self._members = list(newest.members)
-        for member in self._members:
+        for member in self._members if self._follows else ():
             for url in member.clientURLs:
                 self._endpoints.setdefault(_address(url), url)
 
