@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 Reply = TypeVar("Reply", bound="Message")
 
 ROUND_PAUSE_SECONDS: Final = 0.1
-NOT_SENT_TEXTS: Final = ("failed to connect to all addresses", "DNS resolution failed")
+NO_HOST_TEXTS: Final = ("DNS resolution failed", "errors resolving")  # grpcio's old and new words
+NOT_SENT_TEXTS: Final = ("failed to connect to all addresses", *NO_HOST_TEXTS)
 NO_LEADER_TEXT: Final = "etcdserver: no leader"
 NOT_DONE_TEXTS: Final = frozenset({NO_LEADER_TEXT, "etcdserver: rpc not supported for learner"})
 DEADLINE_TEXT: Final = "context deadline exceeded"
@@ -348,9 +349,11 @@ def short_reason(error: "grpc.RpcError") -> str:
     details = error.details() or error.code().name
     if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
         return "no answer"
-    for known in ("Connection refused", "DNS resolution failed", "Connection reset"):
+    if details.startswith(NO_HOST_TEXTS):
+        return "host name not found"
+    for known in ("Connection refused", "Connection reset"):
         if known in details:
-            return known.lower() if known[0] != "D" else "host name not found"
+            return known.lower()
     if "andshake" in details or "SSL" in details:
         return "TLS handshake failed"
     return "no answer" if "imed out" in details or "imeout" in details else details

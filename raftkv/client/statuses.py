@@ -197,8 +197,13 @@ _REFUSALS: Final = frozenset(
     )
 )
 
-# How grpcio begins its text when it had no connection to send the call on.
-NOT_SENT: Final = ("failed to connect to all addresses", "DNS resolution failed")
+# How grpcio begins its text when it had no connection to send the call on; the last two are older
+# and newer words for a name that has no address.
+NOT_SENT: Final = (
+    "failed to connect to all addresses",
+    "DNS resolution failed",
+    "errors resolving",
+)
 
 # How it begins its text when a stream broke under it, although the code is INTERNAL: reset by the
 # other end, or written to after that, in which case grpcio forgets the status that came with it.
@@ -237,6 +242,7 @@ def reason(text: str) -> str:
     for sign, words in (
         ("Connection refused", "connection refused"),
         ("DNS resolution failed", "host name not found"),
+        ("errors resolving", "host name not found"),
         ("Connection reset", "connection reset"),
         ("Hostname Verification", "its certificate is for another name"),
         ("andshake", "TLS handshake failed"),

@@ -116,7 +116,8 @@ def test_no_class_stands_for_the_root_of_another_meaning() -> None:
 @pytest.mark.parametrize("write", [False, True])
 def test_what_never_left_is_definite_for_reads_and_writes(write: bool) -> None:
     text = "failed to connect to all addresses; last error: UNKNOWN: ipv4: Connection refused"
-    for said in (text, "DNS resolution failed for nowhere:1: not found"):
+    no_host = ("DNS resolution failed for nowhere:1: not found", "errors resolving nowhere:1: [x]")
+    for said in (text, *no_host):
         error = mapped(Code.UNAVAILABLE, said, write=write)
         assert isinstance(error, errors.NotConnected)
         assert error.outcome is Outcome.DEFINITE
