@@ -57,6 +57,11 @@ def read_applied(view: View) -> Applied:
     return Applied._make(APPLIED.unpack(stored))
 
 
+def applied_row(applied: Applied) -> Row:
+    """The row that says where a state stands."""
+    return APPLIED_ROW, APPLIED.pack(*applied)
+
+
 def restored_rows(
     view: View, members: list[Member], revision_bump: int, *, mark_compacted: bool
 ) -> list[Row]:
@@ -84,5 +89,5 @@ def restored_rows(
         raise ValueError(f"revision {revision} is out of range")
     compacted = revision if mark_compacted else applied.compacted
     changed = applied._replace(revision=revision, compacted=compacted)
-    rows.append((APPLIED_ROW, APPLIED.pack(*changed)))
+    rows.append(applied_row(changed))
     return rows
