@@ -26,6 +26,7 @@ from raftkv.errors import RaftkvError
 EXIT_INVALID: Final = 1
 EXIT_USAGE: Final = 2
 EXIT_INTERRUPTED: Final = 130
+SPARE: Final = 2  # places for members to come, for the nemesis that has them come
 
 
 class _Words(click.ParamType):  # type: ignore[type-arg,unused-ignore]
@@ -259,6 +260,7 @@ def _target(options: Options, place: _Place, store: Store) -> Target:
         flags=place.flags,
         seed=options.seed,
         wiring=wiring,
+        spare=SPARE if "member" in options.nemeses else 0,
     )
 
 

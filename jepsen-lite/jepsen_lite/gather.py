@@ -23,7 +23,7 @@ async def members_say(target: Target, revision: int) -> dict[str, Any]:
     """
     deadline = asyncio.get_running_loop().time() + AGREE_SECONDS
     while True:
-        asked = [_member_says(target, member, revision) for member in range(target.count)]
+        asked = [_member_says(target, member, revision) for member in target.present]
         found = dict(await asyncio.gather(*asked))
         compacted = {
             value["compact_revision"] for one in found.values() for value in one["hashes"].values()

@@ -10,6 +10,7 @@ from jepsen_lite.checker.compose import check_all
 from jepsen_lite.checker.floors import Floors, unseen
 from jepsen_lite.checker.hashes import Hashes
 from jepsen_lite.checker.logs import Logs
+from jepsen_lite.checker.membership import Membership
 from jepsen_lite.checker.stats import Stats
 from jepsen_lite.history import History, HistoryError
 from jepsen_lite.report import About, write_report
@@ -59,6 +60,8 @@ def checkers_of(workload: Workload) -> dict[str, Checker]:
     found = workload.checkers()
     found["hashes"] = Hashes()
     found["logs"] = Logs()
+    if "member" in workload.options.nemeses and workload.options.world != "sim":
+        found["membership"] = Membership()
     found["floors"] = Floors(workload.least_success)
     found["stats"] = Stats()
     return found

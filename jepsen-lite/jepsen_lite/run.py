@@ -252,6 +252,8 @@ class Run:
             self.final["last_revision"] = last
             await self._follower.finish(last)
             self.final["members"] = await self._target.said(last)
+            for one in self._nemeses:
+                self.final.update(await one.evidence())
         except (ClientError, TargetError) as error:
             log.error("the store's log could not be read: %s", error)
             self.final["unread"] = str(error)

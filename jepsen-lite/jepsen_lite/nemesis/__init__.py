@@ -18,6 +18,7 @@ NEMESES: Final[Mapping[str, str]] = {
     "kill": "jepsen_lite.nemesis.process:Kill",
     "kill-all": "jepsen_lite.nemesis.process:KillAll",
     "loss": "jepsen_lite.nemesis.link:Loss",
+    "member": "jepsen_lite.nemesis.member:Member",
     "netem": "jepsen_lite.nemesis.root:Netem",
     "partition": "jepsen_lite.nemesis.partition:Partition",
     "pause": "jepsen_lite.nemesis.process:Pause",

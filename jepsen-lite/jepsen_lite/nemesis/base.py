@@ -50,3 +50,10 @@ class Nemesis(ABC):
     @abstractmethod
     async def heal(self) -> None:
         """Undoes everything. May be called at any time and again."""
+
+    async def evidence(self) -> Mapping[str, Any]:
+        """What checkers are to know of it, behind the recovery: by its name in `final`.
+
+        Errors: TargetError.
+        """
+        return {}

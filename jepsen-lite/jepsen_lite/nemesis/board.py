@@ -78,15 +78,16 @@ class Board:
         for (source, sink), share in losses.items():
             network.loss([source], [sink], share)
 
-    async def clear(self) -> None:
-        """Takes back what everybody wants, when the faults of a run are over."""
+    async def clear(self, but: str = "") -> None:
+        """Takes back what everybody wants, when the faults of a run are over. but: not this one."""
         if self._links:
             self._links.clear()
             await self._apply()
         for owner in list(self._paused):
             await self.let_go_on(owner)
         for owner in list(self._down):
-            await self.let_up(owner)
+            if owner != but:
+                await self.let_up(owner)
 
     # --- processes --------------------------------------------------------------
 
@@ -108,9 +109,9 @@ class Board:
             await self._target.restart(one)
         return free
 
-    def is_down(self, member: int) -> bool:
-        """Whether some nemesis keeps it down."""
-        return any(member in members for members in self._down.values())
+    def is_down(self, member: int, but: str = "") -> bool:
+        """Whether some nemesis keeps it down. but: another one than this."""
+        return any(member in members for owner, members in self._down.items() if owner != but)
 
     async def keep_paused(self, owner: str, members: Iterable[int]) -> list[int]:
         """Stops these members until `let_go_on`. Returns who was running."""
@@ -141,7 +142,7 @@ class Board:
 
     def may_damage(self, member: int) -> bool:
         """Whether a majority would be left that has lost nothing."""
-        return len(self.damaged | {member}) <= (self._target.count - 1) // 2
+        return len(self.damaged | {member}) <= (len(self._target.present) - 1) // 2
 
     def damage(self, owner: str, member: int) -> None:
         """Notes that `owner` damages this member now; ask `may_damage` before."""

@@ -58,8 +58,8 @@ class Clock(Nemesis):
 
     def _chosen(self, random: Random) -> list[int]:
         """One member or more: in a cluster all clocks may be wrong, each in its own way."""
-        count = self.target.count
-        return sorted(random.sample(range(count), random.randint(1, count)))
+        present = self.target.present
+        return sorted(random.sample(present, random.randint(1, len(present))))
 
     async def _tell(self, member: int, command: dict[str, Any]) -> bool:
         if not self.target.running(member):

@@ -68,11 +68,11 @@ async def known_leader(target: Target) -> int | None:
 
 async def victims(target: Target, whom: str, random: Random) -> list[int]:
     """The members that ONE, LEADER, MINORITY or ALL means now; [] if there is no leader."""
-    members = list(range(target.count))
+    members = target.present
     if whom == ALL:
         return members
     if whom == MINORITY:
-        return sorted(random.sample(members, max((target.count - 1) // 2, 1)))
+        return sorted(random.sample(members, max((len(members) - 1) // 2, 1)))
     if whom == LEADER:
         leader = await known_leader(target)
         return [] if leader is None else [leader]

@@ -49,7 +49,7 @@ class Files(Nemesis):
 
     async def setup(self, target: Target) -> None:
         await super().setup(target)
-        if target.count < 3:
+        if len(target.present) < 3:
             raise TargetError("the nemesis files needs 3 members: it costs one of them")
         self._recovery = Recovery(target, scrub=True)
 
@@ -83,7 +83,7 @@ class Files(Nemesis):
 
     async def _silence(self, member: int) -> None:
         board = board_of(self.target)
-        cut = between([member], range(self.target.count))
+        cut = between([member], self.target.present)
         await board.links(self.name, Links(cut=cut))
         if self.target.running(member) and not board.is_paused(member):
             await asyncio.sleep(QUIET_SECONDS)

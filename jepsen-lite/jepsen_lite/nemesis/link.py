@@ -21,14 +21,13 @@ _LEADER, _ALL, _ONE_WAY = "leader", "all", "one-way"
 WHICH: Final = (_ALL, _LEADER, _ONE_WAY)
 
 
-def _links(count: int, leader: int | None, which: str, random: Random) -> frozenset[Pair]:
-    members = range(count)
+def _links(members: list[int], leader: int | None, which: str, random: Random) -> frozenset[Pair]:
     if which == _ALL:
         return between(members, members)
-    chosen = leader if leader is not None else random.choice(list(members))
+    chosen = leader if leader is not None else random.choice(members)
     if which == _LEADER:
         return between([chosen], members)
-    source = random.choice(list(members))
+    source = random.choice(members)
     return frozenset((source, other) for other in members if other != source)
 
 
@@ -49,7 +48,7 @@ class Slow(Nemesis):
             await board.links(self.name, None)
             return op.done("info", {"healed": self.name})
         which, random = drawn(op.value)
-        pairs = _links(self.target.count, await known_leader(self.target), which, random)
+        pairs = _links(self.target.present, await known_leader(self.target), which, random)
         seconds = round(random.choice((0.01, 0.03, 0.1, 0.2, 0.5)) * random.uniform(0.7, 1.0), 3)
         await board.links(self.name, Links(delay_seconds=dict.fromkeys(sorted(pairs), seconds)))
         return op.done("info", {"what": which, "seconds": seconds, "links": listed(pairs)})
@@ -75,7 +74,7 @@ class Loss(Nemesis):
             await board.links(self.name, None)
             return op.done("info", {"healed": self.name})
         which, random = drawn(op.value)
-        pairs = _links(self.target.count, await known_leader(self.target), which, random)
+        pairs = _links(self.target.present, await known_leader(self.target), which, random)
         share = random.choice((0.01, 0.05, 0.1, 0.3))
         await board.links(self.name, Links(loss=dict.fromkeys(sorted(pairs), share)))
         return op.done("info", {"what": which, "share": share, "links": listed(pairs)})

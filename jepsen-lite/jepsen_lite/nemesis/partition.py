@@ -33,7 +33,7 @@ class Partition(Nemesis):
             return op.done("info", {"healed": self.name})
         what, random = drawn(op.value)
         leader = await known_leader(self.target)
-        cut = SHAPES[what](range(self.target.count), leader, random)
+        cut = SHAPES[what](self.target.present, leader, random)
         if not cut:
             return op.done("info", nothing("there are too few members for this shape"))
         await board.links(self.name, Links(cut=cut))
@@ -74,7 +74,7 @@ class Flap(Nemesis):
         while True:
             shape = random.choice(list(SHAPES)) if what == "any" else what
             leader = await known_leader(self.target)
-            cut = SHAPES[shape](range(self.target.count), leader, random)
+            cut = SHAPES[shape](self.target.present, leader, random)
             await board.links(self.name, Links(cut=cut))
             self._cuts += 1
             await asyncio.sleep(random.uniform(LEAST_FLAP_SECONDS, MOST_FLAP_SECONDS))

@@ -114,9 +114,9 @@ class Recovery:
 
     async def _majority_serves(self, member: int) -> bool:
         """Whether the others could have it among them: then its silence is its own."""
-        others = [one for one in range(self._target.count) if one != member]
+        others = [one for one in self._target.present if one != member]
         answers = await asyncio.gather(*(serves(self._target, one) for one in others))
-        return sum(answers) > self._target.count // 2
+        return sum(answers) > len(self._target.present) // 2
 
 
 def _read_all(address: tuple[str, int]) -> None:

@@ -35,7 +35,7 @@ class Transfer(Nemesis):
         leader = await known_leader(self.target)
         if leader is None:
             return op.done("info", nothing(NO_LEADER))
-        others = [one for one in range(self.target.count) if one != leader]
+        others = [one for one in self.target.present if one != leader]
         if not others:
             return op.done("info", nothing("there is nobody to hand over to"))
         to = Random(op.value["seed"]).choice(others)

@@ -1,7 +1,8 @@
 """A cluster that can be started, broken and healed.
 
-Members are named by their index, 0..count-1. What a target cannot do is not in `abilities`; the
-method that would do it raises `TargetError`.
+Members are named by the index of their place, 0..count-1. Where the membership changes, places may
+be empty: `present` has the others. What a target cannot do is not in `abilities`; the method that
+would do it raises `TargetError`.
 
 Methods that take time are coroutines; none of them blocks the event loop for long.
 """
@@ -26,6 +27,7 @@ ABILITIES: Final = frozenset(
         "files",
         "transfer",
         "membership",
+        "churn",
         "root",
     }
 )
@@ -80,6 +82,48 @@ class Follower(Protocol):
         """Gives up. A second call does nothing."""
 
 
+class Places(Protocol):
+    """Who is a member: places that are emptied and taken again (`Target.places`).
+
+    All methods may be repeated until they succeed, and go on where they stood. A new member is a
+    new one altogether: it has another id, an empty directory and a log of its own.
+    Their errors are TargetErrors: something is not done (yet).
+    """
+
+    rejoins: bool  # members can come back by themselves from a disk that was lost
+
+    def free(self) -> list[int]:
+        """Places that a new member can take."""
+        ...
+
+    async def admit(self, place: int) -> None:
+        """A new member: added as a learner, started, promoted. Returns when it votes."""
+        ...
+
+    async def dismiss(self, place: int) -> None:
+        """The member of this place is removed from the cluster; its process is left alone."""
+        ...
+
+    async def empty(self, place: int) -> None:
+        """Waits for the end of a process that was dismissed; one that is down is started again.
+
+        Returns when that process has ended by itself. Then the place is free.
+        """
+        ...
+
+    async def lose(self, place: int) -> None:
+        """A member that is down loses its directory and starts so, to be replaced by itself."""
+        ...
+
+    async def rejoin(self, place: int) -> None:
+        """Waits until a member that lost its directory votes under another id."""
+        ...
+
+    async def evidence(self) -> Mapping[str, Any]:
+        """What the checker of members judges (`checker.members`)."""
+        ...
+
+
 class Target(ABC):
     """A cluster under test.
 
@@ -98,8 +142,18 @@ class Target(ABC):
 
     @property
     def count(self) -> int:
-        """How many members there are."""
+        """How many places for members there are."""
         return len(self.endpoints)
+
+    @property
+    def present(self) -> list[int]:
+        """The places that are taken, in order: all, where the membership does not change."""
+        return list(range(self.count))
+
+    @property
+    def places(self) -> Places:
+        """Who is a member, to be changed. Errors: TargetError."""
+        raise self.cannot("churn")
 
     # --- beginning and end --------------------------------------------------------
 
@@ -192,7 +246,7 @@ class Target(ABC):
 
     def member_logs(self) -> dict[str, Path]:
         """The logs of all members that can be read, by a name."""
-        paths = {f"member-{member}": self.log_path(member) for member in range(self.count)}
+        paths = {f"member-{member}": self.log_path(member) for member in self.present}
         return {name: path for name, path in paths.items() if path is not None}
 
     @abstractmethod

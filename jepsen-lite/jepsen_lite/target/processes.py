@@ -9,6 +9,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +18,7 @@ from jepsen_lite.session import Session
 from jepsen_lite.target.base import Control, NetworkFaults, Target, TargetError
 from jepsen_lite.target.process import MemberProcess
 from jepsen_lite.target.replacing import as_joining, emptied, readmit
+from jepsen_lite.target.roster import Roster
 from jepsen_lite.target.systems import Place, System
 from jepsen_lite.target.wiring import Proxied, Wiring
 from raftkv.config import member_id
@@ -35,7 +37,8 @@ class Processes(Target):
     """`members` processes of a system.
 
     directory: for data, logs and sockets; it must be empty or not exist. flags: of the server, by
-    name. seed: of the links' losses. wiring: between members; None = proxies.
+    name. seed: of the links' losses. wiring: between members; None = proxies. spare: places that
+    are free at first, for members to come.
     Errors: TargetError, if there is no place for so many.
     """
 
@@ -50,6 +53,7 @@ class Processes(Target):
         flags: Mapping[str, str] | None = None,
         seed: int = 0,
         wiring: Wiring | None = None,
+        spare: int = 0,
     ) -> None:
         self.system = system.name
         self._system = system
@@ -59,13 +63,18 @@ class Processes(Target):
         self._runtime = Path(f"/tmp/jepsen-{secrets.token_hex(6)}")  # a socket's path must be short
         self._members: list[MemberProcess] = []
         self._places: list[Place] = []
+        self._former: list[MemberProcess] = []
         self._stopped = False
-        self._plan(members)
+        self._first = list(range(members))
+        self._roster: Roster | None = None
+        self._plan(members + spare)
+        if spare:
+            self.abilities = self.abilities | {"churn"}
 
     # --- beginning and end --------------------------------------------------------
 
-    def _plan(self, members: int) -> None:
-        self._spots = self._wiring.spots(members)
+    def _plan(self, places: int) -> None:
+        self._spots = self._wiring.spots(places)
         self.abilities = self._system.abilities | self._wiring.abilities
         self.lacking = self._wiring.lacking
         for index, spot in enumerate(self._spots):
@@ -81,31 +90,41 @@ class Processes(Target):
             raise TargetError(f"the directory {self._directory} must be empty")
         self._runtime.mkdir(mode=0o700)
         urls = [place.peer_url for place in self._places]
-        identify = self._system.identify([member_id([url], TOKEN) for url in urls], urls)
-        self._wiring.open(self._spots, identify)
-        cluster = ",".join(f"{place.name}={place.peer_url}" for place in self._places)
+        numbers = [member_id([urls[index]], TOKEN) for index in self._first]
+        self._wiring.open(self._spots, self._system.identify(numbers, urls))
+        first = [self._places[index] for index in self._first]
+        cluster = ",".join(f"{place.name}={place.peer_url}" for place in first)
         for index, place in enumerate(self._places):
-            client = f"http://{place.host}:{place.client_port}"
-            flags = {
-                **self._flags,
-                "name": place.name,
-                "data-dir": str(place.data_dir),
-                "listen-client-urls": client,
-                "advertise-client-urls": client,
-                "listen-peer-urls": f"http://{place.host}:{place.peer_port}",
-                "initial-advertise-peer-urls": place.peer_url,
-                "initial-cluster": cluster,
-                "initial-cluster-token": TOKEN,
-            }
-            argv = [
-                *self._wiring.within(index),
-                *self._system.program(place),
-                *(f"--{name}={text}" for name, text in flags.items()),
-            ]
-            member = MemberProcess(place.name, argv, self._directory / f"{place.name}.log")
-            self._members.append(member)
-            member.start()
+            argv = self._command(index, cluster)
+            self._members.append(MemberProcess(place.name, argv, self._log_of(place.name)))
+        if "churn" in self.abilities:
+            self._roster = Roster(self, dict(zip(self._first, numbers, strict=True)))
+        for index in self._first:
+            self._members[index].start()
         await self._await_all()
+
+    def _command(self, index: int, cluster: str) -> list[str]:
+        place = self._places[index]
+        client = f"http://{place.host}:{place.client_port}"
+        flags = {
+            **self._flags,
+            "name": place.name,
+            "data-dir": str(place.data_dir),
+            "listen-client-urls": client,
+            "advertise-client-urls": client,
+            "listen-peer-urls": f"http://{place.host}:{place.peer_port}",
+            "initial-advertise-peer-urls": place.peer_url,
+            "initial-cluster": cluster,
+            "initial-cluster-token": TOKEN,
+        }
+        return [
+            *self._wiring.within(index),
+            *self._system.program(place),
+            *(f"--{name}={text}" for name, text in flags.items()),
+        ]
+
+    def _log_of(self, name: str) -> Path:
+        return self._directory / f"{name}.log"
 
     async def stop(self) -> None:
         """Kills what runs and gives everything back but the directory."""
@@ -121,7 +140,8 @@ class Processes(Target):
 
     async def session(self, process: int, timeout_seconds: float) -> Session:
         """A client whose first endpoint goes by its process's number."""
-        first = process % self.count
+        present = self.present
+        first = present[process % len(present)]
         return Session(
             [*self.endpoints[first:], *self.endpoints[:first]],
             timeout=timeout_seconds,
@@ -136,13 +156,14 @@ class Processes(Target):
 
     async def restart(self, member: int) -> None:
         """Starts it if it does not run."""
-        self._members[member].start()
+        if member in self.present:
+            self._members[member].start()
 
     async def replace(self, member: int) -> None:
         """It comes back as a new member, with an empty directory (`replacing`)."""
         process, place = self._members[member], self._places[member]
         await process.kill()
-        others = [one for index, one in enumerate(self.endpoints) if index != member]
+        others = [self.endpoints[one] for one in self.present if one != member]
         number = await readmit(others, place.peer_url)
         self._wiring.learn(number, member)
         await asyncio.to_thread(emptied, place.data_dir)
@@ -170,7 +191,7 @@ class Processes(Target):
         """Who says that it leads, in the newest term that anybody names."""
         asked = [
             asyncio.to_thread(self._leads, member)
-            for member in range(self.count)
+            for member in self.present
             if self.running(member) and not self._members[member].paused
         ]
         found = [answer for answer in await asyncio.gather(*asked) if answer is not None]
@@ -212,12 +233,72 @@ class Processes(Target):
 
     def log_path(self, member: int) -> Path | None:
         """Its output."""
-        return self._directory / f"{self._places[member].name}.log"
+        return self._log_of(self._places[member].name)
+
+    def member_logs(self) -> dict[str, Path]:
+        """Those of former members, too."""
+        former = {process.name: process.log for process in self._former}
+        return {**super().member_logs(), **former}
+
+    # --- who is a member ------------------------------------------------------------
+
+    @property
+    def present(self) -> list[int]:
+        """See Target."""
+        return list(self._first) if self._roster is None else self._roster.present()
+
+    @property
+    def places(self) -> Roster:
+        """See Target."""
+        if self._roster is None:
+            raise self.cannot("churn")
+        return self._roster
+
+    @property
+    def member_system(self) -> System:
+        """What the members are."""
+        return self._system
+
+    def place(self, member: int) -> Place:
+        """Where it lives."""
+        return self._places[member]
+
+    def process(self, member: int) -> MemberProcess:
+        """Its process, running or not."""
+        return self._members[member]
+
+    def learn(self, number: int, member: int) -> None:
+        """The member at this place has another id now."""
+        self._wiring.learn(number, member)
+
+    def another_name(self, member: int) -> str:
+        """For the next one who lives here."""
+        process = self._members[member]
+        if not process.starts:
+            return process.name
+        first, _, number = process.name.partition("-")
+        return f"{first}-{int(number or 1) + 1}"
+
+    def anew(self, member: int, name: str, cluster: str, flags: Sequence[str]) -> MemberProcess:
+        """A process for this place, with the directory and the log of its name, not started yet.
+
+        cluster: the members, itself among them, as --initial-cluster has them.
+        """
+        before = self._members[member]
+        assert not before.running, "one after the other"
+        if before.starts and before.name != name:
+            self._former.append(before)
+        data = self._directory / name
+        self._places[member] = replace(self._places[member], name=name, data_dir=data)
+        process = MemberProcess(name, [*self._command(member, cluster), *flags], self._log_of(name))
+        self._members[member] = process
+        return process
 
     async def recover(self) -> None:
         """Heals the links, resumes, heals processes, starts who is down; waits until all serve."""
         await self._wiring.heal()
-        for index, member in enumerate(self._members):
+        for index in self.present:
+            member = self._members[index]
             if member.paused:
                 member.resume()
             if not member.running:
@@ -238,7 +319,7 @@ class Processes(Target):
         """Waits until every member answers a linearizable read. Errors: TargetError."""
         deadline = time.monotonic() + START_SECONDS
         left = [restarts] * self.count
-        waiting = list(range(self.count))
+        waiting = self.present
         reason = ""
         while waiting:
             for index in list(waiting):

