@@ -34,7 +34,6 @@ TUNING_KEYS: Final = frozenset(
         "wal-dir",
         "max-snapshots",
         "max-wals",
-        "cors",
         "logger",
         "enable-pprof",
         "proxy",
@@ -69,9 +68,6 @@ NOT_OFFERED_KEYS: Final = frozenset(
         "discovery-proxy",
         "discovery-srv",
         "cipher-suites",
-        "host-whitelist",
-        "listen-metrics-urls",
-        "listen-client-http-urls",
     }
 )
 _OFF: Final = ("", "false", "0", "f")  # what leaves such a setting as it is

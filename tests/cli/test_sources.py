@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from raftkv.cli import server
-from raftkv.cli.flags import FLAGS, build
-from raftkv.cli.sources import load
+from raftkv.cli.flags import FLAG_NAMES, FLAGS, build
+from raftkv.cli.sources import NOT_OFFERED_KEYS, TUNING_KEYS, load
 from raftkv.config import ServerConfig
 from raftkv.errors import ConfigError
 
@@ -210,6 +210,17 @@ def test_a_variable_whose_loss_would_weaken_refuses_the_start(name: str) -> None
     with pytest.raises(ConfigError, match=f"RAFTKV_{name}: .* is not offered"):
         load({"config-file": "any.yml"}, {f"RAFTKV_{name}": "x"})
     load({}, {f"RAFTKV_{name}": "", "RAFTKV_AUTO_TLS": "false"})
+
+
+def test_what_is_offered_is_not_among_what_is_missing() -> None:
+    assert not FLAG_NAMES & (NOT_OFFERED_KEYS | TUNING_KEYS)
+
+
+@pytest.mark.parametrize("name", ["listen-metrics-urls", "listen-client-http-urls"])
+def test_ports_for_http_can_be_set_in_the_environment(name: str) -> None:
+    variable = "RAFTKV_" + name.upper().replace("-", "_")
+    config, _ = load({}, {variable: "http://127.0.0.1:12381"})
+    assert str(getattr(config, name.replace("-", "_"))[0]) == "http://127.0.0.1:12381"
 
 
 def test_every_flag_has_a_variable_of_its_own() -> None:
