@@ -1,12 +1,11 @@
 """What the documents promise: the status table, the tour, links and commands are true."""
 
-import os
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 import grpc
 import pytest
@@ -14,6 +13,16 @@ import pytest
 from tests import processes
 from tests.architecture import ROOT
 from tests.conformance.calls import Rpc, every_rpc, status_of_empty_call
+from tests.printed import (
+    Step,
+    compare,
+    console_steps,
+    make_commands,
+    matches,
+    run,
+    script,
+    with_ports,
+)
 
 README: Final = (ROOT / "README.md").read_text(encoding="utf-8")
 DOCUMENTS: Final = (
@@ -67,13 +76,6 @@ def test_a_call_is_unimplemented_exactly_when_the_table_says_not_yet(
 # --- the tour -------------------------------------------------------------------
 
 
-class Step(NamedTuple):
-    """One command of the tour and the output printed below it; `...` stands for anything."""
-
-    command: str
-    output: str
-
-
 def tour() -> list[Step]:
     """The steps of the README's blocks marked `console tour` or `python tour`, in order.
 
@@ -86,19 +88,8 @@ def tour() -> list[Step]:
             printed = re.findall(r"print\(.*\)  # (.*)$", block, re.MULTILINE)
             steps.append(Step(f"python - <<'END'\n{block}END", "\n".join(printed)))
             continue
-        for piece in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
-            lines = piece.splitlines()
-            length = 1
-            while lines[length - 1].endswith("\\"):
-                length += 1
-            steps.append(Step("\n".join(lines[:length]), "\n".join(lines[length:])))
+        steps += console_steps(block)
     return steps
-
-
-def matches(expected: str, actual: str) -> bool:
-    """True when they are equal, `...` standing for any text; runs of blanks count as one."""
-    pattern = ".*?".join(re.escape(" ".join(part.split())) for part in expected.split("..."))
-    return re.fullmatch(pattern, " ".join(actual.split()), re.DOTALL) is not None
 
 
 def test_the_comparison_of_output_is_exact_but_for_the_ellipsis() -> None:
@@ -108,29 +99,7 @@ def test_the_comparison_of_output_is_exact_but_for_the_ellipsis() -> None:
     assert not matches("a ... b", "a c")
 
 
-PORTS: Final = ("32379", "22379", "2379")  # what the README says, longest first
-
-# The tools' default endpoint is 127.0.0.1:2379; here it is the first node of this test.
-SHIM: Final = """#!/bin/sh
-case "$*" in
-  *--endpoints*) ;;
-  *) export ETCDCTL_ENDPOINTS="${{ETCDCTL_ENDPOINTS:-$DEFAULT_ENDPOINT}}" ;;
-esac
-exec {program} "$@"
-"""
-
-
-@pytest.fixture
-def commands(tmp_path: Path) -> Path:
-    """A directory with raftctl and etcdctl, as .venv/bin would have them."""
-    directory = tmp_path / "bin"
-    directory.mkdir()
-    raftctl = f"{sys.executable} -c 'from raftkv.cli.ctl import main; main()'"
-    programs = (("raftctl", raftctl), ("etcdctl", processes.ETCDCTL), ("python", sys.executable))
-    for name, program in programs:
-        (directory / name).write_text(SHIM.format(program=program))
-        (directory / name).chmod(0o755)
-    return directory
+PORTS: Final = ("2379", "22379", "32379")  # what the README says
 
 
 @pytest.fixture
@@ -152,48 +121,17 @@ def local_cluster(tmp_path: Path) -> Iterator[list[int]]:
             process.wait(timeout=30)
 
 
-def _script(steps: list[Step], data: Path, ports: list[int]) -> str:
-    """One shell script of all steps, each followed by a line that ends its output."""
-    text = "".join(f"{step.command}\nprintf '\\n%s\\n' {MARK}\n" for step in steps)
-    for printed, port in zip(PORTS, reversed(ports), strict=True):
-        text = re.sub(rf"\b{printed}\b", str(port), text)
-    # Other clusters may run on this machine: the node to kill is the one of this test.
-    kill = text.replace("--name=node2", f"--data-dir={data}/node2")
-    assert kill != text
-    return "exec 2>&1\n" + kill
-
-
-MARK: Final = "end-of-step"
-
-
 @pytest.mark.slow
-def test_the_tour_runs_as_printed(tmp_path: Path, commands: Path, local_cluster: list[int]) -> None:
+def test_the_tour_runs_as_printed(tmp_path: Path, local_cluster: list[int]) -> None:
     steps = tour()
     assert len(steps) > 10
-    environment = {
-        "PATH": f"{commands}:{os.environ['PATH']}",
-        "PYTHONPATH": str(ROOT),
-        "DEFAULT_ENDPOINT": f"127.0.0.1:{local_cluster[0]}",
-        "HOME": str(tmp_path),
-    }
-    script = tmp_path / "tour.sh"  # a file, for `pgrep -f` would find it on a command line
-    script.write_text(_script(steps, tmp_path / "data", local_cluster))
-    done = subprocess.run(
-        ["bash", script],
-        env=environment,
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
-    output = done.stdout
-    for printed, port in zip(PORTS, reversed(local_cluster), strict=True):
-        output = re.sub(rf"\b{port}\b", printed, output)
-    outputs = output.split(f"{MARK}\n")[:-1]
-    assert len(outputs) == len(steps)
-    for step, printed in zip(steps, outputs, strict=True):
-        assert matches(step.output, printed), f"$ {step.command}\n{printed}"
+    ports = dict(zip(PORTS, local_cluster, strict=True))
+    # Other clusters may run on this machine: the node to kill is the one of this test.
+    text = with_ports(script(steps), ports)
+    kill = text.replace("--name=node2", f"--data-dir={tmp_path}/data/node2")
+    assert kill != text
+    outputs = run(kill, tmp_path, make_commands(tmp_path / "bin"), ports, timeout_seconds=100)
+    compare(steps, outputs)
 
 
 # --- links and commands ---------------------------------------------------------

@@ -1,0 +1,136 @@
+"""Documents' commands, executed as they are printed, with what they print compared.
+
+A console block is a list of steps: a line that begins with `$ `, lines behind it that go on (behind
+a backslash, or beginning with `> ` as a shell's second prompt), and the output. All steps of a
+document are one shell script, so that variables, functions and jobs live on; a line behind each
+step marks the end of its output. `...` in a printed output stands for anything.
+
+Ports are not the document's own but free ones of this machine; outputs are translated back.
+"""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from tests import processes
+from tests.architecture import ROOT
+
+MARK: Final = "end-of-step"
+COMMAND: Final = re.compile(r".*(?:(?<=\\)\n.*|\n> .*)*")
+
+# The tools' default endpoint is 127.0.0.1:2379; here it is the first node of the test.
+SHIM: Final = """#!/bin/sh
+case "$*" in
+  *--endpoints*) ;;
+  *) export ETCDCTL_ENDPOINTS="${{ETCDCTL_ENDPOINTS:-$DEFAULT_ENDPOINT}}" ;;
+esac
+exec {program} "$@"
+"""
+
+
+class Step(NamedTuple):
+    """One command and the output printed below it."""
+
+    command: str
+    output: str
+
+
+def console_steps(block: str) -> list[Step]:
+    """The steps of a console block, in order."""
+    steps = []
+    for piece in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
+        command = COMMAND.match(piece)
+        assert command is not None
+        output = piece[command.end() :].strip("\n")
+        steps.append(Step(command[0].replace("\n> ", "\n"), output))
+    return steps
+
+
+def matches(expected: str, actual: str) -> bool:
+    """True when they are equal, `...` standing for any text; runs of blanks count as one."""
+    pattern = ".*?".join(re.escape(" ".join(part.split())) for part in expected.split("..."))
+    return re.fullmatch(pattern, " ".join(actual.split()), re.DOTALL) is not None
+
+
+def make_commands(directory: Path) -> Path:
+    """Fills a new directory with raftkv, raftctl, etcdctl and python, as .venv/bin would have them.
+
+    They need DEFAULT_ENDPOINT in the environment.
+    """
+    directory.mkdir()
+    programs = {
+        "raftkv": f"{sys.executable} -m raftkv",
+        "raftctl": f"{sys.executable} -c 'from raftkv.cli.ctl import main; main()'",
+        "etcdctl": str(processes.ETCDCTL),
+        "python": sys.executable,
+    }
+    for name, program in programs.items():
+        (directory / name).write_text(SHIM.format(program=program))
+        (directory / name).chmod(0o755)
+    return directory
+
+
+def with_ports(text: str, ports: Mapping[str, int]) -> str:
+    """The text with the printed ports replaced by those of this test."""
+    return _translated(text, {printed: str(port) for printed, port in ports.items()})
+
+
+def _translated(text: str, words: Mapping[str, str]) -> str:
+    """All words replaced in one go, so that none is replaced twice."""
+    pattern = "|".join(sorted(map(re.escape, words), key=len, reverse=True))
+    return re.sub(rf"\b(?:{pattern})\b", lambda found: words[found[0]], text)
+
+
+def script(steps: Sequence[Step]) -> str:
+    """One shell script of all steps, each followed by a line that ends its output."""
+    return "exec 2>&1\n" + "".join(f"{step.command}\nprintf '\\n%s\\n' {MARK}\n" for step in steps)
+
+
+def run(
+    text: str, directory: Path, commands: Path, ports: Mapping[str, int], timeout_seconds: float
+) -> list[str]:
+    """Runs a script in a directory; returns what each step has printed, with the printed ports.
+
+    What it has started and left running is ended. Errors: AssertionError if it takes too long.
+    """
+    environment = {
+        "PATH": f"{commands}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        "DEFAULT_ENDPOINT": f"127.0.0.1:{ports['2379']}",
+        "HOME": str(directory),
+    }
+    file = directory / "steps.sh"  # a file, for `pgrep -f` would find it on a command line
+    file.write_text(text)
+    log = directory / "steps.out"  # a file, for what is left running would keep a pipe open
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            ["bash", file],
+            env=environment,
+            cwd=directory,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            start_new_session=True,
+        )
+        try:
+            process.wait(timeout_seconds)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"not done in time:\n{log.read_text(errors='replace')}") from None
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    back = {str(port): printed for printed, port in ports.items()}
+    return _translated(log.read_text(errors="replace"), back).split(f"{MARK}\n")[:-1]
+
+
+def compare(steps: Sequence[Step], outputs: Sequence[str]) -> None:
+    """Errors: AssertionError with the first step that printed something else."""
+    for step, printed in zip(steps, outputs, strict=False):
+        assert matches(step.output, printed), f"$ {step.command}\n{printed}"
+    assert len(outputs) == len(steps), f"it ended behind $ {steps[len(outputs) - 1].command}"
