@@ -190,12 +190,13 @@ def _time_limit(seconds: float) -> Iterator[None]:
         raise _TimeOver
 
     before = signal.signal(signal.SIGALRM, over)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    timer = signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_REAL, *timer)  # whoever called may have had one
 
 
 def main(argv: list[str] | None = None) -> None:
