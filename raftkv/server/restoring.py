@@ -24,6 +24,7 @@ from raftkv.errors import ConfigError
 from raftkv.kv.machine import StateMachine
 from raftkv.kv.members import Member
 from raftkv.kv.restoring import REVISION_BUMP, Applied, read_applied, restored_rows
+from raftkv.server.archive import Plan, Target, make_plan, replay
 from raftkv.storage.backup import Snapshot, check_snapshot, unpack
 from raftkv.storage.files import REAL, final_errors, parent_of
 from raftkv.storage.founding import found
@@ -47,12 +48,26 @@ class Rewriting:
 
 
 @dataclass(frozen=True, slots=True)
+class Archived:
+    """What to add to a snapshot. directory: of an archive."""
+
+    directory: str
+    target: Target
+
+
+@dataclass(frozen=True, slots=True)
 class Restored:
-    """A directory that was made. before, after: where the state stood, and stands."""
+    """A directory that was made. before, after: where the state stood, and stands.
+
+    unknown_leases: leases out of an archive that got a time to live for want of their own. note:
+    what the operator should know of the archive, or empty.
+    """
 
     identity: Identity
     before: Applied
     after: Applied
+    unknown_leases: int = 0
+    note: str = ""
 
 
 def restored_cluster_id(cluster: int, digest: bytes, rewriting: Rewriting) -> int:
@@ -75,18 +90,21 @@ def restore(
     rewriting: Rewriting,
     *,
     skip_hash: bool = False,
+    archived: Archived | None = None,
 ) -> Restored:
     """Makes `config.data_dir` the directory of a first member of a new cluster.
 
-    config: its name, data directory, peer URLs and initial cluster. Raises ConfigError (the
-    directory is not empty, a flag is wrong), CorruptionError (the snapshot cannot be trusted) or
-    DiskFailure; then the directory is as it was.
+    snapshot_path: empty: one of the archive. config: its name, data directory, peer URLs and
+    initial cluster. Raises ConfigError (the directory is not empty, a flag is wrong, the archive
+    does not go there), CorruptionError (what is read cannot be trusted) or DiskFailure; then the
+    directory is as it was.
     """
     check_bootstrap(config)
     path = str(config.data_dir)
     existed = _check_target(path)
-    snapshot = check_snapshot(snapshot_path, skip_hash=skip_hash)
-    cluster = restored_cluster_id(config.cluster_id, snapshot.digest, rewriting)
+    plan = _plan(snapshot_path, skip_hash, archived)
+    snapshot = plan.base
+    cluster = restored_cluster_id(config.cluster_id, plan.digest, rewriting)
     identity = Identity(cluster, config.member_id, new_incarnation())
     state = NewState(identity, first_members(config), rewriting)
     story = {
@@ -95,9 +113,13 @@ def restore(
         "sha256": snapshot.digest.hex(),
         "version": raftkv.__version__,
     }
+    unknown_leases = 0
 
     def fill(directory: str) -> None:
+        nonlocal unknown_leases
         unpack(snapshot, directory)
+        if archived is not None:
+            unknown_leases = replay(plan, directory)
         state.rewrite(directory)
 
     with final_errors(f"making {path}"):
@@ -113,7 +135,16 @@ def restore(
         raise
     finally:
         lock.release()
-    return Restored(identity, state.before, state.after)
+    return Restored(identity, state.before, state.after, unknown_leases, plan.note)
+
+
+def _plan(snapshot_path: str, skip_hash: bool, archived: Archived | None) -> Plan:
+    """What to restore, all of it checked."""
+    if archived is not None:
+        directory, target = archived.directory, archived.target
+        return make_plan(directory, target, snapshot_path, skip_hash=skip_hash)
+    snapshot = check_snapshot(snapshot_path, skip_hash=skip_hash)
+    return Plan(snapshot, {}, 0, snapshot.digest)
 
 
 @dataclass(frozen=True, slots=True)

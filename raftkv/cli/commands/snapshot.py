@@ -2,33 +2,28 @@
 
 `save` takes the bytes of one member, also from an etcd, compares their hash and gives the file its
 name only then; what had that name before is replaced, as by etcdctl. `status` and `restore` read
-raftkv's own files (`raftkv.storage.backup`); whatever is wrong with one is found before anything is
-written.
+raftkv's own files (`raftkv.storage.backup`) and archives (`raftkv.storage.archive`); whatever is
+wrong with one is found before anything is written.
 """
 
-import hashlib
 import os
+import sys
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, BinaryIO, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from raftkv.cli import gotext
-from raftkv.cli.connection import Connection, error_text
 from raftkv.cli.ctl import CtlCommand, GoInt, LazyGroup, Session
 from raftkv.cli.exits import BAD_ARGUMENTS, BAD_FEATURE, ERROR, INTERRUPTED, CtlError
 from raftkv.cli.printers import emit
-from raftkv.cli.terminal import Progress
+from raftkv.cli.receiving import receive
 from raftkv.errors import ConfigError, StorageError
-from raftkv.pb import rpc_pb2
 
 if TYPE_CHECKING:
     from raftkv.config import ServerConfig
-
-HASH_BYTES: Final = 32
-BLOCK_BYTES: Final = 512  # a snapshot has a multiple of it, then its hash
-PATH: Final = "/etcdserverpb.Maintenance/Snapshot"
+    from raftkv.server.restoring import Archived
 
 
 @click.group(
@@ -38,6 +33,7 @@ PATH: Final = "/etcdserverpb.Maintenance/Snapshot"
         "save": "snapshot:save",
         "status": "snapshot:status",
         "restore": "snapshot:restore",
+        "archive": "snapshot_archive:archive",
     },
     no_args_is_help=False,
     invoke_without_command=True,
@@ -68,7 +64,7 @@ def save(session: Session, args: tuple[str, ...]) -> None:
     path, partial = args[0], f"{args[0]}.part"
     try:
         with open(partial, "wb", opener=_private) as file:
-            session.call(lambda connection: _receive(connection, endpoints[0], file))
+            session.call(lambda connection: receive(connection, endpoints[0], file))
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
@@ -95,32 +91,6 @@ def _sync_directory(path: str) -> None:
         os.close(number)
 
 
-def _receive(connection: Connection, endpoint: str, file: BinaryIO) -> None:
-    """Writes what the member sends, and checks it. Errors: CtlError, OSError."""
-    import grpc
-
-    request = iter([rpc_pb2.SnapshotRequest()])
-    # No "hasleader": a member that has lost the others can still be saved.
-    call = connection.stream(endpoint, PATH, request, rpc_pb2.SnapshotResponse, wants_leader=False)
-    digest, tail, size = hashlib.sha256(), b"", 0
-    try:
-        with Progress("saving", None) as bar:
-            for piece in call:
-                file.write(piece.blob)
-                size += len(piece.blob)
-                tail += piece.blob  # the last bytes may be the hash: they are not hashed yet
-                if len(tail) > HASH_BYTES:
-                    digest.update(memoryview(tail)[:-HASH_BYTES])
-                    tail = tail[-HASH_BYTES:]
-                bar.to(size, size + piece.remaining_bytes)
-    except grpc.RpcError as error:
-        raise CtlError(error_text(error, endpoint), INTERRUPTED) from None
-    if size % BLOCK_BYTES != HASH_BYTES:
-        raise CtlError(f"sha256 checksum not found [bytes: {size}]", INTERRUPTED)
-    if digest.digest() != tail:
-        raise CtlError(f"expected sha256 {tail.hex()}, got {digest.hexdigest()}", INTERRUPTED)
-
-
 # --- status -----------------------------------------------------------------------
 
 
@@ -128,9 +98,17 @@ def _receive(connection: Connection, endpoint: str, file: BinaryIO) -> None:
 @click.argument("args", nargs=-1, metavar="FILENAME")
 @click.pass_obj
 def status(session: Session, args: tuple[str, ...]) -> None:
-    """Check FILENAME as a restore would; print its hash, revision, keys and size."""
+    """Check FILENAME as a restore would; print its hash, revision, keys and size.
+
+    Of an archive's directory: which revisions and times it covers, and what is missing.
+    """
     if len(args) != 1:
         raise CtlError("snapshot status requires exactly one argument", BAD_ARGUMENTS)
+    if os.path.isdir(args[0]):
+        from raftkv.cli.commands.snapshot_archive import show_status
+
+        show_status(session, args[0])
+        return
     from raftkv.server.restoring import snapshot_status
 
     _must_exist(args[0])
@@ -234,30 +212,57 @@ _SHOWN: Final = {
     default=None,
     help="Count all history as compacted. [true with --bump-revision]",
 )
+@click.option("--archive", default="", help="Add what this archive holds behind the snapshot.")
+@click.option("--to-revision", type=GoInt(), default=None, help="Of the archive: up to here.")
+@click.option("--to-time", default="", help="Of the archive: up to here, 2026-11-23T17:30:00Z.")
 @click.pass_obj
 def restore(session: Session, /, args: tuple[str, ...], **flags: Any) -> None:
     """Make the data directory of one member of a new cluster that begins with FILENAME.
 
     Do this for every member, with the same file and the same flags but --name, --data-dir and
-    --initial-advertise-peer-urls; then start all of them.
+    --initial-advertise-peer-urls; then start all of them. With --archive, FILENAME may be left
+    out: then it is one that the archive holds.
     """
-    if len(args) != 1:
+    if len(args) != 1 and not (flags["archive"] and not args):
         raise CtlError("snapshot restore requires exactly one argument", BAD_ARGUMENTS)
     if flags["wal_dir"]:
         raise CtlError("--wal-dir is not supported: the log lies in the data directory")
     from raftkv.server.restoring import Rewriting
     from raftkv.server.restoring import restore as restore_state
 
-    _must_exist(args[0])
+    for path in (*args, *([flags["archive"]] if flags["archive"] else [])):
+        _must_exist(path)
     began = time.monotonic()
     try:
+        archived = _archived(flags)
         config = _config(flags)
         bump, mark = flags["bump_revision"], flags["mark_compacted"]
         rewriting = Rewriting(bump, bump > 0 if mark is None else mark)
-        done = restore_state(args[0], config, rewriting, skip_hash=flags["skip_hash_check"])
+        done = restore_state(
+            args[0] if args else "",
+            config,
+            rewriting,
+            skip_hash=flags["skip_hash_check"],
+            archived=archived,
+        )
     except (ConfigError, StorageError) as error:
         raise CtlError(str(error), ERROR) from None
     _tell(session, config, done, time.monotonic() - began)
+
+
+def _archived(flags: dict[str, Any]) -> "Archived | None":
+    """What --archive and its two flags say. Errors: ConfigError."""
+    from raftkv.server.archive import Target, parse_time
+    from raftkv.server.restoring import Archived
+
+    revision, text = flags["to_revision"], flags["to_time"]
+    if not flags["archive"]:
+        if text or revision is not None:
+            raise ConfigError("--to-revision and --to-time need --archive")
+        return None
+    if text and revision is not None:
+        raise ConfigError("--to-revision and --to-time exclude each other")
+    return Archived(flags["archive"], Target(revision, parse_time(text) if text else None))
 
 
 def _config(flags: dict[str, Any]) -> "ServerConfig":
@@ -280,6 +285,13 @@ def _config(flags: dict[str, Any]) -> "ServerConfig":
 
 def _tell(session: Session, config: "ServerConfig", done: Any, seconds: float) -> None:
     identity, before, after = done.identity, done.before, done.after
+    if done.note:
+        print(f"note: {done.note}", file=sys.stderr)
+    if done.unknown_leases:
+        print(
+            f"note: nobody knows the time to live of {done.unknown_leases} leases; 60 s it is",
+            file=sys.stderr,
+        )
     if session.printer.name == "json":
         tree = {
             "dataDir": str(config.data_dir),
