@@ -32,6 +32,7 @@ from raftkv.errors import (
     ProtocolError,
 )
 from raftkv.pb import peer_pb2
+from raftkv.server.dialling import connect
 from raftkv.server.links import IDENTIFY_PATH, REJOIN_PATH, link_limits
 from raftkv.wire.h2_client import ClientConnection
 
@@ -98,15 +99,14 @@ async def ask(
 ) -> peer_pb2.IdentifyReply | str:
     """One member's answer to `request`, or why it cannot be had now."""
     parts = urlsplit(url)
-    loop = asyncio.get_running_loop()
     transport: asyncio.BaseTransport | None = None
     try:
         transport, call = await asyncio.wait_for(
-            loop.create_connection(
+            connect(
                 lambda: _Call(path, request.SerializeToString()),
                 parts.hostname or "",
                 parts.port or 0,
-                ssl=context if parts.scheme == "https" else None,
+                context if parts.scheme == "https" else None,
             ),
             ASK_SECONDS,
         )

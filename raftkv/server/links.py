@@ -23,6 +23,7 @@ from raftkv import limits
 from raftkv.pb import peer_pb2
 from raftkv.raft.messages import Message
 from raftkv.server.calls import Call
+from raftkv.server.dialling import connect
 from raftkv.server.traffic import PeerTraffic
 from raftkv.wire import peer
 from raftkv.wire.h2 import ConnectionLimits
@@ -159,11 +160,11 @@ class Link(asyncio.Protocol):
         try:
             url = urlsplit(text)
             await asyncio.wait_for(
-                self._loop.create_connection(
+                connect(
                     lambda: self,
                     url.hostname or "",
                     url.port or 0,
-                    ssl=self._context if url.scheme == "https" else None,
+                    self._context if url.scheme == "https" else None,
                 ),
                 DIAL_SECONDS,
             )
