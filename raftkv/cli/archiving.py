@@ -21,7 +21,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import cycle, groupby
 from queue import Empty, Queue, SimpleQueue
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from raftkv.cli.connection import CallFailed, Connection, error_text
 from raftkv.cli.exits import CtlError
@@ -31,16 +31,13 @@ from raftkv.cli.signals import Interrupted
 from raftkv.cli.watching import WATCH, cancel_text
 from raftkv.pb import rpc_pb2
 
-if TYPE_CHECKING:
-    from raftkv.server.archiving import Archive
-
 CHECK_SECONDS: Final = 5.0
 LAG_SECONDS: Final = 20.0  # without what is committed; then another endpoint is asked
 MAX_PAUSE_SECONDS: Final = 5.0
 MIN_PAUSE_SECONDS: Final = 0.1
 QUEUED_RESPONSES: Final = 64
 
-Received = tuple[int, "rpc_pb2.WatchResponse | str"]  # time in ms; or why nothing more comes
+Received = tuple[int, rpc_pb2.WatchResponse | str]  # time in ms; or why nothing more comes
 
 
 class SessionOver(Exception):
@@ -66,12 +63,15 @@ class _Check:
 
 
 class Archiver:
-    """See the module's docstring. say: tells the operator what happens, in one line."""
+    """See the module's docstring.
+
+    archive: a `raftkv.server.archiving.Archive`. say: tells the operator what happens, in a line.
+    """
 
     def __init__(
         self,
         connection: Connection,
-        archive: "Archive",
+        archive: Any,
         say: Callable[[str], None],
         *,
         check_seconds: float = CHECK_SECONDS,
@@ -228,7 +228,7 @@ class Archiver:
             return
         self._archive.add_count(keys, _now_ms())
 
-    def _take(self, time_ms: int, response: "rpc_pb2.WatchResponse | str") -> None:
+    def _take(self, time_ms: int, response: rpc_pb2.WatchResponse | str) -> None:
         """What has come from the stream."""
         if isinstance(response, str):
             raise SessionOver(response)

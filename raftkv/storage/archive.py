@@ -20,9 +20,9 @@ behind a snapshot, with the chain 0, because the archive was new or because hist
 before it was archived.
 
     R  number: a revision, the one before plus 1. payload: event*
-    L  number: a lease. payload: its time to live in milliseconds i64, 0: it had gone
-    C  number: a revision. All that was committed before the time of this record is archived
-    K  number: the newest archived revision. payload: how many keys there were then u64
+    L  number: a lease. payload u64: its time to live in milliseconds, 0: it had gone
+    C  number: the newest archived revision. payload u64: a time; all of before is archived
+    K  number: the newest archived revision. payload u64: how many keys there were then
 
     event := deleted u8 | size u32 | KeyValue as `kv.encoding` frames it
 
@@ -59,8 +59,7 @@ HEAD: Final = Struct(">16sHBQQII")
 RECORD: Final = Struct(">BIQQI")
 _CRC: Final = Struct(">I")
 _EVENT: Final = Struct(">?I")
-_LEASE: Final = Struct(">q")
-_COUNT: Final = Struct(">Q")
+_NUMBER: Final = Struct(">Q")
 _MAX_BYTES: Final = (1 << 32) - 1
 _NAME: Final = re.compile(r"(base|segment)-(\d{20})\.(db|log)")
 _BUFFER_BYTES: Final = 1024 * 1024
@@ -168,30 +167,17 @@ def decode_events(payload: bytes) -> list[Event]:
     return found
 
 
-def encode_ttl(ttl_ms: int) -> bytes:
-    """The payload about a lease."""
-    return _LEASE.pack(ttl_ms)
+def encode_number(number: int) -> bytes:
+    """The payload of L, C and K."""
+    return _NUMBER.pack(number)
 
 
-def decode_ttl(payload: bytes) -> int:
-    """Milliseconds. Raises CorruptionError."""
-    if len(payload) != _LEASE.size:
-        raise CorruptionError("a time to live has the wrong size")
-    ttl_ms: int = _LEASE.unpack(payload)[0]
-    return ttl_ms
-
-
-def encode_count(keys: int) -> bytes:
-    """The payload about how many keys there were."""
-    return _COUNT.pack(keys)
-
-
-def decode_count(payload: bytes) -> int:
-    """A number of keys. Raises CorruptionError."""
-    if len(payload) != _COUNT.size:
-        raise CorruptionError("a number of keys has the wrong size")
-    keys: int = _COUNT.unpack(payload)[0]
-    return keys
+def decode_number(payload: bytes) -> int:
+    """The number in it. Raises CorruptionError."""
+    if len(payload) != _NUMBER.size:
+        raise CorruptionError(f"a record of an archive holds {len(payload)} bytes")
+    number: int = _NUMBER.unpack(payload)[0]
+    return number
 
 
 class SegmentReader:

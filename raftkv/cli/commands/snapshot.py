@@ -23,7 +23,6 @@ from raftkv.errors import ConfigError, StorageError
 
 if TYPE_CHECKING:
     from raftkv.config import ServerConfig
-    from raftkv.server.restoring import Archived
 
 
 @click.group(
@@ -250,10 +249,9 @@ def restore(session: Session, /, args: tuple[str, ...], **flags: Any) -> None:
     _tell(session, config, done, time.monotonic() - began)
 
 
-def _archived(flags: dict[str, Any]) -> "Archived | None":
+def _archived(flags: dict[str, Any]) -> Any:
     """What --archive and its two flags say. Errors: ConfigError."""
     from raftkv.server.archive import Target, parse_time
-    from raftkv.server.restoring import Archived
 
     revision, text = flags["to_revision"], flags["to_time"]
     if not flags["archive"]:

@@ -1,7 +1,7 @@
 """`raftctl snapshot archive`: everything that is committed, into an archive; and what one holds."""
 
 import sys
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import click
 
@@ -13,9 +13,6 @@ from raftkv.cli.exits import BAD_ARGUMENTS, BAD_FEATURE, ERROR, CtlError
 from raftkv.cli.printers import emit
 from raftkv.cli.signals import Interrupted, caught
 from raftkv.errors import StorageError
-
-if TYPE_CHECKING:
-    from raftkv.server.archiving import ArchiveStatus, Run
 
 _HEADS: Final = ("RESTORABLE FROM", "UP TO", "FROM TIME", "COMPLETE UP TO")
 
@@ -86,30 +83,30 @@ def show_status(session: Session, directory: str) -> None:
         raise CtlError("; ".join(found.faults), ERROR)
 
 
-def _row(run: "Run") -> list[str]:
+def _row(run: Any) -> list[str]:
     from raftkv.server.archiving import time_text
 
     lowest = str(min(run.bases)) if run.bases else f"{run.first - 1} (its snapshot is not here)"
     return [lowest, str(run.last), time_text(run.since_ms), time_text(run.until_ms)]
 
 
-def _show_simple(found: "ArchiveStatus") -> None:
+def _show_simple(found: Any) -> None:
     for run in found.runs:
         emit(", ".join(_row(run)))
     _show_notes(found)
 
 
-def _show_table(found: "ArchiveStatus") -> None:
+def _show_table(found: Any) -> None:
     click.echo(table.render(list(_HEADS), [_row(run) for run in found.runs]), nl=False)
     _show_notes(found)
 
 
-def _show_notes(found: "ArchiveStatus") -> None:
+def _show_notes(found: Any) -> None:
     for note in found.notes:
         print(f"note: {note}", file=sys.stderr)
 
 
-def _show_json(found: "ArchiveStatus") -> None:
+def _show_json(found: Any) -> None:
     from raftkv.server.archiving import time_text
 
     runs: list[dict[str, Any]] = [
