@@ -10,11 +10,11 @@ SEEDS ?= 1000
 LOAD ?= swarm
 SECONDS ?= 60
 HOURS ?= 8
-# Four tests at a time pay even on two cores: most of them wait for something, the slow ones less.
+# Four tests at a time pay even on two cores: most of them wait for something.
 # Each worker begins with tests that lie side by side, so that few servers of a module are started
 # twice.
 FAST_FLAGS ?= -n 4 --dist worksteal
-SLOW_FLAGS ?= -n 3 --dist worksteal
+SLOW_FLAGS ?= -n 4 --dist worksteal
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help

@@ -48,13 +48,13 @@ ANSWERED = {
 
 @pytest.mark.slow
 def test_one_node_answers_as_etcd_does(etcd_and_raftkv: Start) -> None:
-    report = _run(etcd_and_raftkv, nodes=1, seed=1, count=4000)
+    report = _run(etcd_and_raftkv, nodes=1, seed=1, count=3000)
     assert set(report.outcomes) >= ANSWERED | MISTAKES
 
 
 @pytest.mark.slow
 def test_each_of_three_nodes_answers_as_etcd_does(etcd_and_raftkv: Start) -> None:
-    report = _run(etcd_and_raftkv, nodes=3, seed=2, count=2500)
+    report = _run(etcd_and_raftkv, nodes=3, seed=2, count=1600)
     assert set(report.outcomes) >= ANSWERED
 
 
@@ -64,7 +64,7 @@ def test_leases_and_their_keys_are_as_in_etcd(etcd_and_raftkv: Start, nodes: int
     """M11, M12: whichever node is asked."""
     judge, subjects = etcd_and_raftkv(nodes)
     skip_unless_offered(subjects[0], "Lease.LeaseLeases")
-    report = Differential(judge, subjects, seed=3, leases=True).run(1500)
+    report = Differential(judge, subjects, seed=3, leases=True).run(1000)
     requests = ("LeaseGrantRequest", "LeaseRevokeRequest", "LeaseTimeToLiveRequest")
     answered = {(name, "OK", "") for name in requests}
     assert set(report.outcomes) >= ANSWERED | answered | {("LeaseRevokeRequest", *facts.NO_LEASE)}

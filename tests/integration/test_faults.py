@@ -83,10 +83,9 @@ def log_with(server: Server, words: str) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [1, 2])
-def test_no_fault_of_processes_breaks_a_promise(tmp_path: Path, seed: int) -> None:
+def test_no_fault_of_processes_breaks_a_promise(tmp_path: Path) -> None:
     """R18, R33, R42, D01: kills and pauses under load; the history is strictly serializable."""
-    report = faults.run(tmp_path, seed, 10.0)
+    report = faults.run(tmp_path, seed=1, seconds=10.0)
     assert not report.problems, report.lines()
     # A run that did nothing proves nothing.
     assert report.faults.total() >= 2, report.lines()

@@ -80,15 +80,14 @@ def test_right_hub_passes_where_wrong_ones_were_noticed() -> None:
 
 
 @pytest.mark.slow
-def test_runs_of_the_load_for_watches_meet_everything() -> None:
+def test_run_of_the_load_for_watches_meets_everything() -> None:
     """W01, W02, W05, W06, W13, W18: all floors reached."""
     totals = Totals()
-    for seed in (300, 302):
-        summary = run_seed(seed, seconds=4, load="watch")
-        assert not summary.failure, f"seed {seed}: {summary.failure}"
-        totals.add(summary)
-    assert totals.checked["reliable"] > 500_000
-    assert floors.watching_missing(totals.viewing, totals.runs, 4) == []
+    summary = run_seed(302, seconds=3, load="watch")
+    assert not summary.failure, summary.failure
+    totals.add(summary)
+    assert totals.checked["reliable"] > 300_000
+    assert floors.watching_missing(totals.viewing, totals.runs, 3) == []
 
 
 def test_viewer_whose_member_ends_before_its_requests_arrive_goes_on_elsewhere() -> None:
