@@ -146,7 +146,7 @@ class Archiver:
             try:
                 with open(self._archive.part, "wb", opener=_private) as file:
                     receive(self._connection, endpoint, file)
-                return self._archive.begin_with_snapshot(self._cluster)
+                return int(self._archive.begin_with_snapshot(self._cluster))
             except Interrupted:
                 raise
             except CtlError as error:
@@ -158,9 +158,10 @@ class Archiver:
     def _list(self) -> int:
         """All keys of one revision. A compaction meanwhile is a reason to repeat it."""
         pages = Pages(self._connection, EVERYTHING, EVERYTHING).begin()
-        return self._archive.begin_with_listing(
+        self._archive.begin_with_listing(
             self._cluster, pages.revision, pages.pairs(), self._ttl_ms, time.time_ns()
         )
+        return pages.revision
 
     def _ttl_ms(self, lease: int) -> int:
         """What a lease was granted for; 0: it has gone."""

@@ -252,6 +252,7 @@ def restore(session: Session, /, args: tuple[str, ...], **flags: Any) -> None:
 def _archived(flags: dict[str, Any]) -> Any:
     """What --archive and its two flags say. Errors: ConfigError."""
     from raftkv.server.archive import Target, parse_time
+    from raftkv.server.restoring import Archived
 
     revision, text = flags["to_revision"], flags["to_time"]
     if not flags["archive"]:
