@@ -102,15 +102,17 @@ class Contents(NamedTuple):
 
 
 def contents(directory: str) -> Contents:
-    """What is in an archive. Raises DiskFailure."""
+    """What is in an archive. Raises DiskFailure; CorruptionError for a link or a directory."""
     found = Contents({}, {})
-    with final_errors(f"reading {directory}"):
-        for name in sorted(os.listdir(directory)):
-            match = _NAME.fullmatch(name)
-            if match and (match[1], match[3]) == ("base", "db"):
-                found.bases[int(match[2])] = f"{directory}/{name}"
-            elif match and (match[1], match[3]) == ("segment", "log"):
-                found.segments[int(match[2])] = f"{directory}/{name}"
+    with final_errors(f"reading {directory}"), os.scandir(directory) as entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            match = _NAME.fullmatch(entry.name)
+            if match is None or (match[1] == "base") != (match[3] == "db"):
+                continue
+            if not entry.is_file(follow_symlinks=False):
+                raise CorruptionError(f"{directory}/{entry.name} is no plain file")
+            files = found.bases if match[1] == "base" else found.segments
+            files[int(match[2])] = f"{directory}/{entry.name}"
     return found
 
 

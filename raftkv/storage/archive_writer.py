@@ -61,7 +61,7 @@ class ArchiveWriter:
         with final_errors(f"opening {self._directory}"):
             for name in os.listdir(self._directory):
                 if name.endswith(_PARTIAL):
-                    os.unlink(f"{self._directory}/{name}")
+                    REAL.remove_tree(f"{self._directory}/{name}")
         segments = contents(self._directory).segments
         if not segments:
             return
