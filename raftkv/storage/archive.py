@@ -62,7 +62,7 @@ _EVENT: Final = Struct(">?I")
 _NUMBER: Final = Struct(">Q")
 _MAX_BYTES: Final = (1 << 32) - 1
 _NAME: Final = re.compile(r"(base|segment)-(\d{20})\.(db|log)")
-_BUFFER_BYTES: Final = 1024 * 1024
+_BUFFER_BYTES: Final = 128 * 1024
 
 
 class Event(NamedTuple):

@@ -46,7 +46,7 @@ def filled(path: Path, revisions: int = 12, **options: int) -> None:
     random = Random(1)
     for revision in range(BASE + 1, BASE + 1 + revisions):
         writer.append(LEASE, revision, 7, encode_number(60_000))
-        events = [Event(revision % 5 == 0, random.randbytes(random.randrange(1, 90)))] * 2
+        events = [Event(revision % 5 == 0, random.randbytes(random.randrange(1, 40)))] * 2
         writer.append(REVISION, revision, revision, encode_events(events))
         writer.append(CHECK, revision, revision, encode_number(revision))
     writer.append(COUNT, 1, writer.end, encode_number(3))
@@ -134,6 +134,9 @@ def test_a_torn_end_is_cut_at_whatever_byte_and_everything_before_stays(tmp_path
     for size in range(HEAD.size, len(content)):
         kept = [one for one in whole if one.end <= size]
         path.write_bytes(content[:size])
+        assert records(path) == kept
+        if size % 37:
+            continue
         writer = ArchiveWriter(str(tmp_path / "a"))
         end = kept[-1].end if kept else HEAD.size
         assert writer.cut_bytes == size - end
@@ -162,7 +165,7 @@ def test_zeros_that_fill_the_file_from_a_sector_on_are_a_torn_end(tmp_path: Path
 
 def test_a_flipped_bit_never_gives_another_record_and_is_never_cut_away(tmp_path: Path) -> None:
     """D05, D06: whatever comes before it is whole, and a writer refuses to go on behind it."""
-    filled(tmp_path / "a", 6)
+    filled(tmp_path / "a", 4)
     path = only_segment(tmp_path / "a")
     whole, content = records(path), path.read_bytes()
     random = Random(2)
@@ -173,7 +176,7 @@ def test_a_flipped_bit_never_gives_another_record_and_is_never_cut_away(tmp_path
         seen: list[Record] = []
         with pytest.raises(CorruptionError):
             seen.extend(SegmentReader(str(path), newest=True))
-        if place % 7 == 0:
+        if place % 29 == 0:
             with pytest.raises(StorageError):
                 ArchiveWriter(str(tmp_path / "a"))
         assert path.read_bytes() == flipped
