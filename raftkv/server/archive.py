@@ -67,7 +67,8 @@ class Walk:
     """What an archive has behind a revision, in order, as far as nothing is missing.
 
     cluster, revision: of the snapshot behind which it begins. After the iteration: ending: why
-    there is no more; damaged: something is wrong, not only the archive's end; note: about its end.
+    there is no more; whole: because that is all there is; damaged: because of damage; note: about
+    the archive's end.
     """
 
     def __init__(self, segments: dict[int, str], cluster: int, revision: int) -> None:
@@ -76,7 +77,7 @@ class Walk:
         self._base = revision
         self.ending = f"the archive has nothing behind revision {revision}"
         self.note = ""
-        self.damaged = False
+        self.whole = self.damaged = False
 
     def __iter__(self) -> Iterator[Record]:
         """Raises ConfigError for another cluster's segment, DiskFailure."""
@@ -97,6 +98,7 @@ class Walk:
                     return
                 yield from self._records(reader)
                 last = reader
+            self.whole = True
         except CorruptionError as error:
             self.ending, self.damaged = str(error), True
 
@@ -172,6 +174,8 @@ def make_plan(
     Raises ConfigError if it cannot be got to, CorruptionError for damage on the way, DiskFailure.
     """
     found = contents(directory)
+    if not found.segments:
+        raise ConfigError(f"--archive: {directory} holds no archive")
     base = check_snapshot(base_path, skip_hash=skip_hash) if base_path else _base(found, target)
     cluster, revision = identity_of(base)
     if target.revision is not None and target.revision < revision:
@@ -202,7 +206,9 @@ def _base(found: Contents, target: Target) -> Snapshot:
         base = check_snapshot(found.bases[revision])
         if target.time_ms is None or _is_older(base, target.time_ms):
             return base
-    raise ConfigError("the archive has no base that lies before; name a snapshot to begin with")
+    raise ConfigError(
+        "the archive has no base that lies before what was asked for; name a snapshot of before"
+    )
 
 
 class _Way:
@@ -258,13 +264,16 @@ class _Way:
         elif self._target.time_ms is not None:
             reached = self._certain
         else:
-            reached = not walk.damaged
+            reached = walk.whole
         if reached:
             return
         if walk.damaged:
             raise CorruptionError(f"{walk.ending}; up to revision {self.revision} all is whole")
-        if self._target.revision is not None:
-            raise ConfigError(f"--to-revision: {self._target.revision}: {walk.ending}")
+        if self._target.time_ms is None:
+            wanted = f"{self._target.revision}: " if self._target.revision is not None else ""
+            raise ConfigError(
+                f"--to-revision: {wanted}{walk.ending}; {self.revision} can be restored"
+            )
         raise ConfigError(
             f"--to-time: {walk.ending}; it is complete up to {text_of(self._complete_ms)}"
         )
