@@ -121,8 +121,11 @@ JEPSEN_ROOMS: Final = {
     "workload": Room(inside=_words(_CLIENT)),
     "nemesis": Room(inside=_words(f"{_CLIENT} testing")),
     "target": Room(
-        inside=_words(f"{_CLIENT} config testing sim kv.audience kv.events kv.watches replica"),
-        outside=_words("google"),
+        inside=_words(
+            f"{_CLIENT} config testing sim replica"
+            " kv.audience kv.commands kv.events kv.fragments kv.leases kv.watches"
+        ),
+        outside=_words("google grpc"),
     ),
     "report": Room(banned=_words("asyncio socket urllib http")),
     "member": Room(

@@ -1,191 +1,44 @@
 """A simulated cluster: the same workloads, interpreter and checkers in virtual time.
 
 Members are `raftkv.sim`'s: the real replica and storage over a simulated network, disk and clock.
-A session is a client whose connection goes to a simulated member; it has the verbs of keys,
-values and transactions. Watches, leases and recipes need threads and streams: not here.
-
-What a session does when something goes wrong is the client library's: it goes to another member
-when one cannot be reached, and a write that may have been carried out is never repeated.
+A session is the real client library over simulated channels (`simchannel`), with its watches, kept
+leases and recipes. What is not simulated: calls about members, maintenance and users, and the
+servers' own locks and elections.
 """
 
 import asyncio
-import random as randomness
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any, Final, TypeVar, cast
-
-from google.protobuf.message import Message
+from typing import Any, Final
 
 from jepsen_lite.session import Session
 from jepsen_lite.storelog import encoded
 from jepsen_lite.target.base import Target, TargetError
+from jepsen_lite.target.simchannel import Road, SimConnection
 from raftkv.client.aio.pages import Pages
-from raftkv.client.errors import ClientError, NotConnected, OutcomeUnknown, TimedOut, Unsupported
 from raftkv.client.keys import Namespace
-from raftkv.client.statuses import mapped
-from raftkv.errors import ApiError, Code, Outcome
+from raftkv.client.settings import Endpoint, Settings
 from raftkv.kv.audience import Batch
 from raftkv.kv.events import decode_event
 from raftkv.kv.watches import Watcher
-from raftkv.pb import rpc_pb2
-from raftkv.replica.effects import LeaseAnswer
 from raftkv.sim.cluster import Cluster, Timing
-from raftkv.sim.etcd import COMMANDS
-from raftkv.sim.leasing import LeaseCall
 from raftkv.sim.node import Node
-from raftkv.sim.operations import Compact, Delete, Put, Txn
-from raftkv.sim.process import CLUSTER_ID
 from raftkv.sim.world import MILLISECOND, SECOND, World
 
-Reply = TypeVar("Reply", bound=Message)
-
-RANGE: Final = "/etcdserverpb.KV/Range"
-WRITES: Final[Mapping[str, int]] = {
-    "/etcdserverpb.KV/Put": COMMANDS[Put],
-    "/etcdserverpb.KV/DeleteRange": COMMANDS[Delete],
-    "/etcdserverpb.KV/Txn": COMMANDS[Txn],
-    "/etcdserverpb.KV/Compact": COMMANDS[Compact],
-}
-PAUSE_SECONDS: Final = 0.05  # between two attempts
 LOOK_SECONDS: Final = 0.1
 RECOVER_US: Final = 120 * SECOND
 TIMING: Final = Timing(snapshot_count=500, catch_up_entries=100)
 
 
-class _Call(LeaseCall):
-    """The ticket of one call: told by its member, or of its process's end."""
-
-    def __init__(self, node: Node, answer: "asyncio.Future[Any]") -> None:
-        self._node = node
-        self._answer = answer
-        node.hub.open(self)  # type: ignore[arg-type]  # it is told of the end, and never a sink
-
-    def replied(self, result: object) -> None:
-        """See LeaseCall."""
-        self._node.hub.close(self)  # type: ignore[arg-type]
-        self._settle(result)
-
-    def lost(self) -> None:
-        """The process has ended with the call."""
-        self._settle(ApiError(Code.UNAVAILABLE, "connection lost", Outcome.UNKNOWN))
-
-    def _settle(self, result: object) -> None:
-        if not self._answer.done():
-            self._answer.set_result(result)
-
-
-class SimConnection:
-    """What the verbs of a client call. members: whom it may ask, in this order."""
-
-    def __init__(
-        self, cluster: Cluster, members: list[int], travel: randomness.Random, timeout: float
-    ) -> None:
-        self._cluster = cluster
-        self._members = members
-        self._travel = travel
-        self._timeout = timeout
-        self.revision = 0
-
-    async def call(
-        self,
-        path: str,
-        request: Message,
-        reply: type[Reply],
-        *,
-        write: bool,
-        linearizable: bool = False,
-        leading: bool = True,
-        timeout: float | None = None,
-        place: int | None = None,
-    ) -> Reply:
-        """One call, at one member after the other until one answers. Errors: ClientError."""
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + (self._timeout if timeout is None else timeout)
-        while True:
-            left = deadline - loop.time()
-            if left <= 0:
-                raise TimedOut("no answer in time", code=Code.DEADLINE_EXCEEDED)
-            try:
-                answer = await self._ask(self._members[0], path, request, write, left)
-            except ClientError as error:
-                self._members.append(self._members.pop(0))
-                unknown = error.outcome is Outcome.UNKNOWN
-                if unknown or not isinstance(error, NotConnected):
-                    raise
-                await asyncio.sleep(PAUSE_SECONDS)
-                continue
-            revision, body = answer
-            found = reply.FromString(body)
-            header: rpc_pb2.ResponseHeader = cast(Any, found).header
-            header.cluster_id, header.revision = CLUSTER_ID, revision
-            self.revision = max(self.revision, revision)
-            return found
-
-    async def _ask(
-        self, member: int, path: str, request: Message, write: bool, seconds: float
-    ) -> tuple[int, bytes]:
-        data, endpoint = request.SerializeToString(), f"member-{member}"
-        await self._on_the_way()
-        node = self._cluster.nodes[member]
-        if not node.up:
-            raise NotConnected("connection refused", code=Code.UNAVAILABLE, endpoint=endpoint)
-        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        call = _Call(node, answer)
-        node.later(0, _deliver, node, call, path, data, request)
-        try:
-            async with asyncio.timeout(seconds):
-                result = await answer
-        except TimeoutError:
-            late = TimedOut("no answer in time", code=Code.DEADLINE_EXCEEDED, endpoint=endpoint)
-            raise (OutcomeUnknown(late) if write else late) from None
-        await self._on_the_way()
-        if isinstance(result, ApiError):
-            text = result.text
-            raise mapped(result.code, text, write=write, endpoint=endpoint)
-        assert not isinstance(result, LeaseAnswer)
-        return cast("tuple[int, bytes]", result)
-
-    async def _on_the_way(self) -> None:
-        await asyncio.sleep((100 + int(self._travel.expovariate(1.0) * 200)) / SECOND)
-
-
-def _deliver(node: Node, call: _Call, path: str, data: bytes, request: Message) -> None:
-    """The request has arrived at the member's process."""
-    replica = node.replica
-    refusal: ApiError | None
-    if path == RANGE:
-        if cast(rpc_pb2.RangeRequest, request).serializable:
-            call.replied(replica.machine.range(data))
-            return
-        refusal = replica.read((call, data))
-    elif path in WRITES:
-        refusal = replica.propose(WRITES[path], data, (call, data))
-    else:
-        refusal = ApiError(Code.UNIMPLEMENTED, f"{path} is not simulated")
-    if refusal is not None:
-        call.replied(refusal)
-    node.wake()
-
-
 class SimClient(Session):
-    """A session with a simulated cluster: keys, values and transactions."""
+    """A session with a simulated cluster."""
 
     def __init__(self, connection: SimConnection) -> None:
-        # Not Session's: nothing is dialled, and there is no thread that keeps leases.
+        # Not Session's: its connection would dial.
         self._namespace = Namespace(b"")
-        self._connection = connection  # type: ignore[assignment]  # it has what verbs need
-        self._pages = Pages(self._connection)
-
-    def watch(self, *_: Any, **__: Any) -> Any:
-        """Errors: Unsupported."""
-        raise Unsupported("watches are not simulated here: see `raftkv.sim`")
-
-    async def stream(self, *_: Any, **__: Any) -> Any:
-        """Errors: Unsupported."""
-        raise Unsupported("streams are not simulated here: see `raftkv.sim`")
-
-    async def close(self) -> None:
-        """There is nothing to close."""
+        self._connection = connection
+        self._pages = Pages(connection)
 
 
 class _Tap:
@@ -249,7 +102,7 @@ class SimTarget(Target):
         self.simulated = world
         self.cluster = Cluster(world, members, TIMING)
         self.endpoints = [f"member-{member}" for member in self.cluster.goal]
-        self._travel = world.stream("travel")
+        self._road = Road(world, world.stream("travel"))
 
     async def start(self) -> None:
         """Starts all members and waits for a leader. Errors: TargetError."""
@@ -262,11 +115,22 @@ class SimTarget(Target):
             node.retire()
 
     async def session(self, process: int, timeout_seconds: float) -> Session:
-        """A client whose first member goes by its process's number."""
-        members = list(self.cluster.goal)
-        first = process % len(members)
-        order = [*members[first:], *members[:first]]
-        return SimClient(SimConnection(self.cluster, order, self._travel, timeout_seconds))
+        """A client whose first member goes by its process's number.
+
+        An address is a place among the members: where one is replaced, its heir has it.
+        """
+        settings = Settings(
+            tuple(Endpoint(name, name, secure=False) for name in self.endpoints),
+            timeout=timeout_seconds,
+        )
+        finds = [partial(self.at, place) for place in range(self.count)]
+        connection = SimConnection(settings, self._road, finds)
+        connection.places.prefer(process % self.count)
+        return SimClient(connection)
+
+    def at(self, place: int) -> Node:
+        """The member that has this place now."""
+        return self.cluster.nodes[self.cluster.goal[place]]
 
     async def leader(self) -> int | None:
         """The running leader of the highest term."""

@@ -16,6 +16,7 @@ from jepsen_lite.run import Run
 from jepsen_lite.store import Store
 from jepsen_lite.target.base import Target
 from jepsen_lite.target.sim import SimTarget
+from jepsen_lite.target.simtime import virtual_client
 from jepsen_lite.target.virtual import VirtualLoop
 from jepsen_lite.workload.options import Options
 from raftkv.sim.faults import KINDS, Undo
@@ -44,6 +45,7 @@ KINDS_BY_NAME: Final[Mapping[str, tuple[str, ...]]] = {
     "clock": ("clock rate",),
     "disk": ("slow disk", "stalled disk", "broken disk"),
     "transfer": ("transfer",),
+    "member": ("replace member", "wipe member"),
 }
 STARTS: Final = 24
 
@@ -119,6 +121,7 @@ def run_simulated(
     with ExitStack() as stack:
         for name in mutants:
             stack.enter_context(applied(tooth_of(name).mutant))
+        stack.enter_context(virtual_client(world))
         target = SimTarget(world, options.members)
         run = Run(
             workload,
@@ -132,17 +135,18 @@ def run_simulated(
         try:
             loop.run_until_complete(run.execute())
         except InvariantBroken as error:
-            _end_tasks(loop)
             run.abandon(f"a rule of consensus was broken: {error}")
         finally:
+            _end_tasks(loop)
             loop.close()
     return run
 
 
 def _end_tasks(loop: VirtualLoop) -> None:
-    """Ends what still runs above a world that is broken."""
+    """Ends what still runs above a world that is over, or broken."""
     loop.freeze()
     tasks = asyncio.all_tasks(loop)
     for task in tasks:
         task.cancel()
-    loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+    if tasks:
+        loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))

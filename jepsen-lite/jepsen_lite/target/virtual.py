@@ -63,6 +63,15 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         """The world stands still from now on, because it is broken; only time goes by."""
         self._waiter.frozen = True
 
+    def call_soon_threadsafe(
+        self,
+        callback: Callable[[*Arguments], object],
+        *args: *Arguments,
+        context: Context | None = None,
+    ) -> asyncio.Handle:
+        """As `call_soon`: there is no other thread, and nothing outside that must be woken."""
+        return self.call_soon(callback, *args, context=context)
+
     def call_soon(
         self,
         callback: Callable[[*Arguments], object],

@@ -16,10 +16,9 @@ from jepsen_lite.workload.options import Options
 if TYPE_CHECKING:
     from jepsen_lite.session import Session
 
-__all__ = ["ALL_WORLDS", "REAL_WORLDS", "Options", "Workload"]
+__all__ = ["ALL_WORLDS", "Options", "Workload"]
 
-REAL_WORLDS = frozenset({"processes", "compose", "attach"})
-ALL_WORLDS = REAL_WORLDS | {"sim"}
+ALL_WORLDS = frozenset({"processes", "compose", "attach", "sim"})
 
 
 class Workload(ABC):

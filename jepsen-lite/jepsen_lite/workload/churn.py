@@ -12,7 +12,7 @@ from jepsen_lite.checker.base import Anomaly, Evidence, Fact, Verdict
 from jepsen_lite.generator import Context, Generator, Wish, limit, until_ok
 from jepsen_lite.history import Call, Op
 from jepsen_lite.session import Session
-from jepsen_lite.workload.base import REAL_WORLDS, Workload
+from jepsen_lite.workload.base import Workload
 from jepsen_lite.workload.calls import end_of, perform
 from jepsen_lite.workload.steps import latest_revision, learning, numbered
 from jepsen_lite.workload.watching import record
@@ -42,7 +42,6 @@ class Watched(NamedTuple):
 class Churn(Workload):
     """See the module's docstring."""
 
-    worlds: ClassVar[frozenset[str]] = REAL_WORLDS  # watches are streams
     reads: ClassVar[frozenset[str]] = frozenset({"get", "range", "watch", "cache"})
 
     #: Revisions behind the newest at which watches begin, at most.

@@ -18,6 +18,9 @@ OLD_READS: Final = 0.4
 READ_BACK: Final = 400  # revisions behind the newest that are read, at most
 SPREAD: Final = 50  # of the revisions that are compacted at the same moment
 KEPT: Final = 300  # revisions that no compaction takes, so that who follows can follow
+SLOWER: Final = (
+    5  # a simulated cluster is asked less often: it compacts so much oftener, and nearer
+)
 
 
 class Compaction(Churn):
@@ -42,13 +45,15 @@ class Compaction(Churn):
     def _next(self, number: int, latest: int, context: Context) -> Wish:
         random = context.random
         lot = random.random()
-        if lot < COMPACTIONS:
-            at = latest - KEPT - int(random.random() * SPREAD)
+        scale = SLOWER if self.options.world == "sim" else 1
+        compactions = COMPACTIONS * scale
+        if lot < compactions:
+            at = latest - (KEPT + int(random.random() * SPREAD)) // scale
         else:
-            at = latest - int(random.random() * READ_BACK)
-        if at <= 1 or lot >= COMPACTIONS + OLD_READS:
+            at = latest - int(random.random() * READ_BACK) // scale
+        if at <= 1 or lot >= compactions + OLD_READS:
             return self.write(number, latest, context)
-        if lot < COMPACTIONS:
+        if lot < compactions:
             return {"f": "compact", "value": {"at": at}}
         if random.random() < 0.5:
             key = self.key(int(random.random() * KEYS))

@@ -7,7 +7,7 @@ from jepsen_lite.checker.base import Checker
 from jepsen_lite.generator import Context, Generator, Wish, each_process, reserve
 from jepsen_lite.history import Op
 from jepsen_lite.session import Session
-from jepsen_lite.workload.base import REAL_WORLDS, Options, Workload
+from jepsen_lite.workload.base import Options, Workload
 from jepsen_lite.workload.judges import judges
 from jepsen_lite.workload.steps import learning, numbered
 from raftkv.client.aio.recipes.election import Term
@@ -24,7 +24,6 @@ class Election(Workload):
 
     name: ClassVar[str] = "election"
     summary: ClassVar[str] = "campaign, resign, observe"
-    worlds: ClassVar[frozenset[str]] = REAL_WORLDS
     reads: ClassVar[frozenset[str]] = frozenset({"observe"})
 
     def __init__(self, options: Options) -> None:

@@ -14,7 +14,7 @@ from jepsen_lite.checker.base import Checker
 from jepsen_lite.generator import Context, Generator, Wish, each_process, stagger
 from jepsen_lite.history import Op
 from jepsen_lite.session import Session
-from jepsen_lite.workload.base import REAL_WORLDS, Workload
+from jepsen_lite.workload.base import Workload
 from jepsen_lite.workload.calls import perform
 from jepsen_lite.workload.judges import judges
 from jepsen_lite.workload.steps import learning
@@ -49,7 +49,6 @@ class Leases(Workload):
 
     name: ClassVar[str] = "lease"
     summary: ClassVar[str] = "how long leases and their keys live"
-    worlds: ClassVar[frozenset[str]] = REAL_WORLDS  # renewals are streams
     reads: ClassVar[frozenset[str]] = frozenset({"get"})
 
     def generator(self) -> Generator:

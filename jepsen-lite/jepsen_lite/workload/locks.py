@@ -15,7 +15,7 @@ from jepsen_lite.checker.base import Checker
 from jepsen_lite.generator import Context, Generator, Wish, each_process
 from jepsen_lite.history import Op
 from jepsen_lite.session import Session
-from jepsen_lite.workload.base import REAL_WORLDS, Options, Workload
+from jepsen_lite.workload.base import Options, Workload
 from jepsen_lite.workload.calls import perform
 from jepsen_lite.workload.judges import judges
 from jepsen_lite.workload.steps import learning
@@ -41,7 +41,6 @@ class Lock(Workload):
 
     name: ClassVar[str] = "lock"
     summary: ClassVar[str] = "locks by leases; writes under them are guarded by the token"
-    worlds: ClassVar[frozenset[str]] = REAL_WORLDS
     fenced: ClassVar[bool] = True
 
     def __init__(self, options: Options) -> None:
