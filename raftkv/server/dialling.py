@@ -1,24 +1,29 @@
-"""Dialling a name without ever having two questions about it open.
+"""Dialling a name while name servers may be out of reach.
 
 A name server that cannot be reached keeps a question for ten seconds and more, far longer than a
-dial may take. asyncio's own way to connect leaves the question alone when the dial is given up,
-and the next dial asks again. So the questions about one lost member would fill the few threads
-that ask, and hold up the dials to all others; and the answers that nobody awaits any more would be
-logged as errors. Here a dial that is given up leaves its question to the next one.
+dial may take. asyncio asks in a pool of four threads: the questions about one lost member, one from
+every dial, would fill it and hold up the dials to all others, and answers that nobody awaits any
+more would be logged as errors. Waiting for the old question instead of asking again would be no
+better: it goes on for seconds after the name server has come back.
+
+So every dial of a name asks in a thread of its own, and what comes too late is dropped. Nobody
+waits for these threads, the end of the process neither.
 """
 
 import asyncio
+import contextlib
 import ipaddress
 import socket
 import ssl
+import threading
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
-from weakref import WeakKeyDictionary
 
 P = TypeVar("P", bound=asyncio.BaseProtocol)
-Questions = dict[tuple[str, int], "asyncio.Task[list[str]]"]
+Addresses = list[str]
 
-_open: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, Questions]] = WeakKeyDictionary()
+MOST_QUESTIONS: Final = 64  # open at a time: dials last seconds, questions hardly ever a minute
+_free: Final = threading.BoundedSemaphore(MOST_QUESTIONS)
 
 
 async def connect(
@@ -31,7 +36,7 @@ async def connect(
     """
     loop = asyncio.get_running_loop()
     failed: list[OSError] = []
-    for address in await _addresses(loop, host, port):
+    for address in await _addresses(host, port):
         try:
             made: tuple[Any, P] = await loop.create_connection(
                 protocol,
@@ -48,7 +53,7 @@ async def connect(
     raise told[0]
 
 
-async def _addresses(loop: asyncio.AbstractEventLoop, host: str, port: int) -> list[str]:
+async def _addresses(host: str, port: int) -> Addresses:
     """What the name stands for, at least one. Errors: OSError."""
     try:
         ipaddress.ip_address(host)
@@ -56,18 +61,40 @@ async def _addresses(loop: asyncio.AbstractEventLoop, host: str, port: int) -> l
         pass
     else:
         return [host]
-    questions = _open.setdefault(loop, {})
-    key = host, port
-    question = questions.get(key)
-    if question is None:
-        question = questions[key] = loop.create_task(_ask(loop, host, port))
-        question.add_done_callback(lambda _: questions.pop(key))
-    return await asyncio.shield(question)
+    free = _free
+    if not free.acquire(blocking=False):
+        raise OSError(f"{MOST_QUESTIONS} questions about names have no answer yet")
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[Addresses] = loop.create_future()
+    threading.Thread(
+        target=_ask, args=(loop, answer, host, port, free), name=f"name of {host}", daemon=True
+    ).start()
+    return await answer
 
 
-async def _ask(loop: asyncio.AbstractEventLoop, host: str, port: int) -> list[str]:
-    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
-    if not addresses:
-        raise OSError(f"{host} has no address")
-    return addresses
+def _ask(
+    loop: asyncio.AbstractEventLoop,
+    answer: "asyncio.Future[Addresses]",
+    host: str,
+    port: int,
+    free: threading.BoundedSemaphore,
+) -> None:
+    found: Addresses | OSError
+    try:
+        infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        found = list(dict.fromkeys(str(info[4][0]) for info in infos))
+    except (OSError, UnicodeError) as error:  # UnicodeError: no name can be like that
+        found = error if isinstance(error, OSError) else OSError(f"{host}: {error}")
+    finally:
+        free.release()
+    with contextlib.suppress(RuntimeError):  # the loop is closed: nobody wants to know
+        loop.call_soon_threadsafe(_told, answer, found)
+
+
+def _told(answer: "asyncio.Future[Addresses]", found: Addresses | OSError) -> None:
+    if answer.done():
+        return
+    if isinstance(found, OSError):
+        answer.set_exception(found)
+    else:
+        answer.set_result(found)
