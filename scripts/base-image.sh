@@ -16,7 +16,7 @@ command -v mmdebstrap >/dev/null || {
 }
 
 # What nobody reads in a container stays out: 225 MB become 130.
-mmdebstrap --quiet --variant=minbase \
+mmdebstrap --quiet --variant=minbase --dpkgopt=force-unsafe-io \
   --include=ca-certificates,python3,python3-venv \
   --dpkgopt='path-exclude=/usr/share/man/*' \
   --dpkgopt='path-exclude=/usr/share/locale/*' \
