@@ -96,6 +96,12 @@ def main(quiet: bool) -> None:
     show_default=True,
     help="Between members: proxies, or the kernel's namespaces (root).",
 )
+@click.option(
+    "--compose",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Start and break the cluster of this compose file.",
+)
+@click.option("--project", default="", help="Of --compose: one that runs, instead of a new one.")
 @click.option("--sim", is_flag=True, help="Simulate the cluster: virtual time, one process.")
 @click.option("--prefix", default="jepsen/", show_default=True, help="Of all keys.")
 @click.option("--store", "root", type=Path, default=DEFAULT_ROOT, help="Where runs are kept.")
@@ -126,10 +132,14 @@ def run(
     key: str,
     user: str,
     password: str,
+    compose: Path | None,
+    project: str,
     **rest: Any,
 ) -> None:
     """Runs a workload, breaks the cluster meanwhile, and checks everything that was answered."""
-    world = "sim" if sim else "attach" if endpoints else "processes"
+    if sum(map(bool, (sim, endpoints, compose))) > 1:
+        raise click.UsageError("--sim, --endpoints and --compose exclude each other")
+    world = "sim" if sim else "attach" if endpoints else "compose" if compose else "processes"
     extra = rest.pop("extra")
     options = Options(
         workload=workload,
@@ -147,7 +157,7 @@ def run(
         _check_ranges(options)
         _check_world(context, options)
         access = _access(cacert, cert, key, user, password) if endpoints else Access()
-        place = _Place(endpoints or (), access, mutant, member_flag)
+        place = _Place(endpoints or (), access, mutant, member_flag, compose, project)
         status = _run(options, place, root, keep_data)
         if clean_up and endpoints:
             asyncio.run(_clean_up(place, options))
@@ -160,13 +170,15 @@ def run(
 class _Place(NamedTuple):
     """Where a run takes place: at endpoints of somebody's, or with members of its own.
 
-    mutants, flags: of its own members.
+    mutants, flags: of its own members. compose: their compose file; project: "" = a new one.
     """
 
     endpoints: Sequence[str]
     access: Access
     mutants: Sequence[str]
     flags: Mapping[str, str]
+    compose: Path | None
+    project: str
 
 
 def _access(cacert: str, cert: str, key: str, user: str, password: str) -> Access:
@@ -188,10 +200,15 @@ def _check_world(context: click.Context, options: Options) -> None:
     """Errors: BadPlan, for words that mean nothing where the run takes place."""
     own = {"network"} if options.world != "processes" else set()
     others = {"cacert", "cert", "key", "user", "password"} if options.world != "attach" else set()
-    for name in sorted(own | others):
+    places = dict.fromkeys(own, "members that the run starts itself")
+    places |= dict.fromkeys(others, "--endpoints")
+    if options.world == "compose":
+        places |= dict.fromkeys(("system", "mutant", "member_flag", "nodes"), "other worlds")
+    else:
+        places["project"] = "--compose"
+    for name, what in sorted(places.items()):
         if context.get_parameter_source(name) == ParameterSource.COMMANDLINE:
-            what = "members that the run starts itself" if name in own else "--endpoints"
-            raise BadPlan(f"--{name} is for {what}")
+            raise BadPlan(f"--{name.replace('_', '-')} is for {what}")
 
 
 def _check_ranges(options: Options) -> None:
@@ -247,6 +264,10 @@ def _target(options: Options, place: _Place, store: Store) -> Target:
         from jepsen_lite.target.attach import Attached
 
         return Attached(place.endpoints, options.system, place.access, options.prefix)
+    if place.compose is not None:
+        from jepsen_lite.target.compose import Compose
+
+        return Compose(place.compose, store.members, place.project, options.prefix)
     from jepsen_lite.target.namespaces import Namespaced
     from jepsen_lite.target.processes import Processes
     from jepsen_lite.target.systems import system_of

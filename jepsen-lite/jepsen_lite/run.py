@@ -180,7 +180,7 @@ class Run:
 
     def _log_prefix(self) -> str:
         """All of a cluster of one's own; only the run's keys of somebody else's."""
-        return self.options.prefix if self._target.world == "attach" else ""
+        return self.options.prefix if self._target.shared else ""
 
     async def _drive(self) -> None:
         assert self._journal is not None

@@ -243,9 +243,9 @@ def test_unknown_names_are_answered_with_those_that_there_are() -> None:
 
 def test_a_nemesis_that_nobody_may_do_here_names_those_that_are_possible() -> None:
     target = Attached(["127.0.0.1:1"])
-    with pytest.raises(BadPlan, match=r"needs network.*possible here: none"):
+    with pytest.raises(BadPlan, match=r"needs isolation.*possible here: none"):
         nemeses_for(["partition"], target, Random(1))
-    target.abilities = frozenset({"network", "kill"})
+    target.abilities = frozenset({"network", "isolation", "kill"})
     with pytest.raises(BadPlan, match=r"needs pause.*possible here: .*kill.*partition"):
         nemeses_for(["pause"], target, Random(1))
     assert [one.name for one in nemeses_for(["kill", "partition"], target, Random(1))] == [

@@ -13,15 +13,19 @@ from jepsen_lite.nemesis.shapes import SHAPES, Pair
 
 LEAST_FLAP_SECONDS: Final = 0.3
 MOST_FLAP_SECONDS: Final = 2.0
+WHOLE_MEMBERS: Final = ("leader", "one")  # shapes that leave a member no link at all
 
 
 class Partition(Nemesis):
-    """Silence on some links until the end of the episode (shapes: `nemesis.shapes`)."""
+    """Silence on some links until the end of the episode (shapes: `nemesis.shapes`).
+
+    Where links cannot be cut one by one, whole members are cut off, whatever shape was drawn.
+    """
 
     name = "partition"
     summary = "partitions: halves, ring, one-way, leader isolated, partial meshes (R07 to R10)"
     fs = frozenset({"start-partition", "stop-partition"})
-    needs = frozenset({"network"})
+    needs = frozenset({"isolation"})
 
     def generator(self, random: Random) -> Generator:
         return episodes(self.name, tuple(SHAPES), random)
@@ -32,6 +36,8 @@ class Partition(Nemesis):
             await board.links(self.name, None)
             return op.done("info", {"healed": self.name})
         what, random = drawn(op.value)
+        if "network" not in self.target.abilities:
+            what = random.choice(WHOLE_MEMBERS)
         leader = await known_leader(self.target)
         cut = SHAPES[what](self.target.present, leader, random)
         if not cut:

@@ -19,6 +19,7 @@ class Attached(Target):
     """
 
     world = "attach"
+    shared = True
     abilities = frozenset()
 
     def __init__(

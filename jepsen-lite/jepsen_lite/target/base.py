@@ -20,6 +20,7 @@ ABILITIES: Final = frozenset(
         "kill",
         "pause",
         "network",
+        "isolation",
         "latency",
         "loopback",
         "disk",
@@ -128,9 +129,10 @@ class Target(ABC):
     """A cluster under test.
 
     endpoints: "host:port" for clients, by member. abilities: a subset of ABILITIES ("network":
-    links can be cut; "latency": they can be slow and lossy; "loopback": they lie there).
-    lacking: by ability, why it is not there, where that is worth a word. system: "raftkv" or
-    "etcd". world: as `Options.world`. any_key: to be read where only the answer's header matters.
+    links can be cut; "isolation": all of a member can; "latency": they can be slow and lossy;
+    "loopback": they lie there). lacking: by ability, why it is not there, where that is worth a
+    word. system: "raftkv" or "etcd". world: as `Options.world`. any_key: to be read where only the
+    answer's header matters. shared: only the keys under the run's prefix are the run's.
     """
 
     endpoints: list[str]
@@ -139,6 +141,7 @@ class Target(ABC):
     system: str = "raftkv"
     world: str = "processes"
     any_key: str = "\0"
+    shared: bool = False
 
     @property
     def count(self) -> int:

@@ -90,6 +90,7 @@ class Project:
                 text=True,
                 timeout=seconds,
                 check=False,
+                start_new_session=True,  # Ctrl-C is for the run, which heals behind it
             )
         except FileNotFoundError:
             raise TargetError(f"{words[0]} is not installed") from None

@@ -15,8 +15,8 @@ from jepsen_lite.target.links import Links
 from jepsen_lite.target.systems import Identify
 from raftkv.testing.ports import HOST, Ports
 
-NETWORK, LATENCY, LOOPBACK = "network", "latency", "loopback"
-LINK_ABILITIES: Final = frozenset({NETWORK, LATENCY, LOOPBACK})
+NETWORK, ISOLATION, LATENCY, LOOPBACK = "network", "isolation", "latency", "loopback"
+LINK_ABILITIES: Final = frozenset({NETWORK, ISOLATION, LATENCY, LOOPBACK})
 
 
 class Spot(NamedTuple):
