@@ -118,15 +118,16 @@ def add(
         for one in reply.members
         for url in one.peerURLs
     )
+    prefix = "RAFTKV_" if auto_promote else "ETCD_"  # no etcd asks for its vote
     emit(
         "",
-        f"ETCD_NAME={gotext.quote_text(args[0])}",
-        f"ETCD_INITIAL_CLUSTER={gotext.quote_text(cluster)}",
-        f"ETCD_INITIAL_ADVERTISE_PEER_URLS={gotext.quote_text(peer_urls)}",
-        'ETCD_INITIAL_CLUSTER_STATE="existing"',
+        f"{prefix}NAME={gotext.quote_text(args[0])}",
+        f"{prefix}INITIAL_CLUSTER={gotext.quote_text(cluster)}",
+        f"{prefix}INITIAL_ADVERTISE_PEER_URLS={gotext.quote_text(peer_urls)}",
+        f'{prefix}INITIAL_CLUSTER_STATE="existing"',
     )
     if auto_promote:
-        emit('RAFTKV_AUTO_PROMOTE="true"')
+        emit(f'{prefix}AUTO_PROMOTE="true"')
 
 
 @click.command("remove", cls=CtlCommand)
