@@ -35,6 +35,7 @@ CHECK_SECONDS: Final = 5.0
 LAG_SECONDS: Final = 20.0  # without what is committed; then another endpoint is asked
 MAX_PAUSE_SECONDS: Final = 5.0
 MIN_PAUSE_SECONDS: Final = 0.1
+WAKE_SECONDS: Final = 0.25  # to look if a signal came
 QUEUED_RESPONSES: Final = 64
 
 Received = tuple[int, rpc_pb2.WatchResponse | str]  # time in ms; or why nothing more comes
@@ -82,16 +83,29 @@ class Archiver:
         self._check_seconds = check_seconds
         self._check: _Check | None = None
         self._counted = False
+        self._stopped = self._defers = False
+
+    def stop(self) -> None:
+        """Ends `run` with Interrupted: soon, or right here. For a handler of signals.
+
+        An exception in the middle of a queue's work would leave its lock behind. So where there is
+        a stream, only a mark is made.
+        """
+        self._stopped = True
+        if not self._defers:
+            raise Interrupted
 
     def run(self, *, once: bool) -> None:
         """Archives for ever; `once`: what was committed when it began.
 
-        Errors: CtlError if no endpoint answers at first, or another history does; StorageError.
+        Errors: Interrupted; CtlError if no endpoint answers at first, or another history does;
+        StorageError.
         """
         endpoints = cycle(self._connection.target.endpoints)
         pause, connected = MIN_PAUSE_SECONDS, False
         while True:
             before = self._archive.end
+            self._heed_stop()
             try:
                 head = self._meet()
                 connected = True
@@ -182,18 +196,31 @@ class Archiver:
             self._begin_anew()
         self._check, self._counted = head, False
         self._compared = self._archive.end
-        with _Stream(self._connection, endpoint, self._compared) as stream:
-            self._say(f"Archiving from {endpoint} behind revision {self._compared}")
-            next_check = time.monotonic() + self._check_seconds
-            while True:
-                for time_ms, response in stream.wait(max(next_check - time.monotonic(), 0.01)):
-                    self._take(time_ms, response)
-                self._archive.sync()
-                if self._finish_check() and once:
-                    return
-                if time.monotonic() >= next_check:
-                    next_check = time.monotonic() + self._check_seconds
-                    self._check = self._check or self._meet()
+        self._say(f"Archiving from {endpoint} behind revision {self._compared}")
+        self._defers = True
+        try:
+            with _Stream(self._connection, endpoint, self._compared) as stream:
+                self._follow(stream, once)
+        finally:
+            self._defers = False
+
+    def _follow(self, stream: "_Stream", once: bool) -> None:
+        next_check = time.monotonic() + self._check_seconds
+        while True:
+            left = next_check - time.monotonic()
+            for time_ms, response in stream.wait(min(max(left, 0.01), WAKE_SECONDS)):
+                self._take(time_ms, response)
+            self._archive.sync()
+            if self._finish_check() and once:
+                return
+            self._heed_stop()
+            if time.monotonic() >= next_check:
+                next_check = time.monotonic() + self._check_seconds
+                self._check = self._check or self._meet()
+
+    def _heed_stop(self) -> None:
+        if self._stopped:
+            raise Interrupted
 
     def _finish_check(self) -> bool:
         """Notes how far the archive is complete, if that is known now. Errors: SessionOver."""

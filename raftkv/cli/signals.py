@@ -2,7 +2,7 @@
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any, Final
@@ -20,18 +20,25 @@ class Interrupted(CtlError):
 
 
 class Signals:
-    """What the signals do now. They are raised until `defer`."""
+    """What the signals do now. They are raised until `defer` or `hand_over`."""
 
     def __init__(self) -> None:
         self._raises = True
+        self._heir: Callable[[], None] | None = None
 
     def defer(self) -> None:
         """From now on signals are let pass."""
         self._raises = False
 
+    def hand_over(self, heir: Callable[[], None]) -> None:
+        """From now on signals call this, in the main thread, wherever it is."""
+        self._heir = heir
+
     def on_signal(self, number: int, frame: FrameType | None) -> None:
         """A signal came."""
-        if self._raises:
+        if self._heir is not None:
+            self._heir()
+        elif self._raises:
             self._raises = False  # what is given back now must be given back in peace
             raise Interrupted
 

@@ -94,6 +94,7 @@ class ArchiveWriter:
     def begin(self, cluster: int, revision: int) -> None:
         """The base in `part`, a whole snapshot of this revision, is where the archive goes on."""
         assert revision > self.end, "an archive goes forward"
+        self.sync()
         path = base_path(self._directory, revision)
         with final_errors(f"writing {path}"):
             with open(self.part(), "rb") as file:
@@ -111,15 +112,15 @@ class ArchiveWriter:
             self.sync()
             self._new_segment(begins=False, chain=self._chain)
         assert self._file is not None, "an archive begins with a base"
-        if kind == REVISION:
-            assert number == self.end + 1, "no revision is left out"
-            self.end, self.last = number, payload
+        assert kind != REVISION or number == self.end + 1, "no revision is left out"
         self.time_ms = max(self.time_ms, time_ms)
         record = encode_record(kind, self.time_ms, number, payload, self._chain)
         with final_errors(f"writing {self._file.name}"):
             self._file.write(record)
         self._chain = chain_of(record)
         self._size += len(record)
+        if kind == REVISION:
+            self.end, self.last = number, payload
 
     def sync(self) -> None:
         """All that was appended is durable when it returns. Raises DiskFailure."""

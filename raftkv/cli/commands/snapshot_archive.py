@@ -36,12 +36,13 @@ def archive(session: Session, /, args: tuple[str, ...], once: bool, check_interv
     from raftkv.server.archiving import Archive
 
     def run(connection: Connection) -> None:
-        with caught():
+        with caught() as signals:
             written = Archive(args[0])
             try:
                 if written.cut_bytes:
                     _say(f"Cut {written.cut_bytes} bytes of a record that was not whole")
                 archiver = Archiver(connection, written, _say, check_seconds=check_interval)
+                signals.hand_over(archiver.stop)
                 archiver.run(once=once)
             except Interrupted:
                 if once:
