@@ -28,6 +28,10 @@ from raftkv.cli.exits import BAD_ARGUMENTS, CtlError
 from raftkv.cli.surveying import MemberView, Survey
 
 
+class Unsettled(CtlError):
+    """What speaks against the plan may pass by itself within seconds: a member has just ended."""
+
+
 class Step(Enum):
     """One thing to do."""
 
@@ -64,7 +68,8 @@ def make_plan(survey: Survey, wanted: str, urls: tuple[str, ...], name: str) -> 
     """The plan for replacing the member `wanted` (a hexadecimal id, or a name).
 
     urls: peer URLs of the new node, () for those of the old one. name: of the new node, "" for
-    that of the old one. Errors: CtlError saying what speaks against it and what to do.
+    that of the old one. Errors: CtlError saying what speaks against it and what to do; Unsettled
+    if it may pass.
     """
     voters = tuple(member for member in survey.members if not member.is_learner)
     leaders = {one.reply.leader for one in survey.answers if one.reply.leader}
@@ -75,7 +80,9 @@ def make_plan(survey: Survey, wanted: str, urls: tuple[str, ...], name: str) -> 
         voter for voter in voters if voter.answer is not None and voter.answer.reply.leader
     )
     if not leaders or len(healthy) < len(voters) // 2 + 1:
-        raise CtlError(
+        up = [voter for voter in voters if voter.answer is not None]
+        kind = Unsettled if len(up) > len(voters) // 2 else CtlError  # an election may be under way
+        raise kind(
             f"{len(healthy)} of {len(voters)} voters are healthy ({_reasons(survey)}): without a "
             "quorum and a leader no member can be changed. Bring members back first"
         )
@@ -159,10 +166,9 @@ def _check_down(survey: Survey, target: MemberView) -> None:
             continue
         for peer in one.reply.peers:
             if peer.id == target.id and peer.connected:
-                raise CtlError(
+                raise Unsettled(
                     f"member {target.label} ({target.id:x}) cannot be reached from here, but the "
-                    "leader is connected to it. If it has just ended, try again in some seconds; "
-                    "else stop it first"
+                    "leader is connected to it: stop it first"
                 )
 
 

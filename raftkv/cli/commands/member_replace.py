@@ -15,11 +15,12 @@ from raftkv.cli.commands.member import check_urls
 from raftkv.cli.connection import CallFailed, Connection
 from raftkv.cli.ctl import CtlCommand, GoDuration, Session
 from raftkv.cli.exits import BAD_ARGUMENTS, INTERRUPTED, CtlError
-from raftkv.cli.replacing import Plan, Step, make_plan
+from raftkv.cli.replacing import Plan, Step, Unsettled, make_plan
 from raftkv.cli.surveying import MemberView, Survey, Surveyor
 from raftkv.pb import rpc_pb2
 
 PAUSE_SECONDS: Final = 0.5
+SETTLING_SECONDS: Final = 10.0
 NOT_IN_SYNC_TEXT: Final = "can only promote a learner member which is in sync with leader"
 IS_VOTER_TEXT: Final = "etcdserver: can only promote a learner member"
 PASSING_TEXTS: Final = (NOT_IN_SYNC_TEXT, "unhealthy cluster", "request timed out", "no leader")
@@ -53,8 +54,8 @@ def replace(
     check_urls(list(urls))
 
     def run(connection: Connection) -> int:
-        survey = Surveyor(connection, session.target.command_timeout_seconds).take()
-        plan = make_plan(survey, args[0], urls, name)
+        surveyor = Surveyor(connection, session.target.command_timeout_seconds)
+        survey, plan = _look(surveyor, lambda survey: make_plan(survey, args[0], urls, name))
         _print_plan(survey, plan)
         if dry_run:
             return 0
@@ -72,6 +73,22 @@ def replace(
 
     code: int = session.call(run)
     return code
+
+
+def _look(surveyor: Surveyor, plan: Callable[[Survey], Plan]) -> tuple[Survey, Plan]:
+    """A survey and its plan. Errors: CtlError.
+
+    A member that has just ended may look connected for a moment, or have been the leader.
+    """
+    deadline = time.monotonic() + SETTLING_SECONDS
+    while True:
+        survey = surveyor.take()
+        try:
+            return survey, plan(survey)
+        except Unsettled:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(PAUSE_SECONDS)
 
 
 def _print_plan(survey: Survey, plan: Plan) -> None:
