@@ -4,9 +4,10 @@ Everything is read and checked once before anything is written (`make_plan`), an
 what was read then while it is carried out (`replay`). Nothing is used that does not lie behind the
 base without a gap.
 
-To a time means: up to the newest revision that the archiver had received by then. When revisions
-came about that it received late, because it or its connection was down, nobody knows: a time in
-between is refused. The records that say until when nothing was missing tell how late.
+To a time means: up to the newest revision that the archiver had received by then. All of these had
+been committed by then; what is left out are revisions that were received later, so at most those
+since the last note that nothing was missing. If that note is older than `LATE_MS`, because the
+archiver or its connection was down, nobody knows what belongs to that time, and it is refused.
 """
 
 import hashlib
@@ -35,7 +36,7 @@ from raftkv.storage.backup import Snapshot, check_snapshot
 from raftkv.storage.leveldb import LEVELDB
 from raftkv.storage.recovery import STATE_BUFFER_BYTES
 
-LATE_MS: Final = 30_000  # a revision that may be older than its time by more was received late
+LATE_MS: Final = 30_000
 UNKNOWN_TTL_MS: Final = 60_000  # of a lease that had gone before the archiver could ask
 _DIGESTED: Final = Struct(">BQQ")
 
@@ -236,9 +237,9 @@ class _Way:
             self._complete_ms = max(self._complete_ms, decode_number(record.payload))
             self._certain = self._complete_ms >= time_ms
         elif record.kind == REVISION and record.time_ms > time_ms:
-            if record.time_ms - self._complete_ms > LATE_MS:
+            if time_ms - self._complete_ms > LATE_MS:
                 raise ConfigError(
-                    f"--to-time: revision {record.number} was archived at "
+                    f"--to-time: revision {record.number} was received at "
                     f"{text_of(record.time_ms)}, and may be from any time since "
                     f"{text_of(self._complete_ms)}; choose a revision from {self.revision} on "
                     "(--to-revision)"

@@ -317,6 +317,10 @@ def test_a_time_while_nobody_archived_is_refused_with_the_revisions_to_choose_fr
     archive.close()
     with pytest.raises(ConfigError, match=r"choose a revision from 10 on"):
         plan(path, time_ms=late - 1)
+    known = time_of(10) + STEP_MS // 2  # nothing was missing then
+    assert plan(path, time_ms=known + LATE_MS).revision == 10
+    with pytest.raises(ConfigError, match="may be from any time since"):
+        plan(path, time_ms=known + LATE_MS + 1)
     assert plan(path, time_ms=late).revision == 11
     assert plan(path, time_ms=time_of(10)).revision == 10
 
