@@ -30,6 +30,7 @@ from raftkv.wire.h2_client import ClientConnection
 NODES: Final = 3
 START_SECONDS: Final = 60.0
 STOP_SECONDS: Final = 30.0
+PROMOTE_SECONDS: Final = 300.0
 POLL_SECONDS: Final = 0.01
 ROOT: Final = Path(__file__).resolve().parent.parent
 
@@ -199,28 +200,10 @@ class Cluster:
     ) -> None:
         self.system = system
         self.directory = Path(tempfile.mkdtemp(prefix=f"bench-{system}-", dir=parent_directory))
-        program = SYSTEMS[system]()
         ports = free_ports(2 * nodes)
         members = [(f"{system}{i + 1}", ports[2 * i], ports[2 * i + 1]) for i in range(nodes)]
-        initial = ",".join(f"{name}=http://127.0.0.1:{peer}" for name, _, peer in members)
-        self.nodes = [
-            Node(
-                name,
-                [
-                    *(self._own_file(name, word) for word in program),
-                    *("--name", name),
-                    *("--data-dir", str(self.directory / name)),
-                    *("--listen-client-urls", f"http://127.0.0.1:{client}"),
-                    *("--advertise-client-urls", f"http://127.0.0.1:{client}"),
-                    *("--listen-peer-urls", f"http://127.0.0.1:{peer}"),
-                    *("--initial-advertise-peer-urls", f"http://127.0.0.1:{peer}"),
-                    *("--initial-cluster", initial),
-                ],
-                self.directory / f"{name}.log",
-                client,
-            )
-            for name, client, peer in members
-        ]
+        self._initial = ",".join(f"{name}=http://127.0.0.1:{peer}" for name, _, peer in members)
+        self.nodes = [self._node(*member, self._initial) for member in members]
 
     def __enter__(self) -> Self:
         try:
@@ -232,6 +215,20 @@ class Cluster:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+    def _node(self, name: str, client: int, peer: int, initial: str, state: str = "new") -> Node:
+        command = [
+            *(self._own_file(name, word) for word in SYSTEMS[self.system]()),
+            *("--name", name),
+            *("--data-dir", str(self.directory / name)),
+            *("--listen-client-urls", f"http://127.0.0.1:{client}"),
+            *("--advertise-client-urls", f"http://127.0.0.1:{client}"),
+            *("--listen-peer-urls", f"http://127.0.0.1:{peer}"),
+            *("--initial-advertise-peer-urls", f"http://127.0.0.1:{peer}"),
+            *("--initial-cluster", initial),
+            *("--initial-cluster-state", state),
+        ]
+        return Node(name, command, self.directory / f"{name}.log", client)
 
     def _own_file(self, name: str, word: str) -> str:
         return str(self.directory / word.replace("NAME", name)) if "NAME" in word else word
@@ -247,6 +244,43 @@ class Cluster:
         seconds = time.perf_counter() - start
         self.leader()
         return seconds
+
+    def add_learner(self) -> tuple[str, int]:
+        """Starts one more member, as a learner; an endpoint that knows of it, and its id.
+
+        Errors: ClusterFailed, OSError.
+        """
+        endpoint = self.leader().endpoint
+        name, (client, peer) = f"{self.system}{len(self.nodes) + 1}", free_ports(2)
+        url = f"http://127.0.0.1:{peer}"
+        asked = rpc_pb2.MemberAddRequest(peerURLs=[url], isLearner=True).SerializeToString()
+        reply = call(endpoint, Operation(requests.MEMBER_ADD, asked, 1), 30.0)
+        node = self._node(name, client, peer, f"{self._initial},{name}={url}", "existing")
+        node.start()
+        self.nodes.append(node)
+        return endpoint, rpc_pb2.MemberAddResponse.FromString(reply).member.ID
+
+    def promote(self, endpoint: str, member: int) -> float:
+        """Asks until a learner has caught up enough to be promoted; the seconds until then.
+
+        Errors: ClusterFailed.
+        """
+        start = time.perf_counter()
+        asked = rpc_pb2.MemberPromoteRequest(ID=member).SerializeToString()
+        while True:
+            try:
+                call(endpoint, Operation(requests.MEMBER_PROMOTE, asked, 1), 5.0)
+                return time.perf_counter() - start
+            except OSError as error:
+                if time.perf_counter() > start + PROMOTE_SECONDS:
+                    raise ClusterFailed(f"{self.system}: no promotion: {error}") from error
+            self.check()
+            time.sleep(10 * POLL_SECONDS)
+
+    def term(self) -> int:
+        """The leader's term. Errors: OSError, ClusterFailed."""
+        reply = call(self.leader().endpoint, Operation(requests.STATUS, b"", 1), 5.0)
+        return int(rpc_pb2.StatusResponse.FromString(reply).raftTerm)
 
     def stop(self) -> float:
         """Ends all nodes in order (SIGTERM); returns how many seconds that took."""

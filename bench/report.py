@@ -40,6 +40,11 @@ COLUMNS: Final = {
     "idle_s": ("save s", ".2f"),
     "busy_s": ("save beside s", ".2f"),
     "file_mib": ("file MiB", ".0f"),
+    "scrape_p50_ms": ("scrape p50 ms", ".1f"),
+    "scrape_max_ms": ("scrape max ms", ".1f"),
+    "scrapes": ("scrapes", ",.0f"),
+    "joined_s": ("joined s", ".2f"),
+    "elections": ("elections", ",.0f"),
     "unanswered": ("unanswered", ",.0f"),
     "added_us": ("added us", ".1f"),
     "added_cpu_us": ("added CPU us", ".1f"),
@@ -47,7 +52,16 @@ COLUMNS: Final = {
 }
 # Ratios of these say nothing about the systems.
 _NO_RATIO: Final = frozenset(
-    {"errors", "generator_us", "generator_share", "unanswered", "added_us", "added_cpu_us"}
+    {
+        "errors",
+        "generator_us",
+        "generator_share",
+        "scrapes",
+        "elections",
+        "unanswered",
+        "added_us",
+        "added_cpu_us",
+    }
 )
 _PAIRS: Final = {row.name: row.pairs for row in ROWS if row.pairs}
 

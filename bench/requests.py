@@ -17,6 +17,8 @@ TXN: Final = b"/etcdserverpb.KV/Txn"
 LEASE_GRANT: Final = b"/etcdserverpb.Lease/LeaseGrant"
 LEASE_REVOKE: Final = b"/etcdserverpb.Lease/LeaseRevoke"
 STATUS: Final = b"/etcdserverpb.Maintenance/Status"
+MEMBER_ADD: Final = b"/etcdserverpb.Cluster/MemberAdd"
+MEMBER_PROMOTE: Final = b"/etcdserverpb.Cluster/MemberPromote"
 
 POOL_OPERATIONS: Final = 8192
 RANGE_KEYS: Final = 100

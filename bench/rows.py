@@ -106,11 +106,22 @@ def fill(cluster: Cluster, keys: int, value_bytes: int) -> Measured:
     )
 
 
-def load(cluster: Cluster, row: Row, settings: Settings, seconds: float, seed: int) -> Measured:
-    """Puts a cluster under the load of a row. Errors: LoadFailed, ClusterFailed."""
+def load(
+    cluster: Cluster,
+    row: Row,
+    settings: Settings,
+    seconds: float,
+    seed: int,
+    endpoints: list[str] | None = None,
+) -> Measured:
+    """Puts a cluster under the load of a row.
+
+    endpoints: one per connection, where not all nodes are to be asked for theirs first.
+    Errors: LoadFailed, ClusterFailed.
+    """
     measured = generate(
         Run(
-            cluster.endpoints(row.connections, settings.entry),
+            endpoints or cluster.endpoints(row.connections, settings.entry),
             cluster.pids,
             kind=row.kind,
             keys=settings.keys,

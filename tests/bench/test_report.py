@@ -9,7 +9,7 @@ import pytest
 from bench import counters
 from bench.generator import Measured
 from bench.profiling import weigh
-from bench.report import findings, grid, middle, ratio, save, text
+from bench.report import COLUMNS, findings, grid, middle, ratio, save, text
 from bench.rows import LOAD_ROWS, Sample, Samples, sample, select
 from bench.special import longest_gap
 from bench.table import ROWS
@@ -22,6 +22,11 @@ def samples(etcd: list[float], raftkv: list[float], metric: str = "rate") -> Sam
         "etcd": [Sample({metric: value}) for value in etcd],
         "raftkv": [Sample({metric: value}) for value in raftkv],
     }
+
+
+def test_every_target_is_of_a_row_and_of_a_metric_that_the_tables_know() -> None:
+    assert {target.row for target in TARGETS} <= {row.name for row in ROWS}
+    assert {target.metric for target in TARGETS} <= set(COLUMNS)
 
 
 def test_a_ratio_is_the_median_of_the_rounds_and_not_the_ratio_of_medians() -> None:
