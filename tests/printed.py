@@ -17,6 +17,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from tests import processes
@@ -100,10 +101,12 @@ def run(
     directory: Path,
     ports: Mapping[str, int],
     timeout_seconds: float,
+    settings: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     """Runs the script of some steps in a directory, until one prints what it should not.
 
-    text: `script(steps)` with the ports of this test, given as printed -> own.
+    text: `script(steps)` with the ports of this test, given as printed -> own. settings: more of
+    the environment.
     What it has started and left running is ended. Errors: AssertionError.
     """
     environment = {
@@ -113,6 +116,7 @@ def run(
         "HOME": str(directory),
         "RAFTCTL_COMMAND_TIMEOUT": "20s",  # other work may slow this machine down
         "RAFTCTL_DIAL_TIMEOUT": "10s",
+        **settings,
     }
     file = directory / "steps.sh"  # a file, for `pgrep -f` would find it on a command line
     file.write_text(text)

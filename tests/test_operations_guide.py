@@ -4,6 +4,7 @@ One shell runs every console block of the page in order, against members of its 
 """
 
 import re
+import shutil
 from functools import cache, partial
 from pathlib import Path
 from typing import Final
@@ -39,7 +40,9 @@ PORTS: Final = (
     "12379",
     "12380",
 )
-TIMEOUT_SECONDS: Final = 400.0  # half a minute on a machine that is idle
+# So slow a machine may be without an election that nobody has asked for.
+PATIENT: Final = {"RAFTKV_HEARTBEAT_INTERVAL": "300", "RAFTKV_ELECTION_TIMEOUT": "3000"}
+TIMEOUT_SECONDS: Final = 500.0  # half a minute on a machine that is idle
 
 
 def section(title: str) -> str:
@@ -61,11 +64,12 @@ def steps() -> list[Step]:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(shutil.which("curl") is None, reason="the curl command is needed")
 def test_every_command_of_the_guide_runs_as_printed(tmp_path: Path) -> None:
     """M17, M18, R33 as an operator meets them."""
     ports = dict(zip(PORTS, processes.free_ports(len(PORTS)), strict=True))
     text = with_ports(script(steps()), ports)
-    run(steps(), text, tmp_path, ports, TIMEOUT_SECONDS)
+    run(steps(), text, tmp_path, ports, TIMEOUT_SECONDS, PATIENT)
     exposed = set(re.findall(r"^# TYPE (\S+) ", (tmp_path / "metrics.txt").read_text(), re.M))
     assert named_metrics() - exposed == set()
 
