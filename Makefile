@@ -18,10 +18,10 @@ SLOW_FLAGS ?= -n 4 --dist worksteal
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check docs fix proto bench sim jepsen jepsen-long fuzz clean
+.PHONY: help run test check docs fix proto bench sim jepsen jepsen-long compose-test fuzz clean
 
 help: ## List the commands
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 # --- the environment ---------------------------------------------------------
 # Three stamps, so that `make run` installs no tools and `make test` no plots.
@@ -87,6 +87,9 @@ jepsen: $(VENV)/.dev ## Break real clusters for ten minutes and check every answ
 
 jepsen-long: $(VENV)/.dev ## The same for HOURS=8
 	$(BIN)/python -m jepsen_lite series --hours $(HOURS)
+
+compose-test: $(VENV)/.dev ## Build the image and break a docker-compose cluster of it
+	@PYTHON=$(BIN)/python scripts/compose-test.sh
 
 fuzz: $(VENV)/.dev ## Feed the wire code random bytes for SECONDS=60
 	$(BIN)/python -m tests.fuzz.fuzz_wire --seconds $(SECONDS)

@@ -82,7 +82,7 @@ command -v docker >/dev/null || skip "docker is not installed"
 docker compose version >/dev/null 2>&1 || command -v docker-compose >/dev/null ||
   skip "neither docker compose nor docker-compose is installed"
 scratch=$(mktemp -d /tmp/raftkv-compose-XXXXXX)
-timeout 20 docker info >/dev/null 2>&1 || start_engine
+timeout 60 docker info >/dev/null 2>&1 || start_engine
 say "engine: Docker $(docker version --format '{{.Server.Version}}')"
 
 # --- the image -----------------------------------------------------------------
@@ -91,7 +91,7 @@ if ! docker image inspect "$base" >/dev/null 2>&1 &&
   ! timeout 120 docker pull --quiet "$base" >/dev/null 2>&1; then
   docker image inspect "$own_base" >/dev/null 2>&1 || {
     say "$base cannot be had here: making $own_base"
-    timeout 240 scripts/base-image.sh "$own_base" || fail "there is no base image"
+    timeout 600 scripts/base-image.sh "$own_base" || fail "there is no base image"
   }
   base=$own_base
 fi
@@ -111,7 +111,7 @@ say "wheels for Python $version"
   cat "$scratch/pip.log" >&2
   fail "the wheels cannot be had"
 }
-timeout 200 docker build --quiet --network none --build-arg BASE="$base" --tag "$image" \
+timeout 600 docker build --quiet --network none --build-arg BASE="$base" --tag "$image" \
   --file "$context/deploy/Dockerfile" "$context" >"$scratch/build.log" 2>&1 || {
   tail -n 30 "$scratch/build.log" >&2
   fail "the image cannot be built"
@@ -127,11 +127,11 @@ held = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
 print(*(one.getsockname()[1] for one in held))')
 export NODE1_PORT NODE2_PORT NODE3_PORT
 say "the cluster"
-timeout 300 "$python" -m tests.deploy.compose_scenario --file deploy/compose.yaml \
+timeout 600 "$python" -m tests.deploy.compose_scenario --file deploy/compose.yaml \
   --project "$project" || fail "the cluster does not do what it promises"
 if [ "$faults" -gt 0 ]; then
   say "jepsen-lite: kill, pause and partition for $faults s"
-  timeout 200 "$python" -m jepsen_lite run --compose deploy/compose.yaml --project "$project" \
+  timeout 400 "$python" -m jepsen_lite run --compose deploy/compose.yaml --project "$project" \
     --workload register --nemesis kill,pause,partition --time "$faults" --seed 7 \
     --store "$scratch/runs" || fail "jepsen-lite says no"
 fi
