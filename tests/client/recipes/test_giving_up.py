@@ -18,6 +18,7 @@ from raftkv.client import (
     NotAcquired,
     OutcomeUnknown,
     RangeResult,
+    Unavailable,
     aio,
 )
 from raftkv.client.sync.recipes.election import Observation
@@ -241,3 +242,27 @@ def test_an_observer_of_a_store_that_was_put_back_begins_anew() -> None:
     with pytest.raises(ClusterChanged):
         observation.next()
     assert observation.next().create_revision == 7
+
+
+class _Silenced(_PutBack):
+    """An election whose servers answer one look and go away."""
+
+    def __init__(self) -> None:
+        self.answers = [_led(50)]
+        self.asked = 0
+
+    def next(self, timeout: float | None = None) -> Any:
+        """Of the watch."""
+        self.asked += 1
+        assert self.asked < 1000, "it asks for ever"
+        raise Unavailable("connection refused")
+
+
+def test_an_observer_without_servers_gives_up_in_its_time() -> None:
+    election: Any = _Silenced()
+    observation = Observation(election, election)
+    assert observation.next().create_revision == 50
+    with pytest.raises(TimeoutError):
+        observation.next(timeout=0.01)
+    with pytest.raises(TimeoutError):
+        observation.next(timeout=0)

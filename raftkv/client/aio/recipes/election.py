@@ -283,7 +283,9 @@ class Observation:
         except Compacted:
             await self._hang_up()
             return
-        except Unavailable:
+        except Unavailable as error:
+            if patience.is_over:
+                raise patience.over("the next leader") from error
             await runtime.sleep(min(RETRY_SECONDS, patience.left))
             return
         if batch.events and not self._take(batch):
