@@ -13,8 +13,9 @@ from random import Random
 from typing import TYPE_CHECKING, Any, Final
 
 from raftkv.errors import ApiError, Code, Outcome
-from raftkv.kv import commands, fragments
 from raftkv.kv.audience import Batch
+from raftkv.kv.commands import LEASE_GRANT, LEASE_REVOKE
+from raftkv.kv.fragments import fragments, whole_revisions
 from raftkv.kv.leases import grant_request, revoke_request
 from raftkv.kv.watches import Watcher, normal_range
 from raftkv.pb import rpc_pb2
@@ -139,10 +140,10 @@ def _asked(node: Node, path: str, data: bytes, ticket: Ticket) -> ApiError | Non
         timing = node.cluster.timing
         least_ms = 3 * timing.election_ticks * timing.tick_us // (2 * MILLISECOND)
         request = grant_request(grant.ID, max(grant.TTL, -(-least_ms // 1000)) * 1000)
-        return replica.propose(commands.LEASE_GRANT, request, (ticket, b""))
+        return replica.propose(LEASE_GRANT, request, (ticket, b""))
     if path == LEASE + "LeaseRevoke":
         request = revoke_request(rpc_pb2.LeaseRevokeRequest.FromString(data).ID)
-        return replica.propose(commands.LEASE_REVOKE, request, (ticket, b""))
+        return replica.propose(LEASE_REVOKE, request, (ticket, b""))
     if path == LEASE + "LeaseTimeToLive":
         lease = rpc_pb2.LeaseTimeToLiveRequest.FromString(data).ID
 
@@ -297,11 +298,11 @@ class WatchEnd(End):
         """See Sink."""
         parts: list[tuple[int, list[bytes]]] = [(last, events)]
         if len(events.joined()) > RESPONSE_BYTES:
-            parts = list(fragments.whole_revisions(events, last, RESPONSE_BYTES))
+            parts = list(whole_revisions(events, last, RESPONSE_BYTES))
         for revision, part in parts:
             bodies = [b"".join(part)]
             if watcher.fragment:
-                bodies = list(fragments.fragments(b"", part, FRAGMENT_BYTES))
+                bodies = list(fragments(b"", part, FRAGMENT_BYTES))
             for body in bodies:
                 self._tell(rpc_pb2.WatchResponse(watch_id=watcher.watch_id), revision, body)
 

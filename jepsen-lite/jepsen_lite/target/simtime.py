@@ -14,8 +14,6 @@ from raftkv.client import keeper, lifetime
 from raftkv.client.aio import connection, lease, watch
 from raftkv.sim.world import SECOND, World
 
-BEGAN_SECONDS: Final = 1000.0  # no clock says 0 for "now": elsewhere that means "never"
-
 
 class _Clock:
     """Of the module `time` what the library asks it. world: whose time it tells."""
@@ -27,7 +25,7 @@ class _Clock:
 
     def monotonic(self) -> float:
         """Virtual seconds."""
-        return BEGAN_SECONDS + self._world.now_us / SECOND
+        return self._world.now_us / SECOND
 
     def clock_gettime(self, _: int) -> float:
         """The same."""

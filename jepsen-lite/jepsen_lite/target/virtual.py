@@ -63,6 +63,21 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         """The world stands still from now on, because it is broken; only time goes by."""
         self._waiter.frozen = True
 
+    def call_at(
+        self,
+        when: float,
+        callback: Callable[[*Arguments], object],
+        *args: *Arguments,
+        context: Context | None = None,
+    ) -> asyncio.TimerHandle:
+        """As every loop's, but never early: time stands still for who finds that it is not yet so
+        far, so a part of a microsecond that is left would be waited for for ever.
+        """
+        now_us = self._world.now_us
+        if when > now_us / SECOND:
+            when = max(ceil(when * SECOND), now_us + 1) / SECOND
+        return super().call_at(when, callback, *args, context=context)
+
     def call_soon_threadsafe(
         self,
         callback: Callable[[*Arguments], object],
