@@ -9,7 +9,8 @@ numbers that all pods share.
 import functools
 import re
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -21,6 +22,8 @@ from tests.processes import Cluster, Server, free_ports
 
 MANIFESTS: Final = ROOT / "deploy" / "kubernetes"
 NAMESPACE: Final = "here"
+PATIENCE_SECONDS: Final = 90.0
+POLL_SECONDS: Final = 0.1
 
 
 @functools.cache
@@ -86,34 +89,50 @@ class Member:
 
 
 class Pods(Cluster):
-    """All pods of the set as processes; a context manager as any Cluster."""
+    """All pods of the set as processes; a context manager as any Cluster.
+
+    It has ports for one pod more than the set, and gives the settings of `changes` to whoever is
+    made by `member`, as an edited ConfigMap would.
+    """
 
     def __init__(self, directory: Path, *flags: str) -> None:
         count = stateful_set()["spec"]["replicas"]
-        numbers = iter(free_ports(len(ports()) * count))
-        maps = [{port: next(numbers) for port in ports().values()} for _ in range(count)]
-        self.members = [_member(each, maps, directory, flags) for each in range(count)]
+        numbers = iter(free_ports(len(ports()) * (count + 1)))
+        self._maps = [{port: next(numbers) for port in ports().values()} for _ in range(count + 1)]
+        self._directory = directory
+        self._flags = flags
+        self.changes: dict[str, str] = {}
+        self.members = [self.member(each) for each in range(count)]
         super().__init__([one.server for one in self.members])
 
+    def member(self, ordinal: int) -> Member:
+        """A pod's process, not started yet; an earlier one of this ordinal must have ended."""
+        one, own = pod(ordinal), self._maps[ordinal]
+        program, *words = (self._local(word, one.name) for word in one.command)
+        assert program == "raftkv", "the image's command"
+        environ = {**one.environ, **self.changes}
+        variables = [f"{key}={self._local(text, one.name)}" for key, text in environ.items()]
+        command = ["env", *variables, sys.executable, "-m", "raftkv", *words, *self._flags]
+        named = ports()
+        client, peer = own[named["client"]], own[named["peer"]]
+        server = Server(one.name, command, self._directory, client, peer)
+        (self._directory / one.name).mkdir(parents=True, exist_ok=True)
+        return Member(server, own[named["metrics"]])
 
-def _member(
-    ordinal: int, maps: list[dict[int, int]], directory: Path, flags: tuple[str, ...]
-) -> Member:
-    one, own = pod(ordinal), maps[ordinal]
-
-    def local(text: str) -> str:
-        text = text.replace("0.0.0.0", one.name).replace(f".{NAMESPACE}.svc", "")
-        for number, mapped in enumerate(maps):
+    def _local(self, text: str, name: str) -> str:
+        """The text with this machine's addresses and directories."""
+        text = text.replace("0.0.0.0", name).replace(f".{NAMESPACE}.svc", "")
+        for number, mapped in enumerate(self._maps):
             for port, to in mapped.items():
                 address = rf"\b{re.escape(pod(number).name)}(\.raftkv-peers)?:{port}\b"
                 text = re.sub(address, f"127.0.0.1:{to}", text)
-        return text.replace(container()["volumeMounts"][0]["mountPath"], str(directory / one.name))
+        mount = container()["volumeMounts"][0]["mountPath"]
+        return text.replace(mount, str(self._directory / name))
 
-    program, *words = map(local, one.command)
-    assert program == "raftkv", "the image's command"
-    variables = [f"{key}={local(value)}" for key, value in one.environ.items()]
-    command = ["env", *variables, sys.executable, "-m", "raftkv", *words, *flags]
-    named = ports()
-    server = Server(one.name, command, directory, own[named["client"]], own[named["peer"]])
-    (directory / one.name).mkdir(parents=True)
-    return Member(server, own[named["metrics"]])
+
+def wait_until(true: Callable[[], bool]) -> None:
+    """Asks until it is so. Errors: AssertionError when the patience is over."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not true():
+        assert time.monotonic() < deadline, true
+        time.sleep(POLL_SECONDS)

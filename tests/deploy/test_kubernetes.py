@@ -5,20 +5,33 @@ import http.client
 import re
 import shutil
 import subprocess
+import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
+from typing import Any, Final
 
 import pytest
 import yaml
 
-from raftkv import __version__
+from raftkv import __version__, errors
 from raftkv.cli.sources import load
+from raftkv.client import Client
 from raftkv.config import ServerConfig, check_bootstrap
 from tests.architecture import ROOT
-from tests.deploy.pods import MANIFESTS, Pods, container, documents, pod, ports, stateful_set
+from tests.deploy.pods import (
+    MANIFESTS,
+    PATIENCE_SECONDS,
+    Member,
+    Pods,
+    container,
+    documents,
+    pod,
+    ports,
+    stateful_set,
+    wait_until,
+)
 
-VERSIONS = ("1.27", "1.31", "1.34")  # the oldest has all fields that are used
+VERSIONS: Final = ("1.27", "1.31", "1.34")  # the oldest has all fields that are used
 
 
 def configured(ordinal: int) -> tuple[ServerConfig, list[str]]:
@@ -177,12 +190,66 @@ def page(port: int, path: str) -> int:
         connection.close()
 
 
+@pytest.fixture(scope="module")
+def pods(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pods]:
+    with Pods(tmp_path_factory.mktemp("pods")) as pods:
+        yield pods
+
+
+def _ready(member: Member) -> None:
+    """Waits until the readiness probe succeeds; an answer that is none takes seconds."""
+    path = container()["readinessProbe"]["httpGet"]["path"]
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while page(member.metrics_port, path) != http.client.OK:
+        assert time.monotonic() < deadline, member.server.log_end()
+
+
 @pytest.mark.slow
-def test_the_pods_make_a_cluster_and_answer_their_probes(tmp_path: Path) -> None:
-    paths = {container()[name]["httpGet"]["path"] for name in ("livenessProbe", "readinessProbe")}
-    with Pods(tmp_path) as pods:
-        for member in pods.members:
-            for path in sorted(paths):
-                assert page(member.metrics_port, path) == http.client.OK, (member, path)
-            assert page(member.metrics_port, "/no-such-page") == http.client.NOT_FOUND
-            assert urlsplit(f"//{member.server.endpoint}").port == member.server.client_port
+def test_the_pods_make_a_cluster_and_answer_their_probes(pods: Pods) -> None:
+    for member in pods.members:
+        _ready(member)
+        assert page(member.metrics_port, container()["livenessProbe"]["httpGet"]["path"]) == 200
+        assert page(member.metrics_port, "/no-such-page") == http.client.NOT_FOUND
+
+
+def _voters(pods: Pods) -> set[str]:
+    with Client(pods.endpoints, timeout=PATIENCE_SECONDS) as client:
+        return {one.name for one in client.members() if not one.is_learner}
+
+
+@pytest.mark.slow
+def test_a_pod_that_has_lost_its_volume_comes_back_if_it_may(pods: Pods) -> None:
+    """And without the setting it does not, whatever the list of first members says."""
+    lost = pods.members[1]
+    lost.server.kill()
+    lost.server.remove_data()
+    refused = pods.member(1).server
+    refused.start()
+    wait_until(lambda: not refused.running())
+    assert refused.stop() == errors.CorruptionError.exit_code
+    refused.remove_data()
+
+    pods.changes = {"RAFTKV_REJOIN": "true"}
+    again = pods.members[1] = pods.member(1)
+    pods.servers[1] = again.server
+    again.server.start()
+    again.server.wait_ready()
+    wait_until(lambda: _voters(pods) == {pod(each).name for each in range(3)})
+
+
+@pytest.mark.slow
+def test_one_more_pod_joins_as_a_learner_that_was_added_for_it(pods: Pods) -> None:
+    """As docs/deploy.md says: member add, the list in the ConfigMap, one more replica."""
+    name, others = pod(3).name, pod(0).environ["RAFTKV_INITIAL_CLUSTER"]
+    url = f"http://{name}.raftkv-peers:{ports()['peer']}"
+    pods.changes = {
+        "RAFTKV_REJOIN": "true",
+        "RAFTKV_INITIAL_CLUSTER": f"{others},{name}={url}",
+    }
+    fourth = pods.member(3).server
+    with Client(pods.endpoints, timeout=PATIENCE_SECONDS) as client:
+        client.member_add([f"http://127.0.0.1:{fourth.peer_port}"], is_learner=True)
+    pods.servers.append(fourth)  # ended with the others
+    fourth.start()
+    fourth.wait_ready()
+    wait_until(lambda: _voters(pods) == {pod(each).name for each in range(4)})

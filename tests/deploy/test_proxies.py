@@ -9,7 +9,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,13 +19,11 @@ import pytest
 
 from raftkv.client import Client, ClientError
 from tests.architecture import ROOT
-from tests.deploy.pods import Member, Pods
+from tests.deploy.pods import PATIENCE_SECONDS, POLL_SECONDS, Member, Pods, wait_until
 from tests.processes import free_ports
 
 HAPROXY: Final = ROOT / "deploy" / "haproxy" / "haproxy.cfg"
 NGINX: Final = ROOT / "deploy" / "nginx" / "nginx.conf"
-PATIENCE_SECONDS: Final = 90.0
-POLL_SECONDS: Final = 0.1
 KEYS: Final = 20
 
 
@@ -46,14 +44,6 @@ def _nginx() -> str:
     ):
         pytest.skip("nginx is installed without its stream module")
     return program
-
-
-def wait_until(true: Callable[[], bool]) -> None:
-    """Asks until it is so. Errors: AssertionError when the patience is over."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not true():
-        assert time.monotonic() < deadline, true
-        time.sleep(POLL_SECONDS)
 
 
 def _listens(port: int) -> bool:
