@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from raftkv import __version__, errors
+from raftkv.cli import nagios
 from raftkv.cli.sources import load
 from raftkv.client import Client
 from raftkv.config import ServerConfig, check_bootstrap
@@ -210,6 +211,17 @@ def test_the_pods_make_a_cluster_and_answer_their_probes(pods: Pods) -> None:
         _ready(member)
         assert page(member.metrics_port, container()["livenessProbe"]["httpGet"]["path"]) == 200
         assert page(member.metrics_port, "/no-such-page") == http.client.NOT_FOUND
+
+
+@pytest.mark.slow
+def test_a_check_asks_all_members_or_locally_one(
+    pods: Pods, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """check_raftkv of a pod from outside: others may not be reachable from there."""
+    for more, answered in (((), len(pods.members)), (("--local",), 1)):
+        nagios.run(["--endpoints", pods.members[0].server.endpoint, "-t", "60", *more])
+        line = capsys.readouterr().out
+        assert re.search(rf" answered={answered};;;0;{answered} ", line), line
 
 
 def _voters(pods: Pods) -> set[str]:
