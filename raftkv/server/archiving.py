@@ -104,7 +104,7 @@ class Archive:
 
         pairs: in the order of their keys. ttl_ms_of: of a lease, 0: it has gone.
         """
-        directory = f"{self.part[: -len('.part')]}-listing.part"
+        directory = self._writer.listing()
         with final_errors(f"writing {directory}"):
             REAL.make_directory(directory)
         try:

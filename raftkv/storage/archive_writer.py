@@ -8,10 +8,11 @@ After an error of the disk a writer is of no use any more; the next one looks at
 """
 
 import os
+import re
 from contextlib import suppress
 from typing import BinaryIO, Final
 
-from raftkv.errors import CorruptionError
+from raftkv.errors import CorruptionError, StorageError
 from raftkv.storage.archive import (
     LOCK,
     REVISION,
@@ -28,6 +29,8 @@ from raftkv.storage.files import REAL, final_errors
 
 SEGMENT_BYTES: Final = 64 * 1024 * 1024
 _PARTIAL: Final = ".part"
+_UNFINISHED: Final = re.compile(r"base(-listing)?\.part|segment-\d{20}\.log\.part")
+_IN_ANY: Final = (LOCK, "lost+found")
 
 
 class ArchiveWriter:
@@ -49,6 +52,7 @@ class ArchiveWriter:
         self.time_ms = 0
         with final_errors(f"opening {directory}"):
             os.makedirs(directory, mode=0o700, exist_ok=True)
+            _refuse_strange(directory)
             REAL.tighten(directory)
             self._lock = REAL.lock(f"{directory}/{LOCK}")
         try:
@@ -60,7 +64,7 @@ class ArchiveWriter:
     def _resume(self) -> None:
         with final_errors(f"opening {self._directory}"):
             for name in os.listdir(self._directory):
-                if name.endswith(_PARTIAL):
+                if _UNFINISHED.fullmatch(name):
                     REAL.remove_tree(f"{self._directory}/{name}")
         segments = contents(self._directory).segments
         if not segments:
@@ -79,17 +83,21 @@ class ArchiveWriter:
         self.cluster, self.end, self.synced_end = reader.head.cluster, reader.last, reader.last
         self._open(reader.path)
         self._chain = reader.chain
-        if reader.torn:
-            assert self._file is not None
-            self.cut_bytes = reader.torn
-            with final_errors(f"cutting {reader.path}"):
-                self._file.truncate(reader.end)
-                os.fsync(self._file.fileno())
         self._size = reader.end
+        self.cut_bytes = reader.torn
+        assert self._file is not None
+        with final_errors(f"cutting {reader.path}"):
+            if reader.torn:
+                self._file.truncate(reader.end)
+            os.fsync(self._file.fileno())  # who wrote it may have been killed before that
 
     def part(self) -> str:
         """A name in the directory for a base that is being made."""
         return f"{self._directory}/base{_PARTIAL}"
+
+    def listing(self) -> str:
+        """A name in the directory for the tables that such a base is made of."""
+        return f"{self._directory}/base-listing{_PARTIAL}"
 
     def begin(self, cluster: int, revision: int) -> None:
         """The base in `part`, a whole snapshot of this revision, is where the archive goes on."""
@@ -157,6 +165,15 @@ class ArchiveWriter:
     def _open(self, path: str) -> None:
         with final_errors(f"opening {path}"):
             self._file = open(path, "ab")  # noqa: SIM115 closed with the writer
+
+
+def _refuse_strange(directory: str) -> None:
+    """A directory with other things in it is not made an archive by a slip of the hand."""
+    if any(contents(directory)):
+        return
+    for name in sorted(os.listdir(directory)):
+        if name not in _IN_ANY and not _UNFINISHED.fullmatch(name):
+            raise StorageError(f"{directory} holds {name} and no archive: use another directory")
 
 
 def _private(path: str, flags: int) -> int:

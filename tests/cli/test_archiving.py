@@ -13,6 +13,7 @@ from raftkv.cli.archiving import Archiver
 from raftkv.cli.connection import CallFailed, Target
 from raftkv.cli.exits import CtlError
 from raftkv.cli.paging import COMPACTED_TEXT
+from raftkv.cli.signals import Interrupted
 from raftkv.pb import kv_pb2, rpc_pb2
 from raftkv.server.archiving import Archive
 from raftkv.storage.archive import (
@@ -364,3 +365,35 @@ def test_without_any_endpoint_the_archiver_ends_at_once_but_only_at_first(tmp_pa
     archive.close()
     assert revisions(tmp_path) == [4, 5, 6]
     assert any(line.startswith("no endpoint could be reached") for line in told)
+
+
+def test_a_signal_ends_it_between_two_turns_with_everything_synced(tmp_path: Path) -> None:
+    """Raised in the middle of a queue's work, an exception would leave its lock behind."""
+    servers = Servers()
+    servers.extend(3)
+    archived(servers, tmp_path)
+    servers.extend(9)
+    archive = Archive(str(tmp_path))
+    archiver = Archiver(servers, archive, lambda text: None)  # type: ignore[arg-type]
+    add = archive.add
+
+    def add_and_signal(events: Events, time_ms: int) -> None:
+        add(events, time_ms)
+        archiver.stop()
+
+    archive.add = add_and_signal  # type: ignore[method-assign]
+    with pytest.raises(Interrupted):
+        archiver.run(once=False)
+    assert archive.end == archive.durable > 3
+    archive.close()
+    assert revisions(tmp_path) == list(range(4, archive.end + 1))
+
+
+def test_a_signal_ends_it_at_once_where_nothing_is_under_way(tmp_path: Path) -> None:
+    archive = Archive(str(tmp_path))
+    archiver = Archiver(Servers(), archive, lambda text: None)  # type: ignore[arg-type]
+    with pytest.raises(Interrupted):
+        archiver.stop()
+    with pytest.raises(Interrupted):
+        archiver.run(once=True)
+    archive.close()

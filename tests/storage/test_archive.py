@@ -8,7 +8,7 @@ from random import Random
 
 import pytest
 
-from raftkv.errors import CorruptionError, DirectoryLocked, StorageError
+from raftkv.errors import CorruptionError, DirectoryLocked, DiskFailure, StorageError
 from raftkv.storage.archive import (
     CHECK,
     COUNT,
@@ -240,13 +240,45 @@ def test_links_are_refused_and_strange_names_are_not_looked_at(tmp_path: Path) -
 
 def test_a_base_or_segment_that_was_being_made_goes(tmp_path: Path) -> None:
     filled(tmp_path / "a", 2)
-    left = [tmp_path / "a" / name for name in ("base.part", "segment-1.log.part")]
+    left = [tmp_path / "a" / name for name in ("base.part", f"segment-{'1' * 20}.log.part")]
     for path in left:
         path.write_bytes(b"half")
+    (tmp_path / "a" / "mine.part").write_bytes(b"keep")
     listing = tmp_path / "a" / "base-listing.part"
     listing.mkdir()
     (listing / "CURRENT").write_bytes(b"")
     writer = ArchiveWriter(str(tmp_path / "a"))
     assert not any(path.exists() for path in (*left, listing))
+    assert (tmp_path / "a" / "mine.part").read_bytes() == b"keep"
     assert writer.end == BASE + 2
     writer.close()
+
+
+def test_a_directory_with_other_things_in_it_is_left_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "letter.txt").write_bytes(b"")
+    tmp_path.chmod(0o755)
+    with pytest.raises(StorageError, match=r"holds letter.txt and no archive"):
+        ArchiveWriter(str(tmp_path))
+    assert os.listdir(tmp_path) == ["letter.txt"]
+    assert tmp_path.stat().st_mode & 0o777 == 0o755
+
+
+def test_what_could_not_be_synced_is_never_called_durable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """D10: and the next writer goes on with what there is."""
+    writer = begun(tmp_path / "a")
+    writer.append(REVISION, 1, BASE + 1, encode_events([Event(False, b"x")]))
+
+    def fail(descriptor: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", fail)
+        with pytest.raises(DiskFailure):
+            writer.sync()
+    assert (writer.end, writer.synced_end) == (BASE + 1, BASE)
+    writer.close()
+    again = ArchiveWriter(str(tmp_path / "a"))
+    assert again.end == BASE + 1  # read from the file: it may as well have been lost
+    again.close()
