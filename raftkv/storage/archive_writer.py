@@ -14,6 +14,7 @@ from typing import BinaryIO, Final
 
 from raftkv.errors import CorruptionError, StorageError
 from raftkv.storage.archive import (
+    LEASE,
     LOCK,
     REVISION,
     Head,
@@ -46,7 +47,7 @@ class ArchiveWriter:
         self._directory = directory
         self._segment_bytes = segment_bytes
         self._file: BinaryIO | None = None
-        self._size = self._chain = 0
+        self._size = self._chain = self._last_kind = 0
         self.cluster = self.end = self.synced_end = self.cut_bytes = 0
         self.last: bytes | None = None
         self.time_ms = 0
@@ -115,8 +116,12 @@ class ArchiveWriter:
         self._new_segment(begins=True, chain=0)
 
     def append(self, kind: int, time_ms: int, number: int, payload: bytes = b"") -> None:
-        """Adds a record; the time of the one before if that is later. Raises DiskFailure."""
-        if self._size >= self._segment_bytes and kind == REVISION:
+        """Adds a record; the time of the one before if that is later. Raises DiskFailure.
+
+        A revision's leases lie in its own segment: a restore may begin with that.
+        """
+        begins_revision = kind in (LEASE, REVISION) and self._last_kind != LEASE
+        if self._size >= self._segment_bytes and begins_revision:
             self.sync()
             self._new_segment(begins=False, chain=self._chain)
         assert self._file is not None, "an archive begins with a base"
@@ -127,6 +132,7 @@ class ArchiveWriter:
             self._file.write(record)
         self._chain = chain_of(record)
         self._size += len(record)
+        self._last_kind = kind
         if kind == REVISION:
             self.end, self.last = number, payload
 

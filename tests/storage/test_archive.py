@@ -123,6 +123,23 @@ def test_a_long_archive_becomes_several_segments_that_continue_each_other(tmp_pa
     assert last == BASE + 40
 
 
+@pytest.mark.parametrize("segment_bytes", range(100, 200, 7))
+def test_a_revision_lies_in_the_segment_of_its_leases(tmp_path: Path, segment_bytes: int) -> None:
+    """A restore may begin with that segment."""
+    writer = begun(tmp_path / "a", segment_bytes=segment_bytes)
+    for revision in range(BASE + 1, BASE + 9):
+        for lease in range(revision % 3):
+            writer.append(LEASE, 0, lease, encode_number(1))
+        writer.append(REVISION, 0, revision, encode_events([Event(False, b"x")]))
+        writer.append(CHECK, 0, revision, encode_number(1))
+    writer.close()
+    segments = contents(str(tmp_path / "a")).segments.values()
+    assert len(segments) > 2
+    for path in segments:
+        kinds = [one.kind for one in SegmentReader(path, newest=False) if one.kind != CHECK]
+        assert kinds[-1] == REVISION
+
+
 # --- what went wrong ----------------------------------------------------------------
 
 
