@@ -103,17 +103,21 @@ class Archiver:
         """
         endpoints = cycle(self._connection.target.endpoints)
         pause, connected = MIN_PAUSE_SECONDS, False
+        needs_base = self._archive.end == 0
         while True:
             before = self._archive.end
             self._heed_stop()
             try:
                 head = self._meet()
                 connected = True
+                if needs_base:
+                    self._begin_anew()
+                needs_base = False
                 self._session(next(endpoints), head, once)
                 return
             except HistoryLost as lost:
                 self._say(f"{lost}: the archive begins anew, nothing between can be restored")
-                self._begin_anew()
+                needs_base = True
             except (SessionOver, CallFailed) as error:
                 if isinstance(error, CallFailed) and not connected:
                     raise
@@ -192,8 +196,6 @@ class Archiver:
 
         Errors: SessionOver, HistoryLost, CallFailed; CtlError if another history is found.
         """
-        if not self._archive.end:
-            self._begin_anew()
         self._check, self._counted = head, False
         self._compared = self._archive.end
         self._say(f"Archiving from {endpoint} behind revision {self._compared}")

@@ -9,7 +9,7 @@ that (`Listing`).
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from raftkv.errors import CorruptionError
 from raftkv.kv.encoding import U64, KeyValue, encode_kv
@@ -43,6 +43,8 @@ from raftkv.storage.files import REAL, final_errors
 from raftkv.storage.leveldb import LEVELDB
 from raftkv.storage.recovery import STATE_BUFFER_BYTES, Identity
 from raftkv.storage.tables import prune
+
+KNOWN_LEASES: Final = 100_000
 
 
 class Archive:
@@ -151,6 +153,8 @@ class Archive:
 
     def add_lease(self, lease: int, ttl_ms: int, time_ms: int) -> None:
         """A lease's time to live; 0: it has gone. Comes before the revision that names it."""
+        if len(self._known) >= KNOWN_LEASES:
+            self._known.clear()  # they are asked for once more
         self._known[lease] = None
         self._writer.append(LEASE, time_ms, lease & U64, encode_number(ttl_ms))
 

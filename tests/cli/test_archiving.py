@@ -227,6 +227,25 @@ def test_what_was_compacted_before_it_was_archived_becomes_a_gap_that_is_told(
     assert any("nothing between can be restored" in line for line in told)
 
 
+def test_a_base_that_does_not_come_is_asked_for_again(tmp_path: Path) -> None:
+    servers = Servers()
+    servers.extend(5)
+    archived(servers, tmp_path)
+    servers.extend(12)
+    servers.compacted = 9
+    failures = iter([True, True])
+
+    def read(method: str, request: Any, reply: Any) -> Any:
+        if method == "KV/Range" and request.limit and next(failures, False):
+            raise CallFailed("lost the connection")
+        return Servers.read(servers, method, request, reply)
+
+    servers.read = read  # type: ignore[method-assign]
+    told = archived(servers, tmp_path)
+    assert sum("lost the connection" in line for line in told) == 2
+    assert list(contents(str(tmp_path)).bases) == [5, 12]
+
+
 def test_history_compacted_right_up_to_the_archives_end_is_no_gap(tmp_path: Path) -> None:
     """A deletion at the compacted revision may be gone there; it is archived already."""
     servers = Servers()
