@@ -45,8 +45,18 @@ class FakeServer:
                 ("Txn", rpc_pb2.TxnResponse(succeeded=True)),
             )
         }
+        members = grpc.unary_unary_rpc_method_handler(
+            self._list_members,
+            request_deserializer=bytes,
+            response_serializer=lambda message: message.SerializeToString(),
+        )
         self._server.add_generic_rpc_handlers(
-            (grpc.method_handlers_generic_handler("etcdserverpb.KV", handlers),)
+            (
+                grpc.method_handlers_generic_handler("etcdserverpb.KV", handlers),
+                grpc.method_handlers_generic_handler(
+                    "etcdserverpb.Cluster", {"MemberList": members}
+                ),
+            )
         )
         self.endpoint = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
         self._server.start()
@@ -61,6 +71,15 @@ class FakeServer:
             return reply
 
         return answer
+
+    def _list_members(self, request: bytes, context: object) -> rpc_pb2.MemberListResponse:
+        """This server, and one that starts after three questions, behind the same address."""
+        self.calls.append("MemberList")
+        starting = rpc_pb2.Member(ID=0xB)
+        if self.calls.count("MemberList") > 3:
+            starting.clientURLs.append(f"http://{self.endpoint}")
+        own = rpc_pb2.Member(ID=0xA, clientURLs=[f"http://{self.endpoint}"])
+        return rpc_pb2.MemberListResponse(members=[own, starting])
 
     def close(self) -> None:
         self._server.stop(None).wait()
@@ -311,3 +330,16 @@ def test_health_with_wait_waits_for_a_member_list_too() -> None:
     done = raftctl([*argv, "--wait=300ms"])
     assert done.exit_code == 1
     assert done.error_line.startswith("Error: failed to fetch endpoints from etcd cluster member")
+
+
+def test_health_of_a_cluster_waits_for_members_that_have_never_started() -> None:
+    server = FakeServer()
+    with serving(server) as endpoint:
+        health = ["--endpoints", endpoint, "endpoint", "health", "--cluster"]
+        assert raftctl(health).exit_code == 0  # as etcdctl, which overlooks them
+        early = raftctl([*health, "--wait=1ns"])
+        assert early.exit_code == 1
+        assert early.error_line == "Error: unhealthy cluster: not started yet: b"
+        done = raftctl([*health, "--wait=60s"])
+    assert done.exit_code == 0, done.err
+    assert server.calls.count("MemberList") > 3

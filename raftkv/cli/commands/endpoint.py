@@ -2,9 +2,9 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import click
 
@@ -45,16 +45,28 @@ def _cluster_option() -> Callable[..., Any]:
 
 def _endpoints(connection: Connection, cluster: bool) -> list[str]:
     """The endpoints to ask. Errors: CallFailed."""
-    ctx = click.get_current_context()
-    if not cluster and not (ctx.parent is not None and ctx.parent.params.get("cluster")):
+    if not _of_cluster(cluster):
         return list(connection.target.endpoints)
+    return _client_urls(_members(connection))
+
+
+def _of_cluster(cluster: bool) -> bool:
+    """Whether --cluster was given, here or in front of the subcommand."""
+    ctx = click.get_current_context()
+    return cluster or bool(ctx.parent is not None and ctx.parent.params.get("cluster"))
+
+
+def _members(connection: Connection) -> Sequence[rpc_pb2.Member]:
     try:
         request = rpc_pb2.MemberListRequest(linearizable=True)
-        reply = connection.read("Cluster/MemberList", request, rpc_pb2.MemberListResponse)
+        return connection.read("Cluster/MemberList", request, rpc_pb2.MemberListResponse).members
     except CallFailed as error:
         text = f"failed to fetch endpoints from etcd cluster member list: {error.text}"
         raise CallFailed(text) from None
-    return list(dict.fromkeys(url for member in reply.members for url in member.clientURLs))
+
+
+def _client_urls(members: Sequence[rpc_pb2.Member]) -> list[str]:
+    return list(dict.fromkeys(url for member in members for url in member.clientURLs))
 
 
 def _ask_all(
@@ -175,22 +187,40 @@ def _alarms(alone: Connection) -> str:
 def health(session: Session, cluster: bool, wait: float) -> None:
     """Try a linearizable read on each endpoint."""
     deadline = time.monotonic() + wait
+    of_cluster = _of_cluster(cluster)
 
-    def run(connection: Connection) -> list[EndpointHealth]:
-        endpoints = _endpoints(connection, cluster)
+    def run(connection: Connection) -> Health:
+        members = _members(connection) if of_cluster else ()
+        endpoints = _client_urls(members) if of_cluster else list(connection.target.endpoints)
         results = dict(_ask_all(connection, endpoints, _check_health))
         found = [results[where] for where in endpoints]
-        return [one for one in found if isinstance(one, EndpointHealth)]
+        return Health(
+            [one for one in found if isinstance(one, EndpointHealth)],
+            # etcdctl overlooks whoever has never started; who waits is waiting for them
+            [f"{one.ID:x}" for one in members if wait and not one.clientURLs],
+        )
 
-    found = _until_healthy(lambda: session.call(run), deadline)
-    session.printer.endpoint_health(found)
-    if not all(one.healthy for one in found):
+    health = _until_healthy(lambda: session.call(run), deadline)
+    session.printer.endpoint_health(health.found)
+    if health.not_started:
+        raise CtlError(f"unhealthy cluster: not started yet: {', '.join(health.not_started)}")
+    if not health.all_well:
         raise CtlError("unhealthy cluster")
 
 
-def _until_healthy(
-    ask: Callable[[], list[EndpointHealth]], deadline: float
-) -> list[EndpointHealth]:
+class Health(NamedTuple):
+    """One round. not_started: ids of members that have no endpoint to ask yet."""
+
+    found: list[EndpointHealth]
+    not_started: list[str]
+
+    @property
+    def all_well(self) -> bool:
+        """Whether there is nothing to wait for."""
+        return not self.not_started and all(one.healthy for one in self.found)
+
+
+def _until_healthy(ask: Callable[[], Health], deadline: float) -> Health:
     """What the last round found: the first in which all are healthy, or the one at the deadline.
 
     deadline: on the monotonic clock; one round is asked in any case. Errors: CallFailed.
@@ -198,11 +228,11 @@ def _until_healthy(
     while True:
         last = time.monotonic() >= deadline
         try:
-            found = ask()
+            health = ask()
         except CallFailed:
             if last:
                 raise
         else:
-            if last or all(one.healthy for one in found):
-                return found
+            if last or health.all_well:
+                return health
         time.sleep(PAUSE_SECONDS)
