@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
-from jepsen_lite.member import etcd_bugs
+from jepsen_lite.member import etcd_bugs, own_bugs
 from jepsen_lite.registry import UnknownName
 from raftkv.sim.hunting import Mutant
 from raftkv.sim.mutants import MUTANTS
 
-SIMULATOR, PROCESS, RUN = "simulator", "process", "run"
+SIMULATOR, PROCESS, RUN, SIMULATED = "simulator", "process", "run", "simulated run"
 BUDGET_SECONDS: Final = 600.0
 
 
@@ -24,7 +24,8 @@ class Tooth:
 
     catalogue: what it breaks, by the failure catalogue's ids. etcd: the bug of etcd's that it
     rebuilds; empty if none. found_by: SIMULATOR; PROCESS for a scenario with a real member; RUN for
-    whole runs with real members, of `workload` under `nemeses`, as `jepsen-lite run` has them.
+    whole runs with real members, of `workload` under `nemeses`, as `jepsen-lite run` has them;
+    SIMULATED for the same in the simulated world.
     """
 
     mutant: Mutant
@@ -115,12 +116,22 @@ _ETCD: Final[Mapping[str, tuple[str, str]]] = {
     "renew a lease that is gone": ("M08", "PR 20615"),
 }
 
+_OWN: Final[Mapping[str, str]] = {
+    "count learners as voters": "R26",
+    "go by a configuration that was truncated": "R25",
+}
+
 
 def _teeth() -> tuple[Tooth, ...]:
     known = [Tooth(one, *_KNOWN.get(one.name, ("", ""))) for one in MUTANTS]
     etcd = [Tooth(one, *_ETCD[one.name]) for one in etcd_bugs.MUTANTS]
     lock = Tooth(etcd_bugs.LOCK_WITHOUT_A_SECOND_LOOK, "C04", "Jepsen 3.4.3", PROCESS)
-    return (*known, *etcd, lock)
+    own = [Tooth(one, _OWN[one.name]) for one in own_bugs.MUTANTS]
+    guard = Tooth(
+        own_bugs.GUARD_BY_A_KEY_THAT_IS_GONE, "C05", "", SIMULATED, "lock", "partition,kill,pause"
+    )
+    removed = Tooth(own_bugs.FORGET_THE_REMOVED, "R31 R34", "", RUN, "register", "member")
+    return (*known, *etcd, lock, *own, guard, removed)
 
 
 TEETH: Final = _teeth()
@@ -137,6 +148,26 @@ _REAL: Final[Mapping[str, tuple[str, str]]] = {
 REAL: Final = tuple(
     replace(tooth, found_by=RUN, workload=_REAL[name][0], nemeses=_REAL[name][1])
     for name in _REAL
+    for tooth in TEETH
+    if tooth.mutant.name == name
+)
+
+# Simulated runs find these as well, one at least for each kind of what clients use: (workload,
+# nemeses).
+_SIMULATED: Final[Mapping[str, tuple[str, str]]] = {
+    "split a revision": ("watch", "partition,kill,pause"),
+    "repeat after catch-up": ("watch", "partition,kill,pause"),
+    "start to scan too late": ("cache", "partition,kill,pause"),
+    "renew a lease that is gone": ("lease", "partition,kill,pause"),
+    "renew without clearing the checkpoint": ("lease", "partition,kill,pause"),
+    "lose events at a full sink": ("cache", "partition,kill,pause"),
+    "count learners as voters": ("register", "member,kill,partition"),
+    "commit without a majority": ("election", "partition,kill,pause"),
+}
+
+IN_SIMULATED_RUNS: Final = tuple(
+    replace(tooth, found_by=SIMULATED, workload=_SIMULATED[name][0], nemeses=_SIMULATED[name][1])
+    for name in _SIMULATED
     for tooth in TEETH
     if tooth.mutant.name == name
 )

@@ -25,7 +25,18 @@ from typing import Final, NoReturn
 
 import click
 
-from jepsen_lite.mutants import BUDGET_SECONDS, PROCESS, REAL, RUN, TEETH, Tooth, tooth_of
+from jepsen_lite import mutants
+from jepsen_lite.mutants import (
+    BUDGET_SECONDS,
+    IN_SIMULATED_RUNS,
+    PROCESS,
+    REAL,
+    RUN,
+    SIMULATED,
+    TEETH,
+    Tooth,
+    tooth_of,
+)
 from jepsen_lite.registry import UnknownName
 from jepsen_lite.target.process import environment
 from raftkv.sim.hunting import hunt
@@ -35,6 +46,7 @@ SNAPSHOT_COUNT: Final = 200  # checkpoints and received states in a run so short
 GRACE_SECONDS: Final = 10.0
 EXIT_INVALID: Final = 1
 EXIT_TERMINATED: Final = 143
+BROKEN: Final = "a rule of consensus was broken:"
 WORDS: Final = 90  # of what noticed it, in the table
 
 
@@ -50,7 +62,7 @@ class Bite:
 
 def bite(tooth: Tooth, budget_seconds: float) -> tuple[str, int]:
     """Hunts one variant in this process. Returns what noticed it (empty: nothing) and the runs."""
-    if tooth.found_by == RUN:
+    if tooth.found_by in (RUN, SIMULATED):
         return whole_runs(tooth, budget_seconds)
     if tooth.found_by == PROCESS:
         from jepsen_lite.scenarios import SCENARIOS
@@ -61,7 +73,7 @@ def bite(tooth: Tooth, budget_seconds: float) -> tuple[str, int]:
 
 
 def whole_runs(tooth: Tooth, budget_seconds: float) -> tuple[str, int]:
-    """Runs real members, a seed after the other, until a checker finds something."""
+    """Runs a cluster, a seed after the other, until a checker finds something."""
     until = time.monotonic() + budget_seconds
     for seed in itertools.count(1):
         try:
@@ -77,12 +89,14 @@ def whole_runs(tooth: Tooth, budget_seconds: float) -> tuple[str, int]:
 
 
 def _whole_run(tooth: Tooth, seed: int, seconds: float) -> "subprocess.CompletedProcess[str]":
+    flag = f"--member-flag=snapshot-count={SNAPSHOT_COUNT}"
+    where = ["--sim", "--rate=30"] if tooth.found_by == SIMULATED else [flag]
     with tempfile.TemporaryDirectory(prefix="jepsen-teeth-") as directory:
         return subprocess.run(
             [
                 *(sys.executable, "-m", "jepsen_lite", "run", f"--mutant={tooth.name}"),
                 *(f"--workload={tooth.workload}", f"--nemesis={tooth.nemeses}"),
-                f"--member-flag=snapshot-count={SNAPSHOT_COUNT}",
+                *where,
                 *(f"--time={RUN_SECONDS}", f"--seed={seed}", f"--store={directory}"),
             ],
             env=dict(environment()),
@@ -94,8 +108,13 @@ def _whole_run(tooth: Tooth, seed: int, seconds: float) -> "subprocess.Completed
 
 
 def first_finding(output: str) -> str:
-    """The first checker that a run's output calls wrong, and what it says first."""
+    """The first checker that a run's output calls wrong, and what it says first.
+
+    Where the simulated world broke it is that: no checker has seen much of such a run.
+    """
     lines = output.splitlines()
+    if broken := [line.partition(BROKEN)[2] for line in lines if BROKEN in line]:
+        return f"InvariantBroken:{broken[0]}"
     for place, line in enumerate(lines):
         if "NOT VALID" in line:
             checker = line.split()[0]
@@ -123,7 +142,7 @@ def bites(teeth: Iterable[Tooth], processes: int, budget_seconds: float) -> Iter
                 yield _ended(tooth, reader, began)
                 process.join()
             for reader, (tooth, process, began) in list(hunting.items()):
-                grace = GRACE_SECONDS if tooth.found_by == RUN else 0.0  # it ends by itself
+                grace = GRACE_SECONDS if tooth.workload else 0.0  # it ends by itself
                 if time.monotonic() - began > budget_seconds + grace:
                     del hunting[reader]
                     _end(process)
@@ -136,7 +155,9 @@ def bites(teeth: Iterable[Tooth], processes: int, budget_seconds: float) -> Iter
 def _begin(tooth: Tooth, budget_seconds: float) -> tuple[Connection, SpawnProcess]:
     context = multiprocessing.get_context("spawn")
     reader, writer = context.Pipe(duplex=False)
-    process = context.Process(target=_hunt, args=(tooth.name, budget_seconds, writer), daemon=False)
+    process = context.Process(
+        target=_hunt, args=(tooth.name, _table(tooth), budget_seconds, writer), daemon=False
+    )
     process.start()
     writer.close()
     return reader, process
@@ -155,9 +176,16 @@ def _leave(*_: object) -> NoReturn:
     sys.exit(EXIT_TERMINATED)
 
 
-def _hunt(name: str, budget_seconds: float, writer: Connection) -> None:
+def _table(tooth: Tooth) -> str:
+    """Where another process finds the same tooth: it cannot be sent there, it has functions."""
+    tables = {"TEETH": TEETH, "REAL": REAL, "IN_SIMULATED_RUNS": IN_SIMULATED_RUNS}
+    return next((name for name, table in tables.items() if tooth in table), "TEETH")
+
+
+def _hunt(name: str, table: str, budget_seconds: float, writer: Connection) -> None:
     signal.signal(signal.SIGTERM, _leave)
-    writer.send(bite(tooth_of(name), budget_seconds))
+    (tooth,) = [one for one in getattr(mutants, table) if one.name == name]
+    writer.send(bite(tooth, budget_seconds))
     writer.close()
 
 
@@ -217,6 +245,7 @@ def run_teeth(
 @click.option("--list", "only_list", is_flag=True, help="Name all variants and what they break.")
 @click.option("--etcd", "only_etcd", is_flag=True, help="Only those that rebuild a bug of etcd's.")
 @click.option("--real", is_flag=True, help="Those that whole runs with real members find.")
+@click.option("--simulated", is_flag=True, help="Those that simulated runs of clients find.")
 @click.option("--sample", type=int, help="Only so many of them, drawn at random.")
 @click.option("--seed", default=0, show_default=True, help="Of the drawing.")
 @click.option(
@@ -228,6 +257,7 @@ def teeth_command(
     only_list: bool,
     only_etcd: bool,
     real: bool,
+    simulated: bool,
     sample: int | None,
     seed: int,
     budget: float,
@@ -241,9 +271,11 @@ def teeth_command(
         chosen = [tooth_of(name) for name in names] or list(TEETH)
     except UnknownName as error:
         raise click.UsageError(str(error)) from None
-    if real:
+    if real or simulated:
+        found_by, table = (RUN, REAL) if real else (SIMULATED, IN_SIMULATED_RUNS)
         asked = {tooth.name for tooth in chosen}
-        chosen = [tooth for tooth in REAL if tooth.name in asked]
+        own = [tooth for tooth in chosen if tooth.found_by == found_by]
+        chosen = [*own, *(tooth for tooth in table if tooth.name in asked)]
     if only_etcd:
         chosen = [tooth for tooth in chosen if tooth.etcd]
     if sample is not None:
