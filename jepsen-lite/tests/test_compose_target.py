@@ -5,7 +5,7 @@ A real engine takes part in `make compose-test`.
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any, Final
@@ -17,7 +17,7 @@ from jepsen_lite.cli import main
 from jepsen_lite.history import NEMESIS, Op
 from jepsen_lite.nemesis.partition import Partition
 from jepsen_lite.planning import BadPlan, nemeses_for
-from jepsen_lite.target import compose
+from jepsen_lite.target import compose, project
 from jepsen_lite.target.base import TargetError
 from jepsen_lite.target.compose import Compose
 from jepsen_lite.target.project import Project
@@ -54,7 +54,10 @@ class Engine(Project):
         }
         self.done: list[str] = []
 
-    def _run(self, *words: str, seconds: float) -> str:
+    def _run(self, *words: str, seconds: float, variables: Mapping[str, str] | None = None) -> str:
+        if "-p" in words:
+            self.done.append(" ".join(words[words.index("-p") + 2 :]))
+            return ""
         line = " ".join(words).removeprefix("docker ")
         if words[1] == "ps":
             return "".join(f"{name} {ID.format(name)}\n" for name in self.made)
@@ -71,16 +74,12 @@ class Engine(Project):
             state["Paused"] = words[1] == "pause"
         return ""
 
-    def _compose(self, *words: str, seconds: float = 0.0) -> str:
-        self.done.append(" ".join(words))
-        return ""
-
 
 class Cluster(Compose):
     """On an engine of the above, and every member answers."""
 
-    def __init__(self, tmp_path: Path, project: str = "") -> None:
-        super().__init__(FILE, tmp_path, project)
+    def __init__(self, tmp_path: Path, name: str = "") -> None:
+        super().__init__(FILE, tmp_path, name)
         self.engine = Engine()
         self._project = self.engine
 
@@ -92,10 +91,15 @@ class Cluster(Compose):
         return 2
 
 
-async def _started(tmp_path: Path, project: str = "") -> Cluster:
-    cluster = Cluster(tmp_path, project)
+async def _started(tmp_path: Path, name: str = "") -> Cluster:
+    cluster = Cluster(tmp_path, name)
     await cluster.start()
     return cluster
+
+
+@pytest.fixture(autouse=True)
+def _compose_is_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(project, "compose_command", lambda: ["docker-compose"])
 
 
 # --- the project ----------------------------------------------------------------
@@ -212,9 +216,9 @@ def test_who_was_killed_is_down_until_it_is_started(tmp_path: Path) -> None:
 
 
 def test_a_project_of_the_runs_own_goes_with_its_data_and_another_stays(tmp_path: Path) -> None:
-    async def scene(project: str) -> list[str]:
-        cluster = await _started(tmp_path, project)
-        assert cluster.shared == bool(project)
+    async def scene(name: str) -> list[str]:
+        cluster = await _started(tmp_path, name)
+        assert cluster.shared == bool(name)
         await cluster.stop()
         await cluster.stop()
         assert (tmp_path / "n1.log").exists()

@@ -3,9 +3,9 @@
     python -m tests.deploy.compose_scenario --file deploy/compose.yaml --project NAME
 
 Writers put one new key after the other from outside, and note what was acknowledged, while the
-leader is cut off its peers, a container is killed and a member crashes. Watches from outside and
-from inside see it all. In the end every acknowledged key must be there on every member, also after
-`down` and `up`, and both watches must have had each exactly once, in order.
+leader is cut off its peers, a container is killed, a member crashes and one loses its volume.
+Watches from outside and from inside see it all. In the end every acknowledged key must be there on
+every member, also after `down` and `up`, and both watches must have had each once, in order.
 
 It starts the cluster, prints each step, leaves the cluster running, and exits with 0 or 1.
 """
@@ -301,6 +301,17 @@ def member_crashes(project: Project, service: str, writers: Writers) -> None:
     writers.go_on("after the crash")
 
 
+def volume_is_lost(project: Project, service: str, writers: Writers) -> None:
+    """The member comes back as a new one in the old one's place, and gets everything."""
+    say(f"lost volume: {service} is removed with its data and started with --rejoin")
+    project.remove(service, volume=service)
+    writers.go_on("without its data")
+    project.up(service, REJOIN="true")
+    took = until(lambda: _well(project, service), f"{service} is a voter again")
+    say(f"  a voter again after {took:.1f} s")
+    writers.go_on("with the new member")
+
+
 def nothing_is_lost(project: Project, writers: Writers, when: str) -> None:
     """Every acknowledged key is at every member, and all members have the same."""
     states: list[dict[str, tuple[str, int]]] = []
@@ -379,6 +390,7 @@ def run(project: Project) -> None:
             leader_is_cut_off(project, writers)
             container_is_killed(project, victim, writers)
             member_crashes(project, crashing, writers)
+            volume_is_lost(project, victim, writers)
         finally:
             writers.end()
         watches_saw_all(outside, inside, writers)

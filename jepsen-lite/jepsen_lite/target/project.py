@@ -61,30 +61,48 @@ class Project:
 
     # --- as a whole -----------------------------------------------------------------
 
-    def up(self) -> None:
-        """Starts it; an image that is missing is built."""
-        self._compose("up", "--detach", seconds=UP_SECONDS)
+    def up(self, *services: str, **variables: str) -> None:
+        """Starts it, or only these services; an image that is missing is built.
+
+        variables: for the file, this time.
+        """
+        alone = ["--no-deps", *services] if services else []
+        words = [*compose_command(), *self._words, "up", "--detach", *alone]
+        self._run(*words, seconds=UP_SECONDS, variables=variables)
+        self._forget()
+
+    def remove(self, service: str, volume: str) -> None:
+        """Its container goes, and what it kept in a volume of the file with this name."""
+        self._compose("rm", "--stop", "--force", service)
+        self.docker("volume", "rm", f"{self.name}_{volume}")
+        self._forget()
 
     def down(self, volumes: bool) -> None:
         """Ends it. volumes: with its data."""
         self._compose("down", "--timeout", "10", *(["--volumes"] if volumes else []))
-        self.__dict__.pop("containers", None)
+        self._forget()
         self._links.clear()
 
-    def _compose(self, *words: str, seconds: float = COMMAND_SECONDS) -> str:
-        return self._run(
-            *compose_command(), "-f", str(self.file), "-p", self.name, *words, seconds=seconds
-        )
+    @property
+    def _words(self) -> list[str]:
+        return ["-f", str(self.file), "-p", self.name]
+
+    def _compose(self, *words: str) -> str:
+        return self._run(*compose_command(), *self._words, *words, seconds=COMMAND_SECONDS)
+
+    def _forget(self) -> None:
+        """Containers may be other ones from now on."""
+        self.__dict__.pop("containers", None)
 
     def docker(self, *words: str, seconds: float = COMMAND_SECONDS) -> str:
         """What `docker` with these words prints."""
         return self._run("docker", *words, seconds=seconds)
 
-    def _run(self, *words: str, seconds: float) -> str:
+    def _run(self, *words: str, seconds: float, variables: Mapping[str, str] | None = None) -> str:
         try:
             done = subprocess.run(
                 words,
-                env=self._environment,
+                env=self._environment | dict(variables or {}),
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 text=True,
