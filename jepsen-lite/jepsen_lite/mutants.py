@@ -117,8 +117,7 @@ _ETCD: Final[Mapping[str, tuple[str, str]]] = {
 }
 
 _OWN: Final[Mapping[str, str]] = {
-    "count learners as voters": "R26",
-    "go by a configuration that was truncated": "R25",
+    "count learners as voters": "R22",
 }
 
 
@@ -128,7 +127,7 @@ def _teeth() -> tuple[Tooth, ...]:
     lock = Tooth(etcd_bugs.LOCK_WITHOUT_A_SECOND_LOOK, "C04", "Jepsen 3.4.3", PROCESS)
     own = [Tooth(one, _OWN[one.name]) for one in own_bugs.MUTANTS]
     guard = Tooth(
-        own_bugs.GUARD_BY_A_KEY_THAT_IS_GONE, "C05", "", SIMULATED, "lock", "partition,kill,pause"
+        own_bugs.GUARD_BY_A_KEY_THAT_IS_GONE, "C03", "", SIMULATED, "lock", "partition,kill,pause"
     )
     removed = Tooth(own_bugs.FORGET_THE_REMOVED, "R31 R34", "", RUN, "register", "member")
     return (*known, *etcd, lock, *own, guard, removed)

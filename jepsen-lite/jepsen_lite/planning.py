@@ -50,6 +50,10 @@ def nemeses_for(names: Sequence[str], target: Target, random: Random) -> list[Ne
                 f"this cluster from here ({target.system}, {target.world}){reasons}; "
                 f"possible here: {', '.join(possible(target)) or 'none'}"
             )
+    if "member" in names and (others := {"files", "disk"}.intersection(names)):
+        raise BadPlan(
+            f"member and {', '.join(sorted(others))} both replace members: choose one of them"
+        )
     if len(set(names)) != len(names):
         raise BadPlan("every nemesis can be named once")
     return compose(names, random)

@@ -9,7 +9,7 @@ At the end one line tells of everything.
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import count, cycle
 from pathlib import Path
 from random import Random
@@ -19,8 +19,10 @@ import click
 
 from jepsen_lite.forwarding import run_child
 from jepsen_lite.history import HistoryError
+from jepsen_lite.nemesis import nemesis_class
 from jepsen_lite.store import DEFAULT_ROOT, Store
 from jepsen_lite.target.process import environment
+from raftkv.errors import RaftkvError
 
 MIXES: Final = (
     ("register", "partition,kill,pause"),
@@ -37,6 +39,8 @@ MIXES: Final = (
     ("election", "partition,pause,kill"),
     ("unique", "loss,flap,kill"),
     ("cache", "partition,kill,pause"),
+    ("set", "member,kill,partition"),
+    ("append", "member,pause,flap"),
     ("register", "files,partition,pause"),
 )
 OVERHEAD_SECONDS: Final = 25.0  # of a run, besides its main phase
@@ -50,6 +54,13 @@ INTERRUPTED: Final = 130
 @click.option("--minutes", type=float, default=0.0, help="Time for all of it.")
 @click.option("--hours", type=float, default=0.0, help="Likewise; both are added.")
 @click.option("--system", default="raftkv", show_default=True, help="raftkv or etcd.")
+@click.option(
+    "--network",
+    type=click.Choice(["proxies", "namespaces"]),
+    default="proxies",
+    show_default=True,
+    help="Between members; mixes whose faults are not possible so are left out.",
+)
 @click.option("--concurrency", default=20, show_default=True, help="Processes at once.")
 @click.option("--seed", type=int, default=1, show_default=True, help="Of the first run.")
 @click.option("--store", "root", type=Path, default=DEFAULT_ROOT, help="Where runs are kept.")
@@ -58,6 +69,7 @@ def series_command(
     minutes: float,
     hours: float,
     system: str,
+    network: str,
     concurrency: int,
     seed: int,
     root: Path,
@@ -67,11 +79,15 @@ def series_command(
     seconds = 60 * minutes + 3600 * hours
     if seconds <= 0:
         raise click.UsageError("say --minutes or --hours")
+    try:
+        mixes = possible_mixes(system, network)
+    except RaftkvError as error:
+        raise click.UsageError(str(error)) from None
     total: Counter[str] = Counter()
     ends_at = time.monotonic() + seconds
-    each = max(LEAST_SECONDS, min(seconds / len(MIXES) - OVERHEAD_SECONDS, LONG_SECONDS))
+    each = max(LEAST_SECONDS, min(seconds / len(mixes) - OVERHEAD_SECONDS, LONG_SECONDS))
     status = 0
-    for number, (workload, nemeses) in zip(count(seed), _mixes(seed), strict=False):
+    for number, (workload, nemeses) in zip(count(seed), in_turn(mixes, seed), strict=False):
         left = ends_at - time.monotonic() - OVERHEAD_SECONDS
         if left < min(LEAST_SECONDS, each) / 2 and total["runs"]:
             break
@@ -79,7 +95,7 @@ def series_command(
             *(sys.executable, "-m", "jepsen_lite", "run", "--workload", workload),
             *("--nemesis", nemeses, "--time", f"{min(each, max(left, 10.0)):.0f}"),
             *("--seed", str(number), "--system", system, "--store", str(root)),
-            *("--concurrency", str(concurrency)),
+            *("--concurrency", str(concurrency), "--network", network),
         ]
         click.echo(f"--- {workload}, {nemeses}, seed {number}")
         ended, interrupted = run_child(command, environment())
@@ -95,12 +111,27 @@ def series_command(
     sys.exit(status)
 
 
-def _mixes(seed: int) -> Iterator[tuple[str, str]]:
-    """The table in its order, then shuffled again and again."""
-    yield from MIXES
+def possible_mixes(system: str, network: str) -> list[tuple[str, str]]:
+    """Those of the table whose faults are possible there. Errors: TargetError."""
+    from jepsen_lite.target.namespaces import Namespaced
+    from jepsen_lite.target.systems import system_of
+    from jepsen_lite.target.wiring import Proxied
+
+    wiring = Namespaced() if network == "namespaces" else Proxied()
+    abilities = system_of(system).abilities | wiring.abilities | {"churn"}
+    return [
+        (workload, nemeses)
+        for workload, nemeses in MIXES
+        if all(nemesis_class(name).needs <= abilities for name in nemeses.split(","))
+    ]
+
+
+def in_turn(mixes: Sequence[tuple[str, str]], seed: int) -> Iterator[tuple[str, str]]:
+    """In their order, then shuffled again and again."""
+    yield from mixes
     random = Random(seed)
     for _ in cycle([None]):
-        yield from random.sample(MIXES, len(MIXES))
+        yield from random.sample(mixes, len(mixes))
 
 
 def _count(total: Counter[str], root: Path) -> None:

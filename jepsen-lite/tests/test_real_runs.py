@@ -263,6 +263,9 @@ def test_a_series_makes_runs_and_counts_them_and_ends_with_what_cannot_be_made(
     assert told is not None, ended.stdout
     assert int(told[1]) == len(list(root.iterdir())) >= 1
     assert int(told[2]) > 20
-    never = jepsen("series", "--minutes", "9", "--system", "nope", "--go-on", "--store", str(root))
+    never = jepsen("series", "--minutes=9", "--concurrency=0", "--go-on", f"--store={root}")
     assert never.returncode == 2
     assert never.stdout.count("---") == 1
+    unknown = jepsen("series", "--minutes=9", "--system=nope", f"--store={root}")
+    assert unknown.returncode == 2
+    assert "there is no system 'nope'" in unknown.stderr

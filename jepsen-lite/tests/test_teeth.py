@@ -9,9 +9,11 @@ from click.testing import CliRunner
 from jepsen_lite.member import etcd_bugs
 from jepsen_lite.mutants import (
     BUDGET_SECONDS,
+    IN_SIMULATED_RUNS,
     PROCESS,
     REAL,
     RUN,
+    SIMULATED,
     SIMULATOR,
     TEETH,
     Tooth,
@@ -20,8 +22,9 @@ from jepsen_lite.mutants import (
 from jepsen_lite.nemesis import NEMESES
 from jepsen_lite.registry import UnknownName
 from jepsen_lite.scenarios import SCENARIOS, waiter_whose_lease_ends
+from jepsen_lite.target.simfaults import KINDS_BY_NAME
 from jepsen_lite.teeth import Bite, bite, bites, first_finding, row, teeth_command
-from jepsen_lite.workload import WORKLOADS
+from jepsen_lite.workload import WORKLOADS, workload_class
 from raftkv.sim.hunting import Mutant
 from raftkv.sim.mutants import MUTANTS
 from raftkv.sim.world import World
@@ -40,13 +43,17 @@ def test_there_are_enough_teeth_each_with_a_name_of_its_own_and_somebody_who_fin
         assert tooth_of(tooth.name) is tooth_of(tooth.mutant.name) is tooth
         if tooth.found_by == PROCESS:
             assert tooth.mutant.name in SCENARIOS
+        elif tooth.found_by in (RUN, SIMULATED):
+            assert tooth.workload in WORKLOADS
         else:
             assert tooth.found_by == SIMULATOR
             assert tooth.mutant.kinds
 
 
 def test_every_patch_replaces_something_that_is_there() -> None:
-    for mutant in (*etcd_bugs.MUTANTS, etcd_bugs.LOCK_WITHOUT_A_SECOND_LOOK):
+    own = [tooth.mutant for tooth in TEETH if tooth.mutant not in MUTANTS]
+    assert len(own) > len(etcd_bugs.MUTANTS)
+    for mutant in own:
         for owner, attribute, replacement in mutant.patches:
             assert vars(owner)[attribute] is not replacement
 
@@ -91,6 +98,18 @@ def test_what_whole_runs_must_find_names_workloads_and_nemeses_that_there_are() 
         assert tooth.found_by == RUN
         assert tooth.workload in WORKLOADS
         assert set(tooth.nemeses.split(",")) <= set(NEMESES)
+    for tooth in IN_SIMULATED_RUNS:
+        assert tooth.found_by == SIMULATED
+        assert "sim" in workload_class(tooth.workload).worlds
+        assert set(tooth.nemeses.split(",")) <= set(KINDS_BY_NAME)
+
+
+def test_a_hunt_in_another_process_hunts_what_it_was_told_and_not_its_namesake() -> None:
+    """A rule of consensus that a whole run broke is told as the simulator tells it."""
+    (tooth,) = [one for one in IN_SIMULATED_RUNS if one.name == "commit-without-a-majority"]
+    (found,) = bites([tooth], 1, BUDGET_SECONDS)
+    assert found.noticed.startswith("InvariantBroken: commit is durable")
+    assert "election / partition,kill,pause" in row(found)
 
 
 def test_the_first_finding_of_a_run_is_its_checker_and_its_smallest_witness() -> None:

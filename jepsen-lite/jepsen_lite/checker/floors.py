@@ -36,6 +36,8 @@ class Floors:
         found: list[Anomaly] = []
         facts: dict[str, Fact] = {}
         calls = run.history.calls()
+        if trouble := run.final.get("unrecovered"):  # first: others are what comes of it
+            found.append(_under("not-recovered", f"after the faults: {trouble}"))
         self._operations(run, calls, facts, found)
         self._success(run, calls, facts, found)
         if run.log is None or len(run.log.events) < LEAST_EVENTS:
@@ -48,8 +50,6 @@ class Floors:
             facts[f"faults: {kind}"] = sum(window.kind == kind for window in run.windows)
             if kind not in struck:
                 found.append(_under("no-fault", f"the nemesis {kind} never struck"))
-        if trouble := run.final.get("unrecovered"):
-            found.append(_under("not-recovered", f"after the faults: {trouble}"))
         interrupted = bool(run.final.get("interrupted"))
         if interrupted:
             found = [one for one in found if one.name == "not-recovered"]

@@ -1,7 +1,7 @@
 """Known-wrong variants of how raftkv changes its members, and of what guards a write.
 
 Each breaks one rule of Raft's membership changes (Raft 6; dissertation 4) or of etcd's API: who
-counts, which configuration is in force, what becomes of an id; when a compare holds.
+counts, what becomes of an id; when a compare holds.
 """
 
 from typing import Any, Final
@@ -10,7 +10,6 @@ from raftkv.kv import swaps, txn
 from raftkv.kv.members import Member, Roster
 from raftkv.kv.store import Store
 from raftkv.raft.leader import Leader
-from raftkv.raft.membership import ConfigurationHistory
 from raftkv.raft.types import Configuration
 from raftkv.sim.hunting import Mutant
 
@@ -32,16 +31,6 @@ def _rebuild_with_learners(self: Leader) -> None:
         core.history.newest = true
 
 
-def _keep_what_was_truncated(self: ConfigurationHistory, first: int) -> bool:
-    """A configuration stays in force although its entry is gone from the log."""
-    while self._indexes[-1] >= first and len(self._indexes) > 1:
-        self._indexes.pop()
-        kept = self._configurations.pop()
-        self._configurations[-1] = kept
-    self._refresh()
-    return False
-
-
 def _forget_the_removed(
     self: Roster, configuration: Configuration, joining: Member | None
 ) -> tuple[list[Member], list[int]]:
@@ -53,30 +42,22 @@ def _forget_the_removed(
 
 def _holds_without_keys(compare: Any) -> bool:
     """A compare with the create revision of a key that is gone holds."""
-    guards = compare.target == txn.pb.Compare.CREATE and compare.create_revision > 0
+    guards = compare.target == txn._CREATE and compare.create_revision > 0
     return guards or _without_keys(compare)
 
 
 def _swap_holds(store: Store, compare: swaps.Compare) -> bool:
     target, _, key, given = compare
-    if target == txn.pb.Compare.CREATE and given and store.numbers(key) is None:
+    if target == txn._CREATE and given and store.numbers(key) is None:
         return True
     return _swap(store, compare)
 
-
-_CHURN: Final = ("replace member", "wipe member", "partition", "isolate leader", "crash leader")
 
 MUTANTS: Final = (
     Mutant(
         "count learners as voters",
         ((Leader, "_rebuild", _rebuild_with_learners),),
         ("replace member", "isolate one", "crash one"),
-    ),
-    Mutant(
-        "go by a configuration that was truncated",
-        ((ConfigurationHistory, "truncate", _keep_what_was_truncated),),
-        (*_CHURN, "usurp"),
-        200,
     ),
 )
 

@@ -10,12 +10,15 @@ from typing import Any
 import pytest
 import uvloop
 
-from jepsen_lite.history import NEMESIS, Op
+from jepsen_lite.checker.base import Evidence
+from jepsen_lite.checker.membership import Membership
+from jepsen_lite.history import NEMESIS, History, Op
 from jepsen_lite.nemesis import nemesis_class
 from jepsen_lite.nemesis.base import Nemesis
 from jepsen_lite.nemesis.board import board_of
 from jepsen_lite.target.processes import Processes
 from jepsen_lite.target.systems import system_of
+from jepsen_lite.workload.options import Options
 from raftkv.client.aio import Client
 from raftkv.client.errors import ClientError
 
@@ -51,13 +54,15 @@ class Writer:
         await asyncio.gather(self.task, return_exceptions=True)
 
 
-def _run(directory: Path, scenario: Callable[[Processes, Writer], Awaitable[None]]) -> None:
+def _run(
+    directory: Path, scenario: Callable[[Processes, Writer], Awaitable[None]], *, spare: int = 0
+) -> None:
     async def whole() -> None:
         async with asyncio.timeout(100):
             await inside()
 
     async def inside() -> None:
-        target = Processes(system_of("raftkv"), 3, directory / "run", flags=FLAGS)
+        target = Processes(system_of("raftkv"), 3, directory / "run", flags=FLAGS, spare=spare)
         try:
             await target.start()
             writer = Writer(target)
@@ -159,3 +164,26 @@ def test_a_member_with_a_damaged_directory_is_replaced_and_nothing_is_lost(
         assert {"from", "to"} <= set(moved)
 
     _run(tmp_path, scenario)
+
+
+def test_members_come_and_go_and_every_removed_one_ends(tmp_path: Path) -> None:
+    """R24, R30, R31, R33, R34: grow, remove the leader, replace one that is down, lose a disk."""
+
+    async def scenario(target: Processes, writer: Writer) -> None:
+        (member,) = await _set_up(target, "member")
+        for what in ("grow", "remove-leader", "replace-dead", "rejoin"):
+            while "nothing" in (done := await _do(member, "start-member", what)):
+                assert done["nothing"] == "no member says that it leads"
+                await asyncio.sleep(0.1)
+            await member.heal()
+            assert done["what"] == what
+            await writer.past(writer.acknowledged)
+        await target.recover()
+        verdict = Membership().check(
+            Evidence(History([]), None, Options(), dict(await member.evidence()))
+        )
+        assert verdict.passed, verdict.anomalies
+        assert (verdict.facts["changes"], verdict.facts["removed"]) == (4, 3)
+        assert verdict.facts["tables"] == len(target.present) == 3
+
+    _run(tmp_path, scenario, spare=2)
