@@ -38,6 +38,7 @@ ELECTION_MS: Final = 500
 SNAPSHOT_COUNT: Final = 60  # so small that members which were away need the whole state
 RESUME_SECONDS: Final = 3.0
 PAUSE_SECONDS: Final = 3 * ELECTION_MS / 1000
+LEAST_FAULTS: Final = 4
 
 
 @dataclass
@@ -96,11 +97,11 @@ class Nemesis:
         self._report = report
 
     async def run(self, seconds: float) -> None:
-        """Faults until the time is over; everyone runs at the end."""
+        """Faults until the time is over, and at least a few; everyone runs at the end."""
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds
         faults: list[Callable[[], Awaitable[None]]] = []
-        while loop.time() < end:
+        while loop.time() < end or self._report.faults.total() < LEAST_FAULTS:
             if not faults:  # every kind in every round, in a random order
                 faults = [
                     self.kill_one,

@@ -31,6 +31,7 @@ PROBES = (
     ("/etcdserverpb.Maintenance/Status", rpc_pb2.StatusRequest(), rpc_pb2.StatusResponse),
 )
 TOO_MANY = "etcdserver: too many requests"
+TIMED_OUT = "etcdserver: request timed out"
 PATIENT = "--election-timeout=3000"  # who gets no processor for a second is not deposed for that
 TURNS = 12  # of two loads, at most
 
@@ -163,7 +164,7 @@ def test_writes_that_cannot_be_committed_are_refused_beyond_a_bound(trio: Cluste
                 puts.append(asyncio.create_task(put(number)))
                 if number % 500 == 0:
                     await asyncio.sleep(0)
-            deadline = time.monotonic() + 4  # before the server gives up what waits
+            deadline = time.monotonic() + 6  # before the server gives up what waits
             while outcomes[TOO_MANY] < 3000 and time.monotonic() < deadline:
                 await asyncio.sleep(0.01)
             assert outcomes["done"] == 0
@@ -177,8 +178,14 @@ def test_writes_that_cannot_be_committed_are_refused_beyond_a_bound(trio: Cluste
         return outcomes
 
     outcomes = asyncio.run(scenario())
-    assert outcomes["done"] == limits.MAX_PENDING_PROPOSALS, outcomes
+    # On a busy machine some are told before that nobody can say what becomes of them.
+    assert set(outcomes) <= {"done", TOO_MANY, TIMED_OUT}, outcomes
+    assert outcomes["done"], outcomes
     assert psutil.Process(server.pid).memory_info().rss < resident + 200 * limits.MIB
+    deadline = time.monotonic() + 60
+    while status(server).header.revision <= limits.MAX_PENDING_PROPOSALS:
+        assert time.monotonic() < deadline, "what waited was not carried out"
+        time.sleep(0.1)
     assert status(server).header.revision == limits.MAX_PENDING_PROPOSALS + 1
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from jepsen_lite.checker.base import Verdict
 from jepsen_lite.history import History
-from jepsen_lite.workload import WORKLOADS, locks
+from jepsen_lite.workload import WORKLOADS, compaction, locks
 from raftkv.client.aio import Client
 from tests import processes
 from workload.evidence import hearing
@@ -76,6 +76,13 @@ def drive(name: str, endpoint: str, seconds: float, **extra: str) -> dict[str, V
     return verdicts
 
 
+@pytest.fixture
+def often_compacted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compactions come within seconds even where little is written in a second."""
+    monkeypatch.setattr(compaction, "KEPT", 100)
+    monkeypatch.setattr(compaction, "COMPACTIONS", 0.04)
+
+
 def assert_passed(verdicts: dict[str, Verdict]) -> None:
     for checker, verdict in verdicts.items():
         assert verdict.passed, (checker, verdict.facts, verdict.anomalies[:3])
@@ -88,13 +95,15 @@ def test_a_member_of_raftkv_passes(name: str, member: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [one for one in SLOW if one != "lock-unfenced"])
-def test_a_member_of_raftkv_passes_what_takes_longer(name: str, member: str) -> None:
+def test_a_member_of_raftkv_passes_what_takes_longer(
+    name: str, member: str, often_compacted: None
+) -> None:
     assert_passed(drive(name, member, 5.0))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [one for one in WORKLOADS if one != "lock-unfenced"])
-def test_etcd_passes(name: str, etcd: str) -> None:
+def test_etcd_passes(name: str, etcd: str, often_compacted: None) -> None:
     """But for requests for progress, which 3.5.1 answers ahead of events that are to come."""
     assert_passed(drive(name, etcd, 1.0 if name in FAST else 5.0, progress="off"))
 
