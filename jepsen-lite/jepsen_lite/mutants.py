@@ -156,7 +156,7 @@ REAL: Final = tuple(
 _SIMULATED: Final[Mapping[str, tuple[str, str]]] = {
     "split a revision": ("watch", "partition,kill,pause"),
     "repeat after catch-up": ("watch", "partition,kill,pause"),
-    "start to scan too late": ("cache", "partition,kill,pause"),
+    "start to scan too late": ("election", "partition,kill,pause"),
     "renew a lease that is gone": ("lease", "partition,kill,pause"),
     "renew without clearing the checkpoint": ("lease", "partition,kill,pause"),
     "lose events at a full sink": ("cache", "partition,kill,pause"),
