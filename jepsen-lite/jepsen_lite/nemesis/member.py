@@ -4,8 +4,6 @@ A change is a task of its own beside all other faults, so it may meet a partitio
 no leader at all; whatever step is refused is tried again until it is done. One at a time: operators
 of one cluster talk to each other. What becomes of those who were removed, and whether all members
 name the same ones at the end, is `checker.members`'s to judge.
-
-`--set changes=grow+shrink` chooses kinds; all that the target can do is the default.
 """
 
 import asyncio
