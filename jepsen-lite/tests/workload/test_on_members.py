@@ -79,8 +79,9 @@ def drive(name: str, endpoint: str, seconds: float, **extra: str) -> dict[str, V
 @pytest.fixture
 def often_compacted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compactions come within seconds even where little is written in a second."""
-    monkeypatch.setattr(compaction, "KEPT", 100)
-    monkeypatch.setattr(compaction, "COMPACTIONS", 0.04)
+    monkeypatch.setattr(compaction, "KEPT", 150)
+    monkeypatch.setattr(compaction, "READ_BACK", 200)
+    monkeypatch.setattr(compaction, "COMPACTIONS", 0.03)
 
 
 def assert_passed(verdicts: dict[str, Verdict]) -> None:
