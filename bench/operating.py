@@ -16,7 +16,7 @@ from typing import Final
 
 from bench.beside import Beside
 from bench.clusters import Cluster
-from bench.rows import Row, Sample, Samples, Settings, fill, load, say, started, summary
+from bench.rows import Row, Sample, Samples, Settings, fill, in_turns, load, say, summary
 
 SCRAPE_PAUSE_SECONDS: Final = 0.1
 SCRAPE_SECONDS: Final = 30.0
@@ -39,15 +39,7 @@ def _scrape_all(cluster: Cluster, took: list[float]) -> float:
 
 def metrics(row: Row, settings: Settings) -> Samples:
     """Metrics read under load, the systems in turns."""
-    samples: Samples = {label: [] for label in settings.systems}
-    with started(settings) as clusters:
-        for cluster in clusters.values():
-            fill(cluster, settings.keys, settings.value_bytes)
-        for number in range(settings.rounds):
-            for label, cluster in clusters.items():
-                samples[label].append(_scraped(cluster, row, settings, number))
-                say(f"{row.name} {label}: {summary(samples[label][-1])}")
-    return samples
+    return in_turns(row, settings, lambda cluster, number: _scraped(cluster, row, settings, number))
 
 
 def _scraped(cluster: Cluster, row: Row, settings: Settings, number: int) -> Sample:

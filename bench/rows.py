@@ -173,8 +173,11 @@ def summary(one: Sample) -> str:
     return text + (f" {one.errors}" if one.errors else "")
 
 
-def closed_loop(row: Row, settings: Settings) -> Samples:
-    """The procedure of the ordinary rows."""
+def in_turns(row: Row, settings: Settings, measure: Callable[[Cluster, int], Sample]) -> Samples:
+    """Fresh clusters with their keys, measured one after the other, round by round.
+
+    measure: one round of one system, by its cluster and the round's number.
+    """
     samples: Samples = {label: [] for label in settings.systems}
     with started(settings) as clusters:
         for cluster in clusters.values():
@@ -182,10 +185,19 @@ def closed_loop(row: Row, settings: Settings) -> Samples:
         for number in range(settings.rounds):
             for label, cluster in clusters.items():
                 time.sleep(SETTLE_SECONDS)
-                one = sample(load(cluster, row, settings, settings.seconds, number))
+                one = measure(cluster, number)
                 samples[label].append(one)
                 say(f"{row.name} {label}: {summary(one)}")
     return samples
+
+
+def closed_loop(row: Row, settings: Settings) -> Samples:
+    """The procedure of the ordinary rows."""
+    return in_turns(
+        row,
+        settings,
+        lambda cluster, number: sample(load(cluster, row, settings, settings.seconds, number)),
+    )
 
 
 def _row(kind: str, connections: int, outstanding: int) -> Row:
