@@ -46,6 +46,7 @@ clean_up() {
     compose -f deploy/compose.yaml -p "$project" down --volumes --timeout 5 >/dev/null 2>&1 || true
     if [ -n "$engine" ]; then
       kill "$engine" 2>/dev/null && wait "$engine" 2>/dev/null || true
+      umount "$scratch"/exec/netns/* 2>/dev/null || true
     else
       docker image rm "$image" >/dev/null 2>&1 || true
       docker image prune --force --filter label=raftkv.stage=build >/dev/null 2>&1 || true
