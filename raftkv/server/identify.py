@@ -262,11 +262,11 @@ def _problem(reply: peer_pb2.IdentifyReply, request: peer_pb2.IdentifyRequest, n
         )
     if reply.you_were_removed:
         raise MemberRemoved(removed_text(request.member_id))
+    if reply.your_id != request.member_id:  # or still the one who had these peer URLs before
+        return "it knows no such member (yet)"
     if reply.your_incarnation not in (0, request.incarnation):
         raise CorruptionError(rejoin_text(request.member_id))
-    if reply.your_id != request.member_id or not reply.your_incarnation:
-        return "it knows no such member (yet)"
-    return ""
+    return "" if reply.your_incarnation else "it has not noted this directory (yet)"
 
 
 class _Waiting:

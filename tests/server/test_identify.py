@@ -255,8 +255,9 @@ def test_a_new_directory_waits_for_a_majority_of_the_others(
         yes(3),  # the member of another port
         yes(4, known=0, incarnation=0),  # it does not know of this member yet
         yes(4, incarnation=0),  # it has noted nothing
+        yes(4, known=77, incarnation=99),  # it lags: these peer URLs were a removed member's
     ],
-    ids=["cluster", "member", "unknown", "not noted"],
+    ids=["cluster", "member", "unknown", "not noted", "former member of this address"],
 )
 def test_an_answer_that_promises_nothing_does_not_count(
     monkeypatch: pytest.MonkeyPatch, other: Answer
