@@ -141,6 +141,7 @@ async def join(
     rounds = 0
     while True:
         strangers = []
+        lost = 0  # a member that had another directory; but who says so may lag, so ask all
         for url in others:
             reply = await ask(url, request, context)
             if isinstance(reply, str):
@@ -149,11 +150,14 @@ async def join(
             if reply.you_were_removed:
                 raise MemberRemoved(removed_text(request.member_id))
             if reply.your_incarnation not in (0, request.incarnation):
-                raise CorruptionError(rejoin_text(reply.your_id or request.member_id))
+                lost = reply.your_id or request.member_id
+                continue
             if reply.your_id:
                 return reply
             waiting.because(url, "it knows no member with these peer URLs (yet)")
             strangers.append(url)
+        if lost:
+            raise CorruptionError(rejoin_text(lost))
         rounds += bool(strangers)
         if 2 * len(strangers) > len(others) or rounds > STRANGER_ROUNDS:
             raise ConfigError(

@@ -293,6 +293,15 @@ def test_a_joiner_is_not_turned_away_by_one_member_that_lags_behind(
     assert strangers.rounds == 0
 
 
+def test_a_joiner_is_not_taken_for_the_former_member_of_its_address_by_one_that_lags(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    behind = yes(1, known=77, incarnation=ANOTHER)
+    assert join(Others({1: behind, 2: yes(2, incarnation=0)}), monkeypatch).your_id == SELF
+    with pytest.raises(CorruptionError, match="raftctl member remove 4d"):
+        join(Others({1: behind}), monkeypatch)
+
+
 def test_a_joiner_whose_directory_is_known_is_told_how_to_rejoin(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
