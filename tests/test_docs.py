@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -10,6 +11,7 @@ from typing import Final
 import grpc
 import pytest
 
+from raftkv.client import Client
 from tests import processes
 from tests.architecture import ROOT
 from tests.conformance.calls import Rpc, every_rpc, status_of_empty_call
@@ -113,10 +115,20 @@ def local_cluster(tmp_path: Path) -> Iterator[list[int]]:
             ports = [base, base + 2, base + 4]
             for port in ports:
                 processes.wait_for_read(f"127.0.0.1:{port}", lambda: process.poll() is None)
+            _wait_for_addresses(f"127.0.0.1:{base}")
             yield ports
         finally:
             process.terminate()
             process.wait(timeout=30)
+
+
+def _wait_for_addresses(endpoint: str) -> None:
+    """A member serves a moment before the others know where its clients find it."""
+    deadline = time.monotonic() + 60
+    with Client(endpoint, timeout=60) as client:
+        while not all(member.client_urls for member in client.members()):
+            assert time.monotonic() < deadline, "a member never told its clients' addresses"
+            time.sleep(0.05)
 
 
 @pytest.mark.slow

@@ -123,7 +123,8 @@ def test_list_names_workloads_and_nemeses() -> None:
     ended = jepsen("list")
     assert ended.returncode == 0
     assert re.search(r"register +read, write", ended.stdout)
-    assert re.search(r"partition +.*needs network", ended.stdout)
+    assert re.search(r"partition +.*needs isolation\)", ended.stdout)
+    assert re.search(r"flap +.*needs network\)", ended.stdout)
 
 
 def test_a_cluster_that_runs_is_checked_and_left_as_it_was(root: Path) -> None:

@@ -5,6 +5,7 @@ begins, from its seed: the order of variants, the lengths, and a number for each
 `invoke` draws whatever depends on the moment (which member it is that leads).
 """
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from random import Random
 from typing import Any, Final, NamedTuple
@@ -13,6 +14,8 @@ from jepsen_lite.generator import Generator, cycle, once, sleep
 from jepsen_lite.target.base import Target, TargetError
 
 ROUNDS: Final = 4  # shuffles of the variants before the same order comes again
+LEADER_SECONDS: Final = 3.0  # an election takes less, if one can be won at all
+LEADER_POLL_SECONDS: Final = 0.2
 ONE, LEADER, MINORITY, ALL = "one", "leader", "minority", "all"
 
 
@@ -66,6 +69,17 @@ async def known_leader(target: Target) -> int | None:
         return None
 
 
+async def _next_leader(target: Target) -> int | None:
+    """The leader; where there is none, for another fault took it, the next one."""
+    clock = asyncio.get_running_loop().time
+    deadline = clock() + LEADER_SECONDS
+    leader = await known_leader(target)
+    while leader is None and clock() < deadline:
+        await asyncio.sleep(LEADER_POLL_SECONDS)
+        leader = await known_leader(target)
+    return leader
+
+
 async def victims(target: Target, whom: str, random: Random) -> list[int]:
     """The members that ONE, LEADER, MINORITY or ALL means now; [] if there is no leader."""
     members = target.present
@@ -74,7 +88,7 @@ async def victims(target: Target, whom: str, random: Random) -> list[int]:
     if whom == MINORITY:
         return sorted(random.sample(members, max((len(members) - 1) // 2, 1)))
     if whom == LEADER:
-        leader = await known_leader(target)
+        leader = await _next_leader(target)
         return [] if leader is None else [leader]
     assert whom == ONE, whom
     return [random.choice(members)]
