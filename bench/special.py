@@ -15,6 +15,7 @@ from typing import Final
 from bench.clusters import Cluster, Node
 from bench.generator import Generator, Run
 from bench.rows import (
+    FLUSH_SECONDS,
     MIB,
     Row,
     Sample,
@@ -32,7 +33,6 @@ CALM_SECONDS: Final = 1.0
 WATCHED_SECONDS: Final = 6.0
 FAILOVER_RATE: Final = 400.0
 FAILOVER_CONNECTIONS: Final = 6
-FLUSH_SECONDS: Final = 3.0
 
 
 def long_put(row: Row, settings: Settings) -> Samples:

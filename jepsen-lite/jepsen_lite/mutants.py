@@ -135,6 +135,17 @@ def _teeth() -> tuple[Tooth, ...]:
 
 TEETH: Final = _teeth()
 
+
+def _found_as_well(found_by: str, runs: Mapping[str, tuple[str, str]]) -> tuple[Tooth, ...]:
+    """The teeth of these mutants' names, in that order, for another way of finding them."""
+    return tuple(
+        replace(tooth, found_by=found_by, workload=workload, nemeses=nemeses)
+        for name, (workload, nemeses) in runs.items()
+        for tooth in TEETH
+        if tooth.mutant.name == name
+    )
+
+
 # Whole runs with real members find these as well: (workload, nemeses).
 _REAL: Final[Mapping[str, tuple[str, str]]] = {
     "answer before commit": ("register", "kill,partition"),
@@ -144,12 +155,7 @@ _REAL: Final[Mapping[str, tuple[str, str]]] = {
     "split a revision": ("watch", "kill"),
 }
 
-REAL: Final = tuple(
-    replace(tooth, found_by=RUN, workload=_REAL[name][0], nemeses=_REAL[name][1])
-    for name in _REAL
-    for tooth in TEETH
-    if tooth.mutant.name == name
-)
+REAL: Final = _found_as_well(RUN, _REAL)
 
 # Simulated runs find these as well, one at least for each kind of what clients use: (workload,
 # nemeses).
@@ -164,12 +170,7 @@ _SIMULATED: Final[Mapping[str, tuple[str, str]]] = {
     "commit without a majority": ("election", "partition,kill,pause"),
 }
 
-IN_SIMULATED_RUNS: Final = tuple(
-    replace(tooth, found_by=SIMULATED, workload=_SIMULATED[name][0], nemeses=_SIMULATED[name][1])
-    for name in _SIMULATED
-    for tooth in TEETH
-    if tooth.mutant.name == name
-)
+IN_SIMULATED_RUNS: Final = _found_as_well(SIMULATED, _SIMULATED)
 
 
 def tooth_of(name: str) -> Tooth:

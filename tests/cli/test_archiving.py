@@ -211,14 +211,20 @@ def test_a_member_that_does_not_get_to_what_is_committed_is_left(
     assert any("does not get to revision 9" in line for line in told)
 
 
+def compacted_behind_an_archive(directory: Path) -> Servers:
+    """Archived up to revision 5; 12 are there by now, and the first 9 compacted."""
+    servers = Servers()
+    servers.extend(5)
+    archived(servers, directory)
+    servers.extend(12)
+    servers.compacted = 9
+    return servers
+
+
 def test_what_was_compacted_before_it_was_archived_becomes_a_gap_that_is_told(
     tmp_path: Path,
 ) -> None:
-    servers = Servers()
-    servers.extend(5)
-    archived(servers, tmp_path)
-    servers.extend(12)
-    servers.compacted = 9
+    servers = compacted_behind_an_archive(tmp_path)
     told = archived(servers, tmp_path)
     servers.extend(14)
     archived(servers, tmp_path)
@@ -228,11 +234,7 @@ def test_what_was_compacted_before_it_was_archived_becomes_a_gap_that_is_told(
 
 
 def test_a_base_that_does_not_come_is_asked_for_again(tmp_path: Path) -> None:
-    servers = Servers()
-    servers.extend(5)
-    archived(servers, tmp_path)
-    servers.extend(12)
-    servers.compacted = 9
+    servers = compacted_behind_an_archive(tmp_path)
     failures = iter([True, True])
 
     def read(method: str, request: Any, reply: Any) -> Any:

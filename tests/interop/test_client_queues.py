@@ -63,7 +63,7 @@ class Member:
     """Somebody in the queue: a process that prints its key once it holds."""
 
     def __init__(self, running: Running, library: str) -> None:
-        self.library = library
+        self.client = library
         self.running = running
 
     def held(self) -> str:
@@ -72,7 +72,7 @@ class Member:
 
     def release(self) -> None:
         """Gives its place up and waits until it has."""
-        if self.library == "etcdctl":
+        if self.client == "etcdctl":
             self.running.interrupt()
         else:
             self.running.say("enough")
@@ -148,7 +148,7 @@ def test_all_clients_wait_in_one_queue_in_the_order_of_their_coming(
             queue = queue_now
         tokens = []
         for place, member in enumerate(members):
-            assert member.held() == queue[place], member.library
+            assert member.held() == queue[place], member.client
             assert [key.decode() for key in queue_of(client, name)] == queue[place:]
             tokens.append(client.get(queue[place]).create_revision)
             member.release()

@@ -8,6 +8,7 @@ when their process ends (`raftkv.sim.hub.Outlet`).
 Paths that are missing here are UNIMPLEMENTED.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from random import Random
 from typing import TYPE_CHECKING, Any, Final
@@ -156,7 +157,7 @@ def _asked(node: Node, path: str, data: bytes, ticket: Ticket) -> ApiError | Non
 
 
 # --- streams --------------------------------------------------------------------------------
-class End:
+class End(ABC):
     """The server's end of a stream, in one process of a member. call: the client's end."""
 
     def __init__(self, node: Node, call: "SimCall", random: Random) -> None:
@@ -166,15 +167,15 @@ class End:
         self._capacity = random.choice(CAPACITIES)
         node.hub.open(self)  # type: ignore[arg-type]  # the watches' is a sink, others are told
 
+    @abstractmethod
     def message(self, data: bytes) -> None:
         """A request."""
-        raise NotImplementedError
 
     def full(self) -> bool:
         """The client is to read before it gets more (see Sink)."""
         return self.call.unread >= self._capacity
 
-    def drained(self) -> None:
+    def drained(self) -> None:  # noqa: B027  (nothing to send)
         """The client has read."""
 
     def later(self, delay_us: int, act: Callable[[], None]) -> None:
@@ -318,7 +319,7 @@ class WatchEnd(End):
             )
         )
 
-    def drained(self) -> None:
+    def drained(self) -> None:  # noqa: B027  (nothing to send)
         """See End."""
         self.node.hub.wake(list(self._watchers.values()))
 
