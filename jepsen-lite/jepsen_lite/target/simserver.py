@@ -319,7 +319,7 @@ class WatchEnd(End):
             )
         )
 
-    def drained(self) -> None:  # noqa: B027  (nothing to send)
+    def drained(self) -> None:
         """See End."""
         self.node.hub.wake(list(self._watchers.values()))
 
