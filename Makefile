@@ -15,6 +15,11 @@ HOURS ?= 8
 # twice.
 FAST_FLAGS ?= -n 4 --dist worksteal
 SLOW_FLAGS ?= -n 4 --dist worksteal
+# Whose time ran out on a busy machine runs once more, at most three tests of a run, each told by
+# name with its traceback. A wrong value, a lost write, a broken promise fails at once.
+RERUN_FLAGS ?= --reruns 1 --max-suite-reruns 3 --rerun-show-tracebacks \
+	--only-rerun '^(TimeoutError|TimeoutExpired|TimedOut):' --only-rerun '^Failed: Timeout' \
+	--only-rerun DEADLINE_EXCEEDED --only-rerun 'timed out'
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
@@ -53,8 +58,8 @@ run: $(VENV)/.runtime ## Run a three-node cluster in the foreground, data in ./d
 test: $(VENV)/.dev ## Run every test, the fast ones first
 	@scripts/test-packages.sh
 	@status=0; \
-	$(BIN)/pytest -m 'not slow' $(FAST_FLAGS) || status=$$?; \
-	$(BIN)/pytest -m slow $(SLOW_FLAGS) || status=$$?; \
+	$(BIN)/pytest -m 'not slow' $(FAST_FLAGS) $(RERUN_FLAGS) || status=$$?; \
+	$(BIN)/pytest -m slow $(SLOW_FLAGS) $(RERUN_FLAGS) || status=$$?; \
 	exit $$status
 
 check: $(VENV)/.dev ## Lint, types, generated code, architecture; writes nothing
