@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -37,6 +37,37 @@ class StartFailed(Exception):
     """A server did not come up; the text has the end of its log."""
 
 
+_LOWEST_PORT: Final = 10_000
+_BEHIND_PORTS: Final = 32_000
+
+
+class _Share:
+    """The ports that this process may give out, each of them once until all have had their turn.
+
+    A port is nobody's between the look whether it is free and the server that binds it, which may
+    take seconds. So workers that run tests beside each other give out different ones.
+    """
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        workers = int(environment.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+        own = int(environment.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % workers
+        size = (_BEHIND_PORTS - _LOWEST_PORT) // workers
+        self.ports = range(_LOWEST_PORT + own * size, _LOWEST_PORT + (own + 1) * size)
+        # Another run of tests may be under way.
+        self._next = random.SystemRandom().randrange(self.ports.start, self.ports.stop)
+
+    def take(self, count: int) -> int:
+        """The first of `count` ports in a row."""
+        if self._next + count > self.ports.stop:
+            self._next = self.ports.start
+        first = self._next
+        self._next += count
+        return first
+
+
+_share: Final = _Share(os.environ)
+
+
 def free_ports(count: int) -> list[int]:
     """Ports of the loopback that nobody listens on; all differ.
 
@@ -50,7 +81,7 @@ def free_ports(count: int) -> list[int]:
 def consecutive_free_ports(count: int) -> int:
     """The first of `count` such ports in a row."""
     while True:
-        first = random.SystemRandom().randrange(10_000, 32_000 - count)
+        first = _share.take(count)
         with ExitStack() as stack:
             try:
                 for port in range(first, first + count):
