@@ -68,6 +68,7 @@ class ServerConfig:
     quota_backend_bytes: NOSPACE above this size; 0: no limit (etcd's negative values).
     listen_client_http_urls: for HTTP alone, which the client URLs then do not serve; none: they do.
     listen_metrics_urls: for metrics and health alone, besides the client URLs.
+    enable_pprof: serve profiles of the process below /debug/pprof/.
     cors: origins whose scripts may use HTTP, "*": all. host_whitelist: hosts that may be asked for
         without TLS, "*": all.
     auto_compaction_retention_seconds, _revisions: at most one is not 0; both 0: off.
@@ -108,6 +109,7 @@ class ServerConfig:
     listen_client_http_urls: tuple[Url, ...] = ()
     listen_metrics_urls: tuple[Url, ...] = ()
     enable_grpc_gateway: bool = True
+    enable_pprof: bool = False
     cors: tuple[str, ...] = ()
     host_whitelist: tuple[str, ...] = ("*",)
     client_tls: TlsFiles | None = None

@@ -35,7 +35,6 @@ TUNING_KEYS: Final = frozenset(
         "max-snapshots",
         "max-wals",
         "logger",
-        "enable-pprof",
         "proxy",
         "proxy-failure-wait",
         "proxy-refresh-interval",

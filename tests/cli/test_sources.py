@@ -62,6 +62,7 @@ def test_every_flag_reaches_its_field(tmp_path: Path) -> None:
             "listen-client-http-urls": "http://0.0.0.0:3",
             "listen-metrics-urls": "http://0.0.0.0:4",
             "enable-grpc-gateway": "false",
+            "enable-pprof": "true",
             "cors": "http://a",
             "host-whitelist": "b",
             "experimental-initial-corrupt-check": "true",

@@ -1,11 +1,12 @@
-"""HTTP on the client port, beside gRPC: the JSON gateway, health, version and metrics.
+"""HTTP on the client port, beside gRPC: the JSON gateway, health, version, metrics and profiles.
 
     http1, http1_exchange, http2
                       bytes of one connection <-> requests and exchanges
     messages          what a request and its way back are, whatever brought it
     site              which page a path is
     access            CORS and the host whitelist, in front of all pages
-    health, pages     the pages that are not the gateway
+    health, pages, variables, profiles
+                      the pages that are not the gateway
     gateway, calls    a path of the gateway -> the route of the gRPC method behind it
     paths             etcd's table of paths
     fromjson, tojson, objects

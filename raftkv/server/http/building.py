@@ -8,7 +8,9 @@ from raftkv.server.http.access import Access
 from raftkv.server.http.gateway import Gateway
 from raftkv.server.http.health import MemberCondition, checks_pages, health_page
 from raftkv.server.http.pages import Exposition, metrics_page, version_page
+from raftkv.server.http.profiles import profile_pages
 from raftkv.server.http.site import Page, Site
+from raftkv.server.http.variables import variables_page
 from raftkv.server.routes import Routes
 from raftkv.server.services.catalogue import service_descriptors
 from raftkv.server.services.context import Context
@@ -44,5 +46,11 @@ class Sites:
         if config.enable_grpc_gateway:
             services = service_descriptors()
             gateway = Gateway(context.driver, routes, services, max_message_bytes, tallies)
-        pages = {**watched, "/version": version_page()}
+        pages = {
+            **watched,
+            "/version": version_page(),
+            "/debug/vars": variables_page(context.replica),
+        }
+        if config.enable_pprof:
+            pages.update(profile_pages(context.driver.loop))
         self.clients = Site(pages, gateway, Access(config.cors, config.host_whitelist))

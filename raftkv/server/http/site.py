@@ -1,7 +1,8 @@
 """Which page a path is.
 
 Paths are looked up as Go's ServeMux does: one that is not in its shortest form is redirected to
-that, "/v3/" and all below it is the gateway's, everything unknown is "404 page not found".
+that, "/v3/" and all below it is the gateway's, a page whose path ends with a slash has all below it
+that is no other's, everything unknown is "404 page not found".
 """
 
 import posixpath
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
 
     from raftkv.server.clients import ClientListener
 
-Page: TypeAlias = Callable[[Exchange, Request], None]
+# Answers, now or later; gives who hears of the client meanwhile, if that is of interest.
+Page: TypeAlias = Callable[[Exchange, Request], Receiver | None]
 
 GATEWAY: Final = "/v3/"
 _OLD_GATEWAY: Final = "/v3beta/"
@@ -63,6 +65,7 @@ class Site:
         self, pages: Mapping[str, Page], gateway: Gateway | None, access: Access | None
     ) -> None:
         self._pages = pages
+        self._trees = tuple(path for path in pages if path.endswith("/"))
         self._gateway = gateway
         self._access = access
 
@@ -84,13 +87,24 @@ class Site:
             return gateway.open(exchange, request)
         page = self._pages.get(path)
         if page is not None:
-            page(exchange, request)
-        elif _clean(path) != path or (gateway is not None and path == GATEWAY[:-1]):
+            return page(exchange, request) or ANSWERED
+        if _clean(path) != path or (gateway is not None and path == GATEWAY[:-1]):
             _redirect(exchange, request, GATEWAY if path == GATEWAY[:-1] else _clean(path))
         elif gateway is not None and gateway.knows(path):
             return gateway.open(exchange, request)
         else:
-            exchange.respond(404, OF_TEXT, b"404 page not found\n")
+            return self._below(path, exchange, request)
+        return ANSWERED
+
+    def _below(self, path: str, exchange: Exchange, request: Request) -> Receiver:
+        """A path that is no page of its own."""
+        for tree in self._trees:
+            if path.startswith(tree):
+                return self._pages[tree](exchange, request) or ANSWERED
+            if path == tree[:-1]:
+                _redirect(exchange, request, tree)
+                return ANSWERED
+        exchange.respond(404, OF_TEXT, b"404 page not found\n")
         return ANSWERED
 
     def upgrades(self, request: Request) -> bool:
@@ -151,11 +165,11 @@ def _redirect(exchange: Exchange, request: Request, path: str) -> None:
 def only_get(page: Page) -> Page:
     """A page that answers 405 to anything but GET, as etcd's do; to HEAD as well."""
 
-    def answer(exchange: Exchange, request: Request) -> None:
+    def answer(exchange: Exchange, request: Request) -> Receiver | None:
         if request.method == b"GET":
-            page(exchange, request)
-        else:
-            status, fields, body = plain_error(405)
-            exchange.respond(status, ((b"Allow", b"GET"), *fields), body)
+            return page(exchange, request)
+        status, fields, body = plain_error(405)
+        exchange.respond(status, ((b"Allow", b"GET"), *fields), body)
+        return None
 
     return answer
