@@ -1,17 +1,26 @@
 """Runs etcdctl as a process and raftctl in this one, for comparison."""
 
 import io
+import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
 from unittest import mock
 
 from raftkv.cli import ctl
 from tests.processes import ETCDCTL
 
-COMMAND_SECONDS = 20.0
+COMMAND_SECONDS: Final = 120.0
+# If a command line says nothing else: other work may slow this machine down. etcdctl gets flags,
+# for it refuses to run with a flag that is in its environment too.
+ETCDCTL_FLAGS: Final = ("--command-timeout=40s",)
+PATIENT: Final[Mapping[str, str]] = MappingProxyType(
+    {"RAFTCTL_COMMAND_TIMEOUT": "40s", "RAFTCTL_DIAL_TIMEOUT": "10s"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +41,7 @@ class Outcome:
 def etcdctl(argv: Sequence[str | bytes], stdin: bytes = b"") -> Outcome:
     """Run etcdctl."""
     done = subprocess.run(
-        [str(ETCDCTL), *argv],
+        [str(ETCDCTL), *ETCDCTL_FLAGS, *argv],
         input=stdin,
         capture_output=True,
         timeout=COMMAND_SECONDS,
@@ -46,7 +55,12 @@ def raftctl(argv: Sequence[str], stdin: bytes = b"") -> Outcome:
     out = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True)
     err = io.StringIO()
     source = io.TextIOWrapper(io.BytesIO(stdin), encoding="utf-8")
-    with mock.patch.object(sys, "stdin", source), redirect_stdout(out), redirect_stderr(err):
+    with (
+        mock.patch.object(sys, "stdin", source),
+        mock.patch.dict(os.environ, {**PATIENT, **os.environ}),
+        redirect_stdout(out),
+        redirect_stderr(err),
+    ):
         code = ctl.run(list(argv))
     out.flush()
     buffer = out.buffer

@@ -10,9 +10,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from tests.cli.running import PATIENT
 from tests.processes import ETCDCTL
 
-PATIENCE_SECONDS = 20.0
+PATIENCE_SECONDS = 90.0
 TOOLS: Mapping[str, tuple[str, ...]] = {
     "etcdctl": (str(ETCDCTL),),
     "raftctl": (sys.executable, "-c", "from raftkv.cli.ctl import main; main()"),
@@ -45,7 +46,7 @@ class Running:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env={**os.environ, **(env or {})},
+            env={**PATIENT, **os.environ, **(env or {})},
             start_new_session=True,
         )
         self.out = b""

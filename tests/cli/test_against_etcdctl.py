@@ -25,7 +25,7 @@ def _fresh_etcd(directory: Path, ports: Sequence[int]) -> Cluster:
     client, peer = (f"http://127.0.0.1:{port}" for port in ports)
     directory.mkdir()
     command = [
-        *(str(ETCD), "--log-level=error", f"--data-dir={directory / 'data'}"),
+        *(str(ETCD), "--log-level=error", "--unsafe-no-fsync", f"--data-dir={directory / 'data'}"),
         *(f"--listen-client-urls={client}", f"--advertise-client-urls={client}"),
         *(f"--listen-peer-urls={peer}", f"--initial-advertise-peer-urls={peer}"),
         f"--initial-cluster=default={peer}",
@@ -93,7 +93,7 @@ def test_a_mask_hides_only_what_it_names() -> None:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with etcd(tmp_path_factory.mktemp("etcd")) as cluster:
+    with etcd(tmp_path_factory.mktemp("etcd"), "--unsafe-no-fsync") as cluster:
         yield cluster.endpoints
 
 

@@ -154,7 +154,7 @@ def test_a_call_goes_to_the_next_endpoint_when_one_never_answers_the_handshake(
     server = FakeServer()
     with serving(server) as good, silent() as bad:
         endpoints = f"{bad},{good}"
-        done = raftctl(["--endpoints", endpoints, "--dial-timeout", "200ms", *argv])
+        done = raftctl(["--endpoints", endpoints, "--dial-timeout", "2s", *argv])
     assert done.exit_code == 0, done.err
     assert len(server.calls) == 1
 
@@ -244,7 +244,7 @@ def test_a_deadline_ends_the_command_and_a_write_says_that_its_outcome_is_unknow
 
 def test_an_unreachable_cluster_is_one_line_that_names_each_endpoint() -> None:
     first, second = _closed_endpoint(), _closed_endpoint()
-    done = raftctl(["--endpoints", f"{first},{second}", "--dial-timeout", "100ms", "put", "k", "v"])
+    done = raftctl(["--endpoints", f"{first},{second}", "--dial-timeout", "1s", "put", "k", "v"])
     assert done.exit_code == 1
     assert done.err == (
         "Error: context deadline exceeded: no endpoint could be reached "
@@ -293,7 +293,7 @@ def test_an_endpoint_of_another_kind_is_refused(endpoint: str) -> None:
 
 def test_endpoint_commands_show_the_others_when_one_is_down() -> None:
     good, bad = FakeServer(), _closed_endpoint()
-    flags = ["--dial-timeout=100ms", "--command-timeout=1s"]
+    flags = ["--dial-timeout=1s", "--command-timeout=10s"]
     with serving(good) as endpoint:
         done = raftctl(["--endpoints", f"{bad},{endpoint}", *flags, "endpoint", "health"])
     assert done.exit_code == 1
@@ -317,7 +317,7 @@ def test_health_with_wait_asks_again_until_all_are_healthy() -> None:
 def test_health_with_wait_ends_with_what_it_found_last() -> None:
     server = FakeServer(UNAVAILABLE, "etcdserver: request timed out")
     with serving(server) as endpoint:
-        done = raftctl(["--endpoints", endpoint, "endpoint", "health", "--wait=300ms"])
+        done = raftctl(["--endpoints", endpoint, "endpoint", "health", "--wait=3s"])
     assert done.exit_code == 1
     assert done.err.count(f"{endpoint} is unhealthy") == 1
     assert done.err.endswith("Error: unhealthy cluster\n")

@@ -1,6 +1,5 @@
 """`raftkv local` with real servers: a cluster comes up, answers, stops, and remembers."""
 
-import random
 import re
 import signal
 import subprocess
@@ -11,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from raftkv.cli.local import LocalNode, PortTaken, check_ports, plan
+from raftkv.cli.local import LocalNode, plan
 from tests.cli.running import raftctl
+from tests.processes import consecutive_free_ports
 
 pytestmark = pytest.mark.slow
 
@@ -21,14 +21,8 @@ NODES = 3
 
 def _free_plan(directory: Path) -> tuple[int, list[LocalNode]]:
     """A base with all of the cluster's ports free."""
-    for base in random.sample(range(20_000, 30_000, 2 * NODES), 100):
-        nodes = plan(NODES, directory, base)
-        try:
-            check_ports(nodes)
-        except PortTaken:
-            continue
-        return base, nodes
-    raise AssertionError("no six free ports in a row")
+    base = consecutive_free_ports(2 * NODES)
+    return base, plan(NODES, directory, base)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ import signal
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 
@@ -39,6 +40,20 @@ class Ctl:
     def wait_for(self, keys: int) -> None:
         while len(self.queue()) != keys:
             pass  # every look is a process of its own
+
+    def wait_for_watchers(self, watchers: int) -> None:
+        """Until so many watches are open: one for each tool that waits for a key to go.
+
+        A signal that comes earlier may cross the answer to the tool's put, and etcdctl leaves
+        its key behind then.
+        """
+        while f"\netcd_debugging_mvcc_watcher_total {watchers}\n".encode() not in self._metrics():
+            pass  # every look is a call of its own
+
+    def _metrics(self) -> bytes:
+        with urlopen(f"http://{self.base[1]}/metrics", timeout=60) as answer:
+            found: bytes = answer.read()
+            return found
 
     def revoke(self, key: bytes) -> None:
         lease = key.rpartition(b"/")[2].decode()
@@ -156,8 +171,10 @@ def test_a_waiter_that_is_interrupted_leaves_the_queue(ctl: Ctl) -> None:
         holder.wait_for(b"\n\n")
 
         def act(tool: str) -> Said:
+            ctl.wait_for_watchers(0)
             with ctl.running(tool, "lock", ctl.name) as running:
-                ctl.wait_for(2)
+                ctl.wait_for_watchers(1)
+                assert len(ctl.queue()) == 2
                 said = running.end(signal.SIGINT)
             ctl.wait_for(1)
             return said
@@ -172,7 +189,7 @@ def test_a_waiter_whose_lease_dies_gets_an_error(ctl: Ctl) -> None:
     def act(tool: str) -> Said:
         with ctl.running("etcdctl", "lock", ctl.name) as holder:
             holder.wait_for(b"\n\n")
-            with ctl.running(tool, "lock", ctl.name, "--ttl=2", "echo", "locked") as waiter:
+            with ctl.running(tool, "lock", ctl.name, "--ttl=60", "echo", "locked") as waiter:
                 ctl.wait_for(2)
                 (key,) = (one for one in ctl.queue() if one not in holder.out)
                 ctl.revoke(key)
@@ -185,7 +202,7 @@ def test_a_waiter_whose_lease_dies_gets_an_error(ctl: Ctl) -> None:
 
 def test_a_holder_whose_lease_dies_is_told(ctl: Ctl) -> None:
     def act(tool: str) -> Said:
-        with ctl.running(tool, "lock", ctl.name, "--ttl=2") as holder:
+        with ctl.running(tool, "lock", ctl.name, "--ttl=6") as holder:
             holder.wait_for(b"\n\n")
             ctl.revoke(ctl.queue()[0])
             return holder.end()
@@ -212,7 +229,7 @@ def test_etcdctl_and_raftctl_wait_in_one_queue(ctl: Ctl) -> None:
 
 def test_a_lock_is_kept_for_longer_than_its_ttl(ctl: Ctl) -> None:
     """Renewed while the command runs."""
-    argv = ["lock", ctl.name, "--ttl=2", "--", "sleep", "4"]
+    argv = ["lock", ctl.name, "--ttl=5", "--", "sleep", "7"]
     with ctl.running("raftctl", *argv) as holder:
         ctl.wait_for(1)
         with ctl.running("etcdctl", "lock", ctl.name, "--", "echo", "mine") as waiter:
@@ -239,6 +256,7 @@ def test_leaders_and_listeners(ctl: Ctl) -> None:
             ctl.running(tool, "elect", ctl.name, "one") as first,
             ctl.running(tool, "elect", "-l", ctl.name) as listener,
         ):
+            first.wait_for(b"one\n")
             listener.wait_for(b"one\n")
             with ctl.running(tool, "elect", ctl.name, "two") as second:
                 ctl.wait_for(2)
@@ -285,8 +303,10 @@ def test_a_candidate_that_is_interrupted_leaves_the_queue(ctl: Ctl) -> None:
         leader.wait_for(b"one\n")
 
         def act(tool: str) -> Said:
+            ctl.wait_for_watchers(0)
             with ctl.running(tool, "elect", ctl.name, "two") as running:
-                ctl.wait_for(2)
+                ctl.wait_for_watchers(1)
+                assert len(ctl.queue()) == 2
                 said = running.end(signal.SIGTERM)
             ctl.wait_for(1)
             return said

@@ -20,7 +20,8 @@ def _three_etcds(directory: Path) -> Cluster:
     for number, peer in enumerate(peers):
         client = f"http://127.0.0.1:{ports[number]}"
         command = [
-            *(str(ETCD), "--log-level=error", f"--name=e{number}"),
+            *(str(ETCD), "--log-level=error", "--unsafe-no-fsync", f"--name=e{number}"),
+            *("--heartbeat-interval=300", "--election-timeout=3000"),  # nobody else is to lead
             f"--data-dir={directory / str(number)}",
             *(f"--listen-client-urls={client}", f"--advertise-client-urls={client}"),
             *(f"--listen-peer-urls={peer}", f"--initial-advertise-peer-urls={peer}"),

@@ -20,7 +20,7 @@ from tests.processes import Cluster, Server, etcd, raftkv
 
 pytestmark = pytest.mark.slow
 
-TERMINAL_SECONDS = 30.0
+TERMINAL_SECONDS = 90.0
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def test_top_counts_the_puts_and_gets_of_each_member(cluster: Cluster) -> None:
     try:
         assert busy.stdout is not None
         busy.stdout.readline()  # the first put is there
-        found = rows(run(cluster.endpoints, "top", "--once", "-w", "json"))
+        found = rows(run(cluster.endpoints, "top", "--once", "-w", "json", "--interval=4s"))
     finally:
         busy.kill()
         busy.communicate()
@@ -160,7 +160,7 @@ def test_members_started_differently_are_found(tmp_path_factory: pytest.TempPath
     cluster.servers[1]._command += ["--election-timeout=2000", "--heartbeat-interval=200"]
     with cluster:
         outcome = run(cluster.endpoints, "doctor", "-w", "json")
-    assert outcome.exit_code == 1
+    assert outcome.exit_code in (1, 2)  # 2: the disk is far too slow
     texts = [one["text"] for one in json.loads(outcome.out)["findings"]]
     assert any("--election-timeout" in text and "2000: raftkv2" in text for text in texts)
     assert any("--heartbeat-interval" in text for text in texts)
@@ -262,7 +262,7 @@ def test_colours_are_for_terminals_whose_owner_wants_them(
     terminal = Terminal("--endpoints", cluster.endpoints, "doctor", NO_COLOR=no_color)
     terminal.until(r"members answered")
     code, _ = terminal.end()
-    assert code in (0, 1)
+    assert code in (0, 1, 2)  # what it finds is the machine's affair
     assert ("\x1b[3" in terminal.text) == coloured
 
 
