@@ -7,6 +7,7 @@ from typing import Any
 import grpc
 import pytest
 
+import raftkv.server.node
 from raftkv import limits
 from raftkv.pb import rpc_pb2
 from raftkv.replica.replica import Replica
@@ -81,7 +82,7 @@ def test_keys_and_list_are_as_new_as_what_any_member_has_acknowledged(tmp_path: 
                     await writer.put(key, lease)
                     answer = await reader.left(lease, keys=True)
                     assert (list(answer.keys), answer.grantedTTL) == ([key], 60)
-                    assert answer.TTL in (59, 60)
+                    assert 30 < answer.TTL <= 60
 
     asyncio.run(scenario())
 
@@ -280,11 +281,13 @@ def test_a_renewal_without_a_leader_ends_its_stream_after_the_request_timeout(
     asyncio.run(scenario())
 
 
-def test_a_member_that_stops_says_so_on_idle_streams(tmp_path: Path) -> None:
+def test_a_member_that_stops_says_so_on_idle_streams(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """They would hold it up until they are cut."""
+    monkeypatch.setattr(raftkv.server.node, "DRAIN_SECONDS", 3600.0)
 
     async def scenario() -> None:
-        loop = asyncio.get_running_loop()
         async with (
             running(configs(1, tmp_path)) as (node,),
             lease_client(node) as client,
@@ -292,11 +295,9 @@ def test_a_member_that_stops_says_so_on_idle_streams(tmp_path: Path) -> None:
             lease = await client.grant(60)
             stream = client.stream()
             assert await stream.renew(lease) == (lease, 60)
-            started = loop.time()
             stopping = asyncio.create_task(node.stop())
             assert await stream.end() == ("UNAVAILABLE", "etcdserver: server stopped")
-            await stopping
-            assert loop.time() - started < 2.5
+            await asyncio.wait_for(stopping, 60)
 
     asyncio.run(scenario())
 
