@@ -27,7 +27,7 @@ async def throw(port: int, data: bytes) -> bytes:
     """Sends bytes and returns what comes back until the server closes."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     answer = b""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         try:
             writer.write(data)
             while piece := await reader.read(65536):

@@ -90,13 +90,14 @@ async def put(node: Node, authority: Authority, name: str | None = None) -> None
             request_serializer=rpc_pb2.PutRequest.SerializeToString,
             response_deserializer=rpc_pb2.PutResponse.FromString,
         )
-        await call(rpc_pb2.PutRequest(key=b"k", value=b"v"), timeout=10)
+        # A handshake that a busy machine did not get done in time is tried again.
+        await call(rpc_pb2.PutRequest(key=b"k", value=b"v"), timeout=60, wait_for_ready=True)
 
 
 async def throw(port: int, data: bytes, context: ssl.SSLContext | None = None) -> bytes:
     """Sends bytes and returns what comes back until the server closes."""
     answer = b""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         try:
             reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
         except OSError:
@@ -115,7 +116,7 @@ async def throw(port: int, data: bytes, context: ssl.SSLContext | None = None) -
 def shake_hands(port: int, context: ssl.SSLContext) -> None:
     """A handshake with a blocking socket, which says goodbye with an alert as most clients do."""
     with (
-        socket.create_connection(("127.0.0.1", port), timeout=5) as plain,
+        socket.create_connection(("127.0.0.1", port), timeout=60) as plain,
         context.wrap_socket(plain, server_hostname="127.0.0.1"),
     ):
         pass
@@ -258,7 +259,7 @@ def test_half_done_handshakes_and_silence_end_at_the_deadline(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """O04, O05: nothing sent, half a hello, or a hello byte by byte; all end together."""
-    monkeypatch.setattr(limits, "HANDSHAKE_SECONDS", 0.5)
+    monkeypatch.setattr(limits, "HANDSHAKE_SECONDS", 1.0)
 
     async def trickle(number: int) -> None:
         hello = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"
@@ -279,10 +280,10 @@ def test_half_done_handshakes_and_silence_end_at_the_deadline(
             silent = [throw(number, b"") for _ in range(50)]
             half = throw(number, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")
             await asyncio.gather(*silent, half, trickle(number), put(node, authority))
-            assert asyncio.get_running_loop().time() - started > 0.45
+            assert asyncio.get_running_loop().time() - started > 0.95
 
     asyncio.run(scenario())
-    assert set(lines.rejected()) == {"no TLS handshake within 0.5 s"}
+    assert set(lines.rejected()) == {"no TLS handshake within 1 s"}
     assert len(lines.rejected()) == 1  # the other fifty are not worth a line each
     assert not lines.broken()
 
@@ -290,6 +291,12 @@ def test_half_done_handshakes_and_silence_end_at_the_deadline(
 def test_a_peer_with_a_certificate_of_another_ca_is_refused_on_both_sides_without_a_flood(
     tmp_path: Path, authority: Authority, stranger: Authority, lines: Lines
 ) -> None:
+    def dialled() -> list[str]:
+        return [one.getMessage() for one in lines.records if "no connection" in one.getMessage()]
+
+    def untrusted(text: str) -> bool:
+        return "CERTIFICATE_VERIFY_FAILED" in text
+
     async def scenario() -> None:
         plain = configs(3, tmp_path)
         ours = authority.files("node", demand=True)
@@ -301,19 +308,18 @@ def test_a_peer_with_a_certificate_of_another_ca_is_refused_on_both_sides_withou
             lines.records.clear()
             changed = Node(secured(plain[2], None, theirs))
             await changed.start()
-            await asyncio.sleep(1.0)
+            await until(lambda: lines.rejected() and any(map(untrusted, dialled())))
+            await asyncio.sleep(1.0)  # some more attempts
             assert not replica_of(changed).leader  # nobody talks to it
             assert any(replica_of(node).is_leader for node in survivors)
             await changed.stop()
 
     asyncio.run(scenario())
-    dialled = [one.getMessage() for one in lines.records if "no connection" in one.getMessage()]
-    assert any("CERTIFICATE_VERIFY_FAILED" in text for text in dialled)
     assert set(lines.rejected()) == {
         "a connection that closed before its TLS handshake was complete"
     }
     # Three members log here: each says a reason once per member, not once per attempt.
-    assert len(dialled) + len(lines.rejected()) <= 14
+    assert len(dialled()) + len(lines.rejected()) <= 14
     assert not lines.broken()
 
 
