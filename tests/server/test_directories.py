@@ -32,6 +32,10 @@ def test_members_of_another_cluster_are_refused_on_both_sides_without_a_flood(
 ) -> None:
     """D22: a new cluster was started at an address that a member of the old one had."""
 
+    def told(words: str) -> int:
+        texts = [one.getMessage() for one in lines.records]
+        return sum(text.startswith(words) and "cluster ID mismatch" in text for text in texts)
+
     async def scenario() -> None:
         old = configs(3, tmp_path / "old")
         async with running(old) as nodes:
@@ -48,22 +52,23 @@ def test_members_of_another_cluster_are_refused_on_both_sides_without_a_flood(
             )
             lines.records.clear()
             async with running([lone]) as strangers:
-                await asyncio.sleep(1.2)
+                await until(lambda: told("refused member") == told("no connection to member") == 2)
+                await asyncio.sleep(1.0)  # some more attempts
                 await alive(strangers[0])
                 await alive(nodes[0])
                 assert len(replica_of(strangers[0]).machine.members) == 1
 
     asyncio.run(scenario())
-    texts = [one.getMessage() for one in lines.records if "cluster ID mismatch" in one.getMessage()]
-    refused = [text for text in texts if text.startswith("refused member")]
-    noticed = [text for text in texts if text.startswith("no connection to member")]
-    assert len(refused) == 2  # one per member that dials
-    assert len(noticed) == 2
+    assert told("refused member") == 2  # one per member that dials
+    assert told("no connection to member") == 2
     assert not lines.broken()
 
 
 def test_a_directory_of_another_cluster_never_joins(tmp_path: Path, lines: Lines) -> None:
     """D22: it goes on as what it is, is refused by everyone, and says so."""
+
+    def told(words: str) -> bool:
+        return any(words in one.getMessage() for one in lines.records)
 
     async def scenario() -> None:
         foreign = configs(3, tmp_path / "foreign", initial_cluster_token="foreign")
@@ -75,15 +80,14 @@ def test_a_directory_of_another_cluster_never_joins(tmp_path: Path, lines: Lines
             lines.records.clear()
             wrong = Node(replace(ours[2], data_dir=foreign[2].data_dir))
             await wrong.start()
-            await asyncio.sleep(0.8)
+            await until(lambda: told("cluster ID mismatch"))
+            await asyncio.sleep(0.5)  # some election timeouts
             assert not replica_of(wrong).leader
             assert replica_of(nodes[0]).machine.cluster != replica_of(wrong).machine.cluster
             await wrong.stop()
 
     asyncio.run(scenario())
-    texts = [one.getMessage() for one in lines.records]
-    assert any("are for a first start only" in text for text in texts)
-    assert any("cluster ID mismatch" in text for text in texts)
+    assert told("are for a first start only")
     assert not lines.broken()
 
 
