@@ -202,7 +202,7 @@ def test_random_watches_of_a_busy_member_are_served_rightly(tmp_path: Path, seed
             await everything.create(b"\0", b"\0", start_revision=2)
             storm = Storm(node, writer, seed)
             storm.clients = [await Reluctant.to(node) for _ in range(CLIENTS)]
-            await asyncio.sleep(0.05)  # the settings of HTTP/2 have come
+            await until(lambda: all(one.greeted for one in storm.clients))
             for number in range(ROUNDS):
                 await storm.write()
                 for _ in range(storm.random.randrange(4)):

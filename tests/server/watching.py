@@ -5,7 +5,13 @@ from typing import Any, Self, cast
 
 from h2.config import H2Configuration
 from h2.connection import H2Connection
-from h2.events import DataReceived, StreamEnded, StreamReset, TrailersReceived
+from h2.events import (
+    DataReceived,
+    RemoteSettingsChanged,
+    StreamEnded,
+    StreamReset,
+    TrailersReceived,
+)
 
 from raftkv.kv.watches import Watches
 from raftkv.limits import MIB
@@ -139,12 +145,13 @@ class Reluctant(asyncio.Protocol):
     """A client that lets the server send on a stream only what `allow` has allowed.
 
     received: bytes per stream, so far. It takes everything from the connection as a whole.
+    greeted: the server's settings of HTTP/2 have come.
     """
 
     def __init__(self) -> None:
         self.http = H2Connection(H2Configuration(client_side=True))
         self.received: dict[int, int] = {}
-        self.closed = False
+        self.closed = self.greeted = False
         self._buffers: dict[int, bytearray] = {}
         self._free: set[int] = set()
         self._responses: dict[int, list[rpc_pb2.WatchResponse]] = {}
@@ -213,6 +220,8 @@ class Reluctant(asyncio.Protocol):
         for event in self.http.receive_data(data):
             if isinstance(event, DataReceived):
                 self._take(event)
+            elif isinstance(event, RemoteSettingsChanged):
+                self.greeted = True
             else:
                 assert not isinstance(event, (StreamReset, StreamEnded, TrailersReceived)), event
         self._flush()
