@@ -28,7 +28,7 @@ def busy() -> bool:
 
 
 def note_answers(monkeypatch: pytest.MonkeyPatch) -> set[bytes]:
-    """The keys whose callers a member of this process has told, from now on, that they are first."""
+    """The keys whose callers a member of this process tells, from now on, that they are first."""
     answered: set[bytes] = set()
     become_first = Queues.become_first
 
