@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -84,6 +85,21 @@ def test_the_image_is_nobodys_root_and_takes_its_base_as_an_argument() -> None:
     user = [words for name, words in instructions if name == "USER"][-1]
     assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", user), "orchestrators check the number"
     assert "HEALTHCHECK" in [name for name, _ in instructions]
+
+
+def test_every_command_of_the_package_is_on_the_images_path() -> None:
+    """And the build has run each of them."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    commands = set(project["scripts"])
+    assert {"raftkv", "raftctl", "check_raftkv"} <= commands
+    runs = [words for name, words in _dockerfile() if name == "RUN"]
+    linked = [
+        {Path(path).name for path in re.findall(r"/opt/raftkv/bin/\w+", link)}
+        for link in re.findall(r"ln -s ((?:/opt/raftkv/bin/\w+ )+)/usr/local/bin/", "\n".join(runs))
+    ]
+    assert [names & commands for names in linked] == [commands] * 2, "one per stage"
+    for command in commands:
+        assert re.search(rf"; +{command} (version|--version)", runs[0]), command
 
 
 def test_the_image_can_be_built_without_buildkit() -> None:
