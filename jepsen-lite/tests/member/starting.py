@@ -13,7 +13,7 @@ from jepsen_lite.member.control import UnixControl
 from raftkv.client.aio import Client
 from raftkv.testing.ports import HOST, Ports
 
-START_SECONDS = 20.0
+START_SECONDS = 90.0
 
 
 def environment() -> dict[str, str]:

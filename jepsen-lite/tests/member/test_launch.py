@@ -21,7 +21,7 @@ Scenario = Callable[[OneMember], Awaitable[None]]
 
 def _run(directory: Path, scenario: Scenario, **options: tuple[str, ...]) -> None:
     async def whole() -> None:
-        async with one_member(directory, **options) as member, asyncio.timeout(60):
+        async with one_member(directory, **options) as member, asyncio.timeout(100):
             await scenario(member)
 
     uvloop.run(whole())
@@ -140,10 +140,10 @@ def test_leases_follow_the_monotonic_clocks_rate_but_no_jump_of_any_clock(tmp_pa
             await asyncio.sleep(0.3)
             await member.control.send({"clock": "rate", "rate": 10})
             began = loop.time()
-            await client.put("brief", "1", lease=await client.lease(8, keep_alive=False))
+            await client.put("brief", "1", lease=await client.lease(30, keep_alive=False))
             while (await client.get("brief")).exists:
                 await asyncio.sleep(0.02)
-            assert 0.7 < loop.time() - began < 7.5
+            assert 2.7 < loop.time() - began < 29
             assert (await client.get("held")).exists
 
     _run(tmp_path, scenario)

@@ -8,7 +8,7 @@ from jepsen_lite.checker.base import LogEvent, StoreLog
 from raftkv.client.aio import Client
 from raftkv.client.results import Event
 
-PATIENCE_SECONDS = 20.0
+PATIENCE_SECONDS = 90.0
 
 
 class Heard:
