@@ -1,11 +1,17 @@
 """Writes and reads at one member, without a client library: a test says who is asked."""
 
+from typing import Final
+
 from raftkv.pb import rpc_pb2
 from raftkv.testing import probe
 from raftkv.testing.cluster import Cluster
 
+PATIENCE_SECONDS: Final = 30.0
 
-def put(cluster: Cluster, index: int, key: bytes, value: bytes, seconds: float = 5.0) -> None:
+
+def put(
+    cluster: Cluster, index: int, key: bytes, value: bytes, seconds: float = PATIENCE_SECONDS
+) -> None:
     """A put at a member. Raises probe.CallFailed."""
     probe.call(
         cluster.members[index].address,
@@ -16,7 +22,9 @@ def put(cluster: Cluster, index: int, key: bytes, value: bytes, seconds: float =
     )
 
 
-def get(cluster: Cluster, index: int, key: bytes, seconds: float = 5.0) -> bytes | None:
+def get(
+    cluster: Cluster, index: int, key: bytes, seconds: float = PATIENCE_SECONDS
+) -> bytes | None:
     """A linearizable read at a member; None: no such key. Raises probe.CallFailed."""
     reply = probe.call(
         cluster.members[index].address,
@@ -35,6 +43,6 @@ def grant(cluster: Cluster, index: int, ttl_seconds: int) -> int:
         "/etcdserverpb.Lease/LeaseGrant",
         rpc_pb2.LeaseGrantRequest(TTL=ttl_seconds),
         rpc_pb2.LeaseGrantResponse,
-        5.0,
+        PATIENCE_SECONDS,
     )
     return reply.ID

@@ -24,10 +24,10 @@ PUT_AND_COUNT = """
     def put(cluster, key):
         request = rpc_pb2.PutRequest(key=key, value=b"v")
         path, kind = "/etcdserverpb.KV/Put", rpc_pb2.PutResponse
-        probe.call(cluster.members[0].address, path, request, kind, 5.0)
+        probe.call(cluster.members[0].address, path, request, kind, 30.0)
 
     def keys(cluster):
-        return len(probe.read(cluster.members[0].address, 5.0).kvs)
+        return len(probe.read(cluster.members[0].address, 30.0).kvs)
 """
 
 
@@ -184,7 +184,7 @@ from raftkv.errors import DiskFailure
 def test_one(raftkv_server):
     run = raftkv_server.members[0]._run
     run._soon(run._node._failed, DiskFailure("the disk is gone"))
-    run.thread.join(20)
+    run.thread.join(60)
 """
     )
     result.assert_outcomes(passed=1, errors=1)
