@@ -119,7 +119,7 @@ def local_cluster(tmp_path: Path) -> Iterator[list[int]]:
             yield ports
         finally:
             process.terminate()
-            process.wait(timeout=30)
+            process.wait(timeout=120)
 
 
 def _wait_for_addresses(endpoint: str) -> None:
@@ -140,7 +140,7 @@ def test_the_tour_runs_as_printed(tmp_path: Path, local_cluster: list[int]) -> N
     text = with_ports(script(steps), ports)
     kill = text.replace("--name=node2", f"--data-dir={tmp_path}/data/node2")
     assert kill != text
-    run(steps, kill, tmp_path, ports, timeout_seconds=100)
+    run(steps, kill, tmp_path, ports, timeout_seconds=300)
 
 
 # --- links and commands ---------------------------------------------------------
