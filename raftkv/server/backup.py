@@ -24,7 +24,6 @@ from raftkv.storage.recovery import COPIES, Identity
 from raftkv.storage.tables import link_tables, prune
 
 BLOB_BYTES: Final = 256 * 1024
-_PEEK_BUFFER_BYTES: Final = 1024 * 1024
 
 
 class StateCopy:
@@ -110,7 +109,7 @@ def _look_into(path: str) -> Applied:
     """Opens a copy once: that shows that it can be opened, and where it stands, and rids it of
     tables that were linked without need.
     """
-    state = LEVELDB.open_state(path, buffer_bytes=_PEEK_BUFFER_BYTES)
+    state = LEVELDB.open_copy(path)
     try:
         applied = read_applied(state)
     finally:

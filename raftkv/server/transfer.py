@@ -17,9 +17,11 @@ transfer goes on, and the receiver's first answer says where. It is dropped befo
 this member no longer leads in the same term, or the members have changed. A transfer without
 any progress for `STALL_SECONDS` counts as broken.
 
-Clients come first: while the member has turns to make, a transfer takes one part of the event
-loop's time in `BUSY_SHARE`, so that its writes go on nearly as before. An idle member sends as fast
-as it can.
+Clients come first: while the member has work of theirs, a transfer takes one part in `BUSY_SHARE`
+of a processor (`pace`), so that writes go on nearly as before although the receiver, maybe on the
+same machine, needs twice as much. The log grows meanwhile, and is kept. So the share grows with it,
+up to one part in `LEAST_SHARE`: a large state must have arrived long before the receiver would lack
+more of the log than is kept for it. An idle member sends as fast as it can.
 """
 
 import asyncio
@@ -39,6 +41,7 @@ from raftkv.raft.messages import InstallSnapshot
 from raftkv.raft.types import Configuration
 from raftkv.server.calls import Call
 from raftkv.server.links import STATE_PATH, Link
+from raftkv.server.pace import Pace
 from raftkv.storage.snapshots import StateSender
 from raftkv.wire import peer
 
@@ -50,7 +53,9 @@ log = logging.getLogger("raftkv.snapshots")
 SENT_AHEAD_BYTES: Final = 4 * limits.MIB
 STALL_SECONDS = 60.0
 KEPT_SECONDS = 60.0
-BUSY_SHARE: Final = 8
+BUSY_SHARE: Final = 32
+LEAST_SHARE: Final = 8
+HURRY_CHECKPOINTS: Final = 10  # as many entries behind the state as lie between so many
 _ROOM_SECONDS: Final = 0.005
 
 
@@ -235,23 +240,30 @@ class Transfers:
         """Sends the chunks from `start` on, until there are answers. Raises like `_stream`."""
         if start:
             log.info("going on with a state at chunk %d", start)
-        began, turns = time.perf_counter(), self._driver.turns
+        pace = Pace(lambda: self._driver.working_turns, self._loop.time)
+        began = time.thread_time()
         for chunk in outgoing.chunks(start):
             call.send(peer_pb2.StateChunk(body=chunk).SerializeToString())
-            took = time.perf_counter() - began
-            await asyncio.sleep(0)  # a turn of the loop lies between chunks
-            if self._driver.turns != turns:  # somebody has work for this member
-                await asyncio.sleep(took * (BUSY_SHARE - 1))
+            worked_seconds = time.thread_time() - began
+            share = self._share(outgoing)
+            # A turn of the loop lies between chunks, whatever there is to do.
+            await asyncio.sleep(pace.rest_seconds(worked_seconds, share))
             await self._room(call)
-            turns = self._driver.turns
             answer = call.take()
             while answer is not None:
                 reply = self._heed(outgoing, answer)
                 if reply.reason:
                     raise ProtocolError(reply.reason)
                 answer = call.take()
-            began = time.perf_counter()
+            began = time.thread_time()
         call.half_close()
+
+    def _share(self, outgoing: Outgoing) -> float:
+        """One part in how many of a processor's time a transfer gets beside clients' work."""
+        replica = self._driver.replica
+        behind = replica.core.last_index - outgoing.message.snapshot.index
+        hurry = HURRY_CHECKPOINTS * replica.housekeeping.snapshot_count
+        return max(BUSY_SHARE - (BUSY_SHARE - LEAST_SHARE) * behind / hurry, LEAST_SHARE)
 
     async def _room(self, call: Call) -> None:
         """Waits while too much is queued. Raises TimeoutError if nothing moves."""

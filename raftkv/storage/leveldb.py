@@ -36,6 +36,7 @@ SEGMENT_BYTES: Final = 16 * 1024 * 1024
 SEGMENTS_BUFFERED: Final = 4
 LOG_CACHE_BYTES: Final = 1024 * 1024
 STATE_CACHE_BYTES: Final = 64 * 1024 * 1024
+COPY_BUFFER_BYTES: Final = 1024 * 1024
 OPEN_FILES: Final = 200  # per LevelDB
 STALL_LEVEL0_FILES: Final = 6  # LevelDB itself slows writes down at 8 and stops them at 12
 SYNC_ATTEMPTS: Final = 100
@@ -321,7 +322,7 @@ class LevelView:
 class LevelBackend:
     """The state machine's rows. Writes are not synced; `sync` makes them tables."""
 
-    def __init__(self, path: str, create: bool, buffer_bytes: int) -> None:
+    def __init__(self, path: str, create: bool, buffer_bytes: int, *, written: bool = True) -> None:
         self.directory = path
         self.closed = False
         self.write_seconds = Histogram(WRITE_SECONDS)
@@ -338,7 +339,8 @@ class LevelBackend:
         )
         self._views: WeakSet[LevelView] = WeakSet()
         try:
-            self.sync()  # begins a write-ahead log that leads nowhere
+            if written:
+                self.sync()  # begins a write-ahead log that leads nowhere
         except BaseException:
             self._db.close()
             raise
@@ -472,6 +474,14 @@ class LevelEngine:
             if name.endswith(".log"):
                 os.unlink(f"{path}/{name}")
         return LevelBackend(path, create, buffer_bytes)
+
+    def open_copy(self, path: str) -> StateBackend:
+        """A copy of a state's tables (`tables.link_tables`), to be read and closed again.
+
+        path: its directory. Without the links of a state that is written to (`_divert`): making
+        them would cost several times as much as all the rest of a copy. Raises like `open_state`.
+        """
+        return LevelBackend(path, False, COPY_BUFFER_BYTES, written=False)
 
 
 LEVELDB: Final = LevelEngine()

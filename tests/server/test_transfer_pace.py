@@ -7,33 +7,61 @@ from typing import Any, cast
 
 import pytest
 
+from raftkv.server import intake
 from raftkv.server.calls import Call
-from raftkv.server.transfer import BUSY_SHARE, Outgoing, Transfers
+from raftkv.server.pace import MAX_REST_SECONDS
+from raftkv.server.transfer import (
+    BUSY_SHARE,
+    HURRY_CHECKPOINTS,
+    KEPT_SECONDS,
+    LEAST_SHARE,
+    STALL_SECONDS,
+    Outgoing,
+    Transfers,
+)
+from raftkv.storage.snapshots import REMEMBERED_CHUNKS
 
-CHUNKS = 5
+CHUNKS = 400
 CHUNK_SECONDS = 0.004  # to make one
+TURNS_PER_SECOND = 1000  # of a busy member
+SNAPSHOT_COUNT = 1000
+INDEX = 5000
 
 
 class _Bench:
-    """A transfer on a clock of its own; every pause is noted."""
+    """A transfer on a clock of its own; every pause is noted.
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, busy: bool) -> None:
-        self.now = 0.0
+    entries_per_second: what is written meanwhile.
+    """
+
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, *, busy: bool, entries_per_second: float = 0.0
+    ) -> None:
+        self.now = self.worked = 0.0
         self.pauses: list[float] = []
         self.sent: list[bytes] = []
-        self.driver = SimpleNamespace(turns=0)
-        self._busy = busy
+        self.core = SimpleNamespace(last_index=INDEX)
+        housekeeping = SimpleNamespace(snapshot_count=SNAPSHOT_COUNT)
+        replica = SimpleNamespace(core=self.core, housekeeping=housekeeping)
+        self.driver = SimpleNamespace(working_turns=0, replica=replica)
+        self._turns_per_second = TURNS_PER_SECOND * busy
+        self._entries_per_second = entries_per_second
         monkeypatch.setattr(asyncio, "sleep", self._sleep)
-        monkeypatch.setattr(time, "perf_counter", lambda: self.now)
+        monkeypatch.setattr(time, "thread_time", lambda: self.worked)
+
+    def _pass_by(self, seconds: float) -> None:
+        self.now += seconds
+        self.driver.working_turns = int(self.now * self._turns_per_second)
+        self.core.last_index = INDEX + int(self.now * self._entries_per_second)
 
     async def _sleep(self, seconds: float) -> None:
         self.pauses.append(seconds)
-        self.now += seconds
-        self.driver.turns += self._busy
+        self._pass_by(seconds)
 
     def chunks(self, start: int) -> Any:
         for number in range(start, CHUNKS):
-            self.now += CHUNK_SECONDS
+            self.worked += CHUNK_SECONDS
+            self._pass_by(CHUNK_SECONDS)
             yield b"%d" % number
 
     def run(self) -> None:
@@ -46,22 +74,44 @@ class _Bench:
             take=lambda: None,
             half_close=lambda: self.sent.append(b"end"),
         )
-        outgoing = SimpleNamespace(chunks=self.chunks)
+        message = SimpleNamespace(snapshot=SimpleNamespace(index=INDEX))
+        outgoing = SimpleNamespace(chunks=self.chunks, message=message)
         asyncio.run(transfers._feed(cast(Outgoing, outgoing), cast(Call, call), 0))
+        assert len(self.sent) == CHUNKS + 1
 
 
-def test_a_busy_member_gives_a_transfer_a_share_of_its_time(
+def test_a_busy_member_gives_a_transfer_a_share_of_a_processor(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     bench = _Bench(monkeypatch, busy=True)
     bench.run()
-    assert len(bench.sent) == CHUNKS + 1
-    working = CHUNKS * CHUNK_SECONDS
-    assert bench.now == pytest.approx(working * BUSY_SHARE)
+    assert bench.worked / bench.now == pytest.approx(1 / BUSY_SHARE, rel=0.05)
 
 
 def test_an_idle_member_sends_as_fast_as_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
     bench = _Bench(monkeypatch, busy=False)
     bench.run()
-    assert len(bench.sent) == CHUNKS + 1
     assert bench.pauses == [0] * CHUNKS  # a turn of the loop, no more
+
+
+def test_a_transfer_that_the_log_runs_away_from_takes_a_larger_share(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The log behind the state is kept, but not for ever."""
+    hurry_seconds = 10.0
+    rate = HURRY_CHECKPOINTS * SNAPSHOT_COUNT / hurry_seconds
+    bench = _Bench(monkeypatch, busy=True, entries_per_second=rate)
+    bench.run()
+    # From when it is known that the member is busy.
+    pauses = [round(seconds, 6) for seconds in bench.pauses[30:]]
+    assert pauses == sorted(pauses, reverse=True), "more and more"
+    assert pauses[-1] == pytest.approx(CHUNK_SECONDS * (LEAST_SHARE - 1)), "up to a bound"
+    assert pauses[0] > 2 * pauses[-1]
+    assert bench.now < CHUNKS * CHUNK_SECONDS * BUSY_SHARE
+
+
+def test_a_transfer_at_its_slowest_is_far_from_being_given_up() -> None:
+    """Each end of it waits for progress, which is told every few chunks."""
+    silent_seconds = intake.PROGRESS_CHUNKS * MAX_REST_SECONDS
+    assert silent_seconds < min(STALL_SECONDS, KEPT_SECONDS, intake.KEPT_SECONDS) / 2
+    assert intake.PROGRESS_CHUNKS < REMEMBERED_CHUNKS

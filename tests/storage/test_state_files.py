@@ -7,6 +7,7 @@ import pytest
 
 from raftkv.storage import leveldb
 from raftkv.storage.leveldb import LEVELDB
+from raftkv.storage.tables import link_tables
 
 
 def logs(path: Path) -> list[tuple[str, bool]]:
@@ -71,3 +72,17 @@ def test_links_of_the_last_run_do_not_pile_up(tmp_path: Path) -> None:
     again = LEVELDB.open_state(str(tmp_path), buffer_bytes=1 << 16)
     assert len(list(again.scan(b"k", b"l"))) == 500
     again.close()
+
+
+def test_a_copy_that_is_only_looked_into_gets_no_links(tmp_path: Path) -> None:
+    """A hundred of them cost more than linking and opening the tables: see `open_copy`."""
+    (tmp_path / "state").mkdir()
+    state = LEVELDB.open_state(str(tmp_path / "state"), buffer_bytes=1 << 16, create=True)
+    state.write(rows(0, 199))
+    state.sync()
+    link_tables(state.directory, str(tmp_path / "copy"))
+    copy = LEVELDB.open_copy(str(tmp_path / "copy"))
+    assert len(list(copy.scan(b"k", b"l"))) == 200
+    assert not [name for name, link in logs(tmp_path / "copy") if link]
+    copy.close()
+    state.close()

@@ -3,7 +3,9 @@
 Snapshot streams a copy of the state (`server.backup`): the copy is made in the housekeeping thread
 and read in another one, a quarter of a megabyte at a time, hash included; the event loop only
 frames what was read. At most `SENT_AHEAD_BYTES` wait for a slow client, and at most a few snapshots
-are under way; the tables of a copy take disk space only once the state has replaced them.
+are under way; the tables of a copy take disk space only once the state has replaced them. While the
+member has other work, a snapshot's reading and framing take one part in `BUSY_SHARE` of a processor
+(`pace`): on the machine where it is saved, whoever writes the file needs about twice as much.
 
 Hash covers the rows of this member as they lie here. Equal members can differ in it, by how far
 they have removed compacted history; HashKV is what may be compared.
@@ -41,6 +43,7 @@ from raftkv.raft.types import NOBODY
 from raftkv.server.backup import StateCopies, StateCopy
 from raftkv.server.clients import ClientProtocol
 from raftkv.server.logformats import duration
+from raftkv.server.pace import Pace
 from raftkv.server.routes import Call, Routes
 from raftkv.server.services.context import CANNOT_DECODE, Context
 from raftkv.server.slices import LongRead
@@ -51,8 +54,10 @@ from raftkv.wire.grpc import RequestHead
 log = logging.getLogger("raftkv.snapshots")
 
 SENT_AHEAD_BYTES: Final = limits.MIB
+BUSY_SHARE: Final = 12
 PIECE_ROWS: Final = 50_000  # that are merged in one go
 HASH_ROWS: Final = 1_000  # of a slice
+_VERSION: Final = bytes_field(0x22, raftkv.ETCD_VERSION.encode())
 _NO_SNAPSHOT: Final = ApiError(Code.INTERNAL, "etcdserver: the snapshot cannot be made")
 
 
@@ -183,6 +188,9 @@ class SnapshotCall:
         self._task: asyncio.Task[None] | None = None
         self._room: asyncio.Future[None] | None = None
         self._over = False
+        self._sent_bytes = 0
+        self._answer_head = b""
+        self._pace = Pace(lambda: self._driver.working_turns, self._driver.loop.time)
 
     # --- what the client says ---------------------------------------------------
 
@@ -244,18 +252,16 @@ class SnapshotCall:
 
     async def _send_all(self, copy: StateCopy) -> None:
         loop, connection = self._driver.loop, self._client.connection
-        began, remaining = time.perf_counter(), copy.total_bytes
-        head = self._service.context.header(copy.applied.revision)
-        version = bytes_field(0x22, raftkv.ETCD_VERSION.encode())
+        began = time.perf_counter()
+        self._answer_head = self._service.context.header(copy.applied.revision)
         try:
-            reading = loop.run_in_executor(self._service.readers, copy.read)
-            while blob := await reading:
-                reading = loop.run_in_executor(self._service.readers, copy.read)
-                remaining -= len(blob)
-                size = varint(len(blob))
-                left = b"\x10" + varint(remaining) if remaining else b""
-                connection.send(self._stream, b"%b%b\x1a%b%b%b" % (head, left, size, blob, version))
-                self._driver.mark_dirty(self._client)
+            reading = loop.run_in_executor(self._service.readers, _read, copy)
+            while (part := await reading)[0]:
+                reading = loop.run_in_executor(self._service.readers, _read, copy)
+                worked_seconds = part[1] + self._frame(copy, part[0])
+                rest_seconds = self._pace.rest_seconds(worked_seconds, BUSY_SHARE)
+                if rest_seconds:
+                    await asyncio.sleep(rest_seconds)
                 while connection.queued(self._stream) > SENT_AHEAD_BYTES:
                     self._room = loop.create_future()
                     await self._room
@@ -263,11 +269,22 @@ class SnapshotCall:
             log.warning("a snapshot broke off: %s", error)
             self._finish(_NO_SNAPSHOT.with_text(f"{_NO_SNAPSHOT.text}: {error}"))
             return
-        assert remaining == 0, "a snapshot has the size that was announced"
+        assert self._sent_bytes == copy.total_bytes, "a snapshot has the size that was announced"
         took = time.perf_counter() - began
         self._driver.timings.snapshot_seconds.note(took)
         log.info("sent a snapshot", extra={"bytes": copy.total_bytes, "took": duration(took)})
         self._finish(None)
+
+    def _frame(self, copy: StateCopy, blob: bytes) -> float:
+        """Sends the next bytes; the processor time that this took, in seconds."""
+        began = time.thread_time()
+        self._sent_bytes += len(blob)
+        remaining = copy.total_bytes - self._sent_bytes
+        left = b"\x10" + varint(remaining) if remaining else b""
+        parts = (self._answer_head, left, varint(len(blob)), blob, _VERSION)
+        self._client.connection.send(self._stream, b"%b%b\x1a%b%b%b" % parts)
+        self._client.flush()  # a turn for every blob would cost as much again
+        return time.thread_time() - began
 
     def _refuse(self, error: ApiError) -> None:
         self._over = True
@@ -280,3 +297,10 @@ class SnapshotCall:
             self._client.fail(self._stream, error)
         self._client.routes.finished(self._client, self._stream)
         self._driver.mark_dirty(self._client)
+
+
+def _read(copy: StateCopy) -> tuple[bytes, float]:
+    """The next bytes of a copy, and the processor time that reading them took, in seconds."""
+    began = time.thread_time()
+    blob = copy.read()
+    return blob, time.thread_time() - began
