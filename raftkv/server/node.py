@@ -343,7 +343,7 @@ class Node:
     async def _open_doors(self, clients: ClientListener, sites: Sites) -> None:
         """Listens on every URL for clients, each with what is served there."""
         config = self.config
-        self.health.draining.append(sites.condition.stopping)
+        self.health.draining.append(sites.stopping)
         web = Door(Routes({}), sites.clients)
         metrics = Door(Routes({}), sites.metrics)
         clients.door = Door(clients.routes, None if config.listen_client_http_urls else web.site)

@@ -94,34 +94,39 @@ class Profile:
         self._loop = loop
         self._seconds = seconds
         self._done = done
-        self._given_up = threading.Event()
+        self._over = threading.Event()
+        self._wanted = True
         self.thread = threading.Thread(target=self._run, name="profiling", daemon=True)
 
     def give_up(self) -> None:
         """Nobody wants it any more: it ends, and is told to nobody."""
-        self._given_up.set()
+        self._wanted = False
+        self._over.set()
+
+    def finish(self) -> None:
+        """It ends before its time, and tells what it has seen."""
+        self._over.set()
 
     def _run(self) -> None:
         try:
             text = self._observe()
         finally:
             _busy.release()
-        if text is not None:
-            with suppress(RuntimeError):  # the loop was closed meanwhile
-                self._loop.call_soon_threadsafe(self._tell, text)
+        with suppress(RuntimeError):  # the loop was closed meanwhile
+            self._loop.call_soon_threadsafe(self._tell, text)
 
-    def _observe(self) -> str | None:
+    def _observe(self) -> str:
         counts = Counts(threading.get_ident())
         end = time.monotonic() + self._seconds
-        while (left := end - time.monotonic()) > 0:
+        is_over = False
+        while not is_over and (left := end - time.monotonic()) > 0:
             pause = random.uniform(0.5, 1.5) * INTERVAL_SECONDS
-            if self._given_up.wait(min(pause, left)):
-                return None
+            is_over = self._over.wait(min(pause, left))
             counts.look()
         return counts.text()
 
     def _tell(self, text: str) -> None:
-        if not self._given_up.is_set():
+        if self._wanted:
             self._done(text)
 
 

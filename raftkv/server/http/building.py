@@ -8,7 +8,7 @@ from raftkv.server.http.access import Access
 from raftkv.server.http.gateway import Gateway
 from raftkv.server.http.health import MemberCondition, checks_pages, health_page
 from raftkv.server.http.pages import Exposition, metrics_page, version_page
-from raftkv.server.http.profiles import profile_pages
+from raftkv.server.http.profiles import ProfilePages
 from raftkv.server.http.site import Page, Site
 from raftkv.server.http.variables import variables_page
 from raftkv.server.routes import Routes
@@ -22,7 +22,7 @@ _NO_TALLIES: Final[Mapping[bytes, Tally]] = {}
 class Sites:
     """clients: everything. metrics: health and metrics only, for --listen-metrics-urls.
 
-    condition: to be told when the member stops.
+    condition: what health checks are told.
     """
 
     def __init__(
@@ -51,6 +51,14 @@ class Sites:
             "/version": version_page(),
             "/debug/vars": variables_page(context.replica),
         }
+        self._profiles: ProfilePages | None = None
         if config.enable_pprof:
-            pages.update(profile_pages(context.driver.loop))
+            self._profiles = ProfilePages(context.driver.loop)
+            pages.update(self._profiles.pages)
         self.clients = Site(pages, gateway, Access(config.cors, config.host_whitelist))
+
+    def stopping(self) -> None:
+        """The member is about to end."""
+        self.condition.stopping()
+        if self._profiles is not None:
+            self._profiles.stopping()

@@ -15,6 +15,7 @@ Go's other profiles (heap, allocs, block, mutex, threadcreate, trace, symbol) ar
 import asyncio
 import sys
 from collections.abc import Mapping
+from functools import partial
 from typing import Final
 from urllib.parse import parse_qs
 
@@ -44,23 +45,48 @@ collapsed stacks for flame graphs</li>
 """
 
 
-def profile_pages(loop: asyncio.AbstractEventLoop) -> Mapping[str, Page]:
-    """All of them by path; whatever else is below `PATH` is an unknown profile."""
+class ProfilePages:
+    """Those of a member.
 
-    def profile(exchange: Exchange, request: Request) -> Receiver | None:
-        return _profile(loop, exchange, request)
+    pages: by path; whatever else is below `PATH` is an unknown profile.
+    """
 
-    def goroutine(exchange: Exchange, request: Request) -> None:
-        found = stacks.threads() + stacks.tasks(loop)
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._profile: profiling.Profile | None = None  # the newest
+        self.pages: Mapping[str, Page] = {
+            PATH: _index,
+            PATH + "cmdline": _cmdline,
+            PATH + "goroutine": self._goroutine,
+            PATH + "profile": self._open_profile,
+        }
+
+    def stopping(self) -> None:
+        """The member is about to end: so is a profile."""
+        if self._profile is not None:
+            self._profile.finish()
+
+    def _goroutine(self, exchange: Exchange, request: Request) -> None:
+        found = stacks.threads() + stacks.tasks(self._loop)
         text = (stacks.each if _value(request, "debug") == "2" else stacks.grouped)(found)
-        exchange.respond(200, OF_TEXT, text.encode("utf-8", "replace"))
+        _tell(exchange, text)
 
-    return {
-        PATH: _index,
-        PATH + "cmdline": _cmdline,
-        PATH + "goroutine": goroutine,
-        PATH + "profile": profile,
-    }
+    def _open_profile(self, exchange: Exchange, request: Request) -> Receiver | None:
+        seconds = _seconds(request)
+        if seconds > profiling.MAX_SECONDS:
+            text = f"seconds may be at most {profiling.MAX_SECONDS:.0f}"
+            exchange.respond(*plain_error(400, text))
+            return None
+        profile = profiling.begin(self._loop, seconds, partial(_tell, exchange))
+        if profile is None:
+            exchange.respond(*plain_error(503, "this process is being profiled already"))
+            return None
+        self._profile = profile
+        return _Profiled(profile)
+
+
+def _tell(exchange: Exchange, text: str) -> None:
+    exchange.respond(200, OF_TEXT, text.encode("utf-8", "replace"))
 
 
 def _index(exchange: Exchange, request: Request) -> None:
@@ -86,25 +112,6 @@ def _seconds(request: Request) -> float:
     except ValueError:
         return _DEFAULT_SECONDS
     return seconds if seconds > 0 else _DEFAULT_SECONDS
-
-
-def _profile(
-    loop: asyncio.AbstractEventLoop, exchange: Exchange, request: Request
-) -> Receiver | None:
-    seconds = _seconds(request)
-    if seconds > profiling.MAX_SECONDS:
-        text = f"seconds may be at most {profiling.MAX_SECONDS:.0f}"
-        exchange.respond(*plain_error(400, text))
-        return None
-
-    def done(text: str) -> None:
-        exchange.respond(200, OF_TEXT, text.encode("utf-8", "replace"))
-
-    profile = profiling.begin(loop, seconds, done)
-    if profile is None:
-        exchange.respond(*plain_error(503, "this process is being profiled already"))
-        return None
-    return _Profiled(profile)
 
 
 class _Profiled:
