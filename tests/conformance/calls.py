@@ -10,7 +10,7 @@ from google.protobuf.descriptor import MethodDescriptor
 from raftkv.pb import election_pb2, health_pb2, lock_pb2, rpc_pb2
 
 FILES: Final = (rpc_pb2, lock_pb2, election_pb2, health_pb2)
-ANSWER_SECONDS: Final = 1.0
+ANSWER_SECONDS: Final = 2.0
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def status_of_empty_call(channel: grpc.Channel, rpc: Rpc) -> grpc.StatusCode:
         elif rpc.server_streams:
             stream = channel.unary_stream(rpc.path)(b"", timeout=ANSWER_SECONDS)
         else:
-            channel.unary_unary(rpc.path)(b"", timeout=10 * ANSWER_SECONDS)
+            channel.unary_unary(rpc.path)(b"", timeout=5 * ANSWER_SECONDS)
             return grpc.StatusCode.OK
         next(stream, None)
         stream.cancel()

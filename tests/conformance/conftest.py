@@ -51,7 +51,7 @@ class Subjects:
     @staticmethod
     def start(name: str, directory: Path, stack: ExitStack) -> Target:
         if name == "etcd":
-            etcd = stack.enter_context(processes.etcd(directory))
+            etcd = stack.enter_context(processes.etcd(directory, "--unsafe-no-fsync"))
             endpoints = [server.endpoint for server in etcd.servers]
         else:
             nodes = 3 if "follower" in name else 1

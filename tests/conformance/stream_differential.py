@@ -359,7 +359,7 @@ class LeaseDifferential:
         self.outcomes[f"renewal {'found' if expected[1] else 'unknown'}"] += 1
 
     def _left(self) -> None:
-        """A second may begin between two answers."""
+        """The servers granted it, and are asked, one after the other: seconds may lie between."""
         request = rpc_pb2.LeaseTimeToLiveRequest(ID=self._id(), keys=self._random.random() < 0.5)
         found = []
         for target in self._targets:
@@ -368,7 +368,7 @@ class LeaseDifferential:
             found.append(answer)
         shown = [(a.ID, a.grantedTTL, sorted(a.keys), a.header.revision) for a in found]
         self._agree(str(request), shown[0], shown[1:])
-        assert all(abs(a.TTL - found[0].TTL) <= 2 for a in found), found
+        assert all(abs(a.TTL - found[0].TTL) <= 60 for a in found), found
         assert all((a.TTL < 0) == (found[0].TTL < 0) for a in found), found
         self.outcomes[f"left {'of none' if found[0].TTL < 0 else 'of some'}"] += 1
 

@@ -23,8 +23,8 @@ from tests.conformance.target import Target
 Req = TypeVar("Req")
 Res = TypeVar("Res")
 
-PATIENCE_SECONDS: Final = 15.0
-STREAM_SECONDS: Final = 120.0
+PATIENCE_SECONDS: Final = 60.0
+STREAM_SECONDS: Final = 600.0
 
 _RPCS: Final = {rpc.name: rpc for rpc in every_rpc()}
 _offered: dict[tuple[str, str], bool] = {}

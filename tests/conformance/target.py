@@ -9,7 +9,7 @@ from google.protobuf.message import Message
 
 from raftkv.pb import rpc_pb2
 
-TIMEOUT_SECONDS: Final = 20.0
+TIMEOUT_SECONDS: Final = 40.0
 
 
 def _unary_methods() -> dict[str, tuple[str, type[Message]]]:

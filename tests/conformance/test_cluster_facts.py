@@ -31,7 +31,7 @@ NOT_ENOUGH_STARTED = (
 
 NOBODY = 4711
 NOWHERE = ["http://127.0.0.1:1", "http://127.0.0.1:2"]
-PUBLISH_SECONDS = 10.0
+PUBLISH_SECONDS = 60.0
 
 
 def _status(store: Store) -> rpc_pb2.StatusResponse:

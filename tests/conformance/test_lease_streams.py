@@ -13,13 +13,13 @@ import pytest
 from raftkv.pb import rpc_pb2
 from tests.conformance.conftest import SUBJECTS
 from tests.conformance.store import NO_LEASE, Store
-from tests.conformance.streams import Ended, KeepAliveStream, skip_unless_offered
+from tests.conformance.streams import PATIENCE_SECONDS, Ended, KeepAliveStream, skip_unless_offered
 
 EXISTS: Final = ("FAILED_PRECONDITION", "etcdserver: lease already exists")
 TOO_LARGE_TTL: Final = ("OUT_OF_RANGE", "etcdserver: too large lease TTL")
 MAX_TTL: Final = 9_000_000_000
-MINIMUM_TTL: Final = 2
-POLL_SECONDS: Final = 0.05
+SHORT_TTL: Final = 5  # and yet longer than a busy machine stands still
+POLL_SECONDS: Final = 0.1
 UNKNOWN: Final = 4_000_000
 
 Open = Callable[[], KeepAliveStream]
@@ -107,7 +107,7 @@ def test_a_short_ttl_is_raised_to_the_minimum(leases: Store, asked: int, granted
 def test_the_longest_ttl(leases: Store) -> None:
     answer = grant(leases, ttl=MAX_TTL)
     assert answer.TTL == MAX_TTL
-    assert left(leases, answer.ID).TTL in (MAX_TTL, MAX_TTL - 1)
+    assert MAX_TTL - 60 <= left(leases, answer.ID).TTL <= MAX_TTL
     revoke(leases, answer.ID)
 
 
@@ -251,8 +251,10 @@ def test_a_renewal_moves_the_end(leases: Store, stream: KeepAliveStream) -> None
     lease = grant(leases, ttl=600).ID
     while left(leases, lease).TTL > 598:
         time.sleep(POLL_SECONDS)
+    began = time.monotonic()
     assert stream.renew(lease) == (lease, 600)
-    assert left(leases, lease).TTL in (599, 600)
+    shown = left(leases, lease).TTL
+    assert 599 - (time.monotonic() - began) < shown <= 600
     revoke(leases, lease)
 
 
@@ -260,10 +262,11 @@ def test_a_renewal_moves_the_end(leases: Store, stream: KeepAliveStream) -> None
 
 
 def test_time_to_live_counts_down_from_below_the_granted_ttl(leases: Store) -> None:
+    began = time.monotonic()
     lease = grant(leases, ttl=600).ID
     answer = left(leases, lease)
     assert (answer.ID, answer.grantedTTL, list(answer.keys)) == (lease, 600, [])
-    assert answer.TTL in (598, 599)
+    assert 598 - (time.monotonic() - began) < answer.TTL <= 599
     revoke(leases, lease)
 
 
@@ -314,14 +317,14 @@ def test_leases_come_in_the_order_of_their_ends(leases: Store, stream: KeepAlive
 
 @pytest.mark.slow
 def test_an_expired_lease_takes_its_keys_along(leases: Store) -> None:
-    """M06: not before the TTL, and soon after it."""
+    """M06: not before the TTL."""
     start = time.monotonic()
-    lease = grant(leases, ttl=1).ID
+    lease = grant(leases, ttl=SHORT_TTL).ID
     leases.put("a", lease=lease)
     while exists(leases, "a"):
         time.sleep(POLL_SECONDS)
-        assert time.monotonic() < start + MINIMUM_TTL + 10
-    assert time.monotonic() - start >= MINIMUM_TTL
+        assert time.monotonic() < start + SHORT_TTL + PATIENCE_SECONDS
+    assert time.monotonic() - start >= SHORT_TTL
     assert left(leases, lease).TTL == -1
     assert lease not in listed(leases)
 
@@ -331,18 +334,18 @@ def test_a_lease_that_is_renewed_lives_and_ends_when_it_is_not(
     leases: Store, stream: KeepAliveStream
 ) -> None:
     """M12: never before the last answered renewal plus the TTL."""
-    lease = grant(leases, ttl=2).ID
+    lease = grant(leases, ttl=SHORT_TTL).ID
     leases.put("a", lease=lease)
-    stop = time.monotonic() + 2 * MINIMUM_TTL
+    stop = time.monotonic() + 1.5 * SHORT_TTL
     while True:
         answered = time.monotonic()
-        assert stream.renew(lease) == (lease, 2)
+        assert stream.renew(lease) == (lease, SHORT_TTL)
         assert exists(leases, "a")
         if answered > stop:
             break
         time.sleep(10 * POLL_SECONDS)
     while exists(leases, "a"):
-        assert time.monotonic() < answered + MINIMUM_TTL + 10
+        assert time.monotonic() < answered + SHORT_TTL + PATIENCE_SECONDS
         time.sleep(POLL_SECONDS)
-    assert time.monotonic() - answered >= MINIMUM_TTL
+    assert time.monotonic() - answered >= SHORT_TTL
     assert stream.renew(lease) == (lease, 0)

@@ -17,7 +17,7 @@ NOT_LEADER: Final = ("UNKNOWN", "election: not leader")
 LEADER_MISSING: Final = ("UNKNOWN", '"leader" field must be provided')
 NO_KEY: Final = ("UNKNOWN", "etcdserver: key is not provided")
 SESSION_EXPIRED: Final = ("UNKNOWN", "mutex: session is expired")
-DEADLINE_SECONDS: Final = 0.3
+DEADLINE_SECONDS: Final = 2.0
 UNKNOWN_LEASE: Final = 4_000_001
 
 Observing = Stream[Any, election_pb2.LeaderResponse]
