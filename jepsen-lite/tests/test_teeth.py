@@ -137,5 +137,5 @@ def test_a_lock_is_refused_to_who_lost_its_lease_while_it_waited_and_the_variant
 @pytest.mark.slow
 def test_a_sample_of_all_is_found() -> None:
     sample = Random(5).sample([tooth for tooth in TEETH if tooth.found_by == SIMULATOR], 6)
-    survivors = [one.tooth.name for one in bites(sample, 2, 100.0) if not one.noticed]
+    survivors = [one.tooth.name for one in bites(sample, 2, BUDGET_SECONDS) if not one.noticed]
     assert survivors == []
