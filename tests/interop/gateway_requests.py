@@ -238,6 +238,13 @@ def pages() -> Iterator[bytes]:
             "/health#x",
             "/version/",
         ),
+        *("/debug", "/debug/", "/debug/vars/", "/debug/vars/x", "/debug/requests"),
+        *(
+            "/debug/pprof",
+            "/debug/pprof/",
+            "/debug/pprof/cmdline",
+            "/debug/pprof/profile?seconds=1",
+        ),
         *(
             "/a/../health?x=y",
             "/v3/../health",
@@ -249,6 +256,8 @@ def pages() -> Iterator[bytes]:
     ):
         yield request(path, method="GET")
         yield request(path, '{"key":"YQ=="}')
+    for method in ("POST", "PUT", "DELETE", "HEAD", "OPTIONS"):
+        yield request("/debug/vars", method=method)
     body = '{"key":"YQ=="}'
     for headers in (
         *(

@@ -1,15 +1,16 @@
 """The JSON gateway beside etcd's: the same bytes to both, the answers compared byte for byte."""
 
+import json
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
 from tests import processes
 from tests.interop import gateway_requests as requests
-from tests.server.http.asking import Answer, Wire, request
+from tests.server.http.asking import Answer, Wire, get, request
 
 pytestmark = pytest.mark.slow
 
@@ -113,6 +114,27 @@ def test_every_call_is_answered_as_by_etcd(pair: Pair, group: object) -> None:
 
 def test_every_page_is_answered_as_by_etcd(pair: Pair) -> None:
     assert not differences(pair, requests.pages())
+
+
+def test_variables_have_etcds_names_and_the_raft_status_its_form(pair: Pair) -> None:
+    answers = [get(port, "/debug/vars") for port in pair]
+    assert len({(one.status, one.headers["content-type"]) for one in answers}) == 1
+    theirs, ours = (json.loads(one.body) for one in answers)
+    assert list(ours) == list(theirs)
+    assert ours["file_descriptor_limit"] == theirs["file_descriptor_limit"]
+    assert _form(ours["raft.status"]) == _form(theirs["raft.status"])
+
+
+def _form(status: dict[str, Any]) -> list[object]:
+    """Of a member that is alone: names, words and what is which member; no numbers."""
+    own = status["id"]
+    assert re.fullmatch("[0-9a-f]{9,16}", own)
+    assert list(status["progress"]) == [own]
+    form: list[object] = []
+    for name, value in [*status.items(), *status["progress"][own].items()]:
+        shown = "own" if value == own else value
+        form += [name, shown if isinstance(shown, str) else type(shown)]
+    return form
 
 
 def test_there_are_some_hundred_requests() -> None:
