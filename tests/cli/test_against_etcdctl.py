@@ -7,6 +7,9 @@ subcommand, and two slips of its txn parser (a single-quoted word loses all but
 one letter, an unknown operator ends in a stack trace).
 """
 
+import fcntl
+import os
+import pickle
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -18,7 +21,7 @@ from tests.cli.running import Outcome, etcdctl, raftctl
 from tests.cli.steps import NEW_MEMBER, STEPS, Step
 from tests.processes import ETCD, Cluster, Server, etcd, free_ports
 
-pytestmark = pytest.mark.xdist_group("etcdctl")  # one recording for the whole file
+pytestmark = pytest.mark.timeout(400)  # the recording is waited for by whoever comes first
 
 
 def _fresh_etcd(directory: Path, ports: Sequence[int]) -> Cluster:
@@ -54,12 +57,22 @@ def _record(
 
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Outcome, Outcome]]:
-    """(etcdctl's outcome, raftctl's outcome) of each step."""
-    directory = tmp_path_factory.mktemp("etcdctl")
-    ports = free_ports(2)
-    theirs = _record(etcdctl, directory / "theirs", ports)
-    ours = _record(raftctl, directory / "ours", ports)
-    return list(zip(theirs, ours, strict=True))
+    """(etcdctl's outcome, raftctl's outcome) of each step: one recording for all test workers."""
+    own = tmp_path_factory.getbasetemp()
+    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    with (shared / "etcdctl-recorded").open("a+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # the others wait until it is there
+        file.seek(0)
+        if content := file.read():
+            found: list[tuple[Outcome, Outcome]] = pickle.loads(content)
+            return found
+        directory = tmp_path_factory.mktemp("etcdctl")
+        ports = free_ports(2)
+        theirs = _record(etcdctl, directory / "theirs", ports)
+        ours = _record(raftctl, directory / "ours", ports)
+        outcomes = list(zip(theirs, ours, strict=True))
+        file.write(pickle.dumps(outcomes))
+    return outcomes
 
 
 @pytest.mark.parametrize(
