@@ -1,10 +1,12 @@
 """The thread that keeps leases, against servers that answer, refuse, hang or lie.
 
 The servers are real gRPC servers that know nothing but LeaseKeepAlive, so that each can be told
-what to do; times are real and short.
+what to do; times are real. Where no lease may be lost, the TTL leaves seconds to a machine that
+stands still now and then; a lease that was granted a while ago need not be waited for.
 """
 
 import logging
+import re
 import signal
 import subprocess
 import sys
@@ -28,7 +30,8 @@ class Server(grpc.GenericRpcHandler):  # type: ignore[misc]
     """Answers renewals as it is told to.
 
     mode: "renew", "silent" (reads and does not answer), "gone" (TTL 0) or "break" (ends the
-    stream). delay: seconds before each answer. asked: lease ids in order of arrival.
+    stream). delay: seconds before each answer. asked: lease ids in order of arrival. asked_at:
+    when they arrived, by `now`.
     """
 
     def __init__(self, ttl: int) -> None:
@@ -36,6 +39,7 @@ class Server(grpc.GenericRpcHandler):  # type: ignore[misc]
         self.delay = 0.0
         self.ttl = ttl
         self.asked: list[int] = []
+        self.asked_at: list[float] = []
         self.streams = 0
         self._server = grpc.server(ThreadPoolExecutor(16), handlers=[self])
         self.port = self._server.add_insecure_port("127.0.0.1:0")
@@ -58,6 +62,7 @@ class Server(grpc.GenericRpcHandler):  # type: ignore[misc]
         if self.mode == "break":
             context.abort(grpc.StatusCode.UNAVAILABLE, "etcdserver: no leader")
         for request in requests:
+            self.asked_at.append(now())
             self.asked.append(request.ID)
             if self.mode == "break":
                 context.abort(grpc.StatusCode.UNAVAILABLE, "etcdserver: no leader")
@@ -111,7 +116,7 @@ def make() -> Iterator[Make]:
         yield made
 
 
-def wait_until(true: Callable[[], bool], seconds: float = 20.0) -> None:
+def wait_until(true: Callable[[], bool], seconds: float = 60.0) -> None:
     give_up = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < give_up, "did not come about"
@@ -139,7 +144,7 @@ class Told:
 
 def assert_told_at_the_deadline(told: Told, kept: Kept, metronome: "Metronome") -> None:
     """Not before it, and behind it no more than a busy machine takes to switch threads."""
-    assert kept.lifetime.deadline <= told.over < metronome.woke() + 0.4
+    assert kept.lifetime.deadline <= told.over < metronome.woke() + 1.5
 
 
 class Metronome:
@@ -162,11 +167,12 @@ class Metronome:
 
 
 def test_leases_are_renewed_at_a_third_of_their_ttl_over_one_stream(make: Make) -> None:
-    servers, keeper = make(ttl=2)
-    kept = [keeper.keep(number, 2, now()) for number in range(1, 51)]
-    began = now()
-    wait_until(lambda: len(servers.all[0].asked) >= 150)
-    assert 1.8 < now() - began < 20
+    servers, keeper = make(ttl=6)
+    kept = [keeper.keep(number, 6, now()) for number in range(1, 51)]
+    wait_until(lambda: len(servers.all[0].asked) >= 100)
+    first, second = servers.all[0].asked_at[:50], servers.all[0].asked_at[50:100]
+    # Those that are due a moment later are renewed along.
+    assert 1.6 < second[0] - first[0] < 20
     assert all(one.alive for one in kept)
     assert servers.all[0].streams == 1
 
@@ -186,7 +192,7 @@ def test_loss_is_told_at_the_deadline_although_nothing_answers(make: Make) -> No
     """C07: the request vanishes. The deadline lies before the end of the TTL."""
     servers, keeper = make()
     servers.all[0].mode = "silent"
-    kept = keeper.keep(5, 1, now())
+    kept = keeper.keep(5, 3, now() - 0.9)
     metronome = Metronome(kept)
     told = Told(kept)
     assert told.event.wait(20)
@@ -212,47 +218,48 @@ def test_loss_is_told_at_the_deadline_although_nobody_can_be_reached(make: Make)
 @pytest.mark.parametrize("fault", ["silent", "break", "stopped"])
 def test_another_endpoint_takes_over_in_time(make: Make, fault: str) -> None:
     """C06: two of three endpoints fail in one way or another; no lease is lost."""
-    servers, keeper = make(3, ttl=2)
+    servers, keeper = make(3, ttl=9)
     for server in servers.all[:2]:
         if fault == "stopped":
             server.stop()
         else:
             server.mode = fault
-    kept = keeper.keep(5, 2, now())
+    kept = keeper.keep(5, 9, now() - 2.9)
     told = Told(kept)
-    wait_until(lambda: len(servers.all[2].asked) >= 3)
-    assert kept.alive
+    wait_until(lambda: bool(servers.all[2].asked))
+    wait_until(lambda: kept.lifetime.remaining > 6 or bool(told.over))
     assert not told.over
 
 
 def test_an_outage_shorter_than_the_ttl_costs_nothing(make: Make) -> None:
     """C06: the only endpoint is silent for more than half of the TTL, then answers again."""
-    servers, keeper = make(1, ttl=2)
+    servers, keeper = make(1, ttl=12)
     server = servers.all[0]
-    kept = keeper.keep(5, 2, now())
+    kept = keeper.keep(5, 12, now() - 3.9)
     told = Told(kept)
-    wait_until(lambda: len(server.asked) >= 1)
+    wait_until(lambda: kept.lifetime.remaining > 10)
     server.mode = "silent"
     asked = len(server.asked)
-    wait_until(lambda: kept.lifetime.remaining < 0.7)
+    wait_until(lambda: kept.lifetime.remaining < 5.5)
     assert len(server.asked) > asked
     server.mode = "renew"
-    wait_until(lambda: kept.lifetime.remaining > 1.5)
+    wait_until(lambda: kept.lifetime.remaining > 6 or bool(told.over))
     assert not told.over
 
 
 def test_a_slow_server_is_heard_although_another_was_asked_meanwhile(make: Make) -> None:
     """Its answer counts from when it was asked; it is not given up for being slow."""
-    servers, keeper = make(2, ttl=3)
-    servers.all[0].delay = 0.8  # longer than the patience of half a second
+    servers, keeper = make(2, ttl=9)
+    servers.all[0].delay = 2.4  # longer than the patience of one and a half seconds
     servers.all[1].mode = "silent"
-    kept = keeper.keep(5, 3, now())
+    kept = keeper.keep(5, 9, now() - 2.9)
     told = Told(kept)
     least = kept.lifetime.remaining
-    while len(servers.all[0].asked) < 3:
+    while len(servers.all[0].asked) < 2:
         threading.Event().wait(0.01)
         least = min(least, kept.lifetime.remaining)
-    assert least > 0.5, "not asked anew, which would take a second more"
+    assert servers.all[1].asked, "meanwhile"
+    assert least > 1.5, "not asked anew, which would take three seconds more"
     assert not told.over
 
 
@@ -262,8 +269,9 @@ def test_an_answer_counts_from_the_sending_of_its_request(make: Make) -> None:
     kept = keeper.keep(5, 60, now() - 19.5)
     before = kept.lifetime.deadline
     wait_until(lambda: kept.lifetime.deadline > before)
-    asked_after = kept.lifetime.deadline - before
-    assert 19.9 < asked_after < 21.1, "a third of the TTL, not the answer's 1.2 s on top"
+    assert kept.lifetime.deadline > before + 19.9, "a third of the TTL"
+    arrived = servers.all[0].asked_at[0]
+    assert kept.lifetime.deadline <= arrived + 60 - lifetime.margin(60), "not 1.2 s on top"
 
 
 def test_an_answer_is_never_taken_for_that_of_a_later_request(make: Make) -> None:
@@ -282,14 +290,14 @@ def test_an_answer_is_never_taken_for_that_of_a_later_request(make: Make) -> Non
 
 
 def test_a_callback_that_blocks_does_not_hold_up_other_leases(make: Make) -> None:
-    servers, keeper = make(1, ttl=3)
+    servers, keeper = make(1, ttl=6)
     blocked = threading.Event()
     short = keeper.keep(1, 1, now() - 0.7)
     short.when_lost(lambda: blocked.wait(60))
     servers.all[0].mode = "silent"
     wait_until(lambda: not short.alive)
     servers.all[0].mode = "renew"
-    other = keeper.keep(2, 3, now())
+    other = keeper.keep(2, 6, now() - 1.9)
     told = Told(other)
     wait_until(lambda: servers.all[0].asked.count(2) >= 2)
     assert not told.over
@@ -403,12 +411,14 @@ def test_a_late_renewal_is_warned_of_once(make: Make, caplog: pytest.LogCaptureF
     servers, keeper = make()
     servers.all[0].mode = "silent"
     with caplog.at_level(logging.WARNING, "raftkv.client"):
-        kept = keeper.keep(0x5EED, 1, now())
-        assert Told(kept).event.wait(20)
+        kept = keeper.keep(0x5EED, 6, now() - 1.9)
+        assert Told(kept).event.wait(60)
+        wait_until(lambda: any("no renewal" in record.message for record in caplog.records))
     late = [record for record in caplog.records if "no renewal" in record.message]
     assert len(late) == 1
     assert "lease 5eed" in late[0].message
-    assert "does not answer" in late[0].message
+    # Whether its time for an answer is over when half of the TTL is, is up to the machine.
+    assert re.search("does not answer|no answer yet", late[0].message)
 
 
 def test_after_the_machine_slept_a_lease_is_over_before_anybody_was_told(
