@@ -87,11 +87,21 @@ def veiled() -> Iterator[Callable[[str], Veil]]:
 
 
 class Times:
-    """When a key was seen to go, and when a loss was told, by `now`; 0 = not yet."""
+    """When a key was seen to go, and when a loss was told, by `now`; 0 = not yet.
+
+    late: for how long this process got no turn, at most, in seconds.
+    """
 
     def __init__(self, direct: Client, key: str) -> None:
-        self.deleted = self.told = 0.0
+        self.deleted = self.told = self.late = 0.0
         direct.add_watch_callback(key, self._note_deletion, no_put=True)
+        threading.Thread(target=self._measure, daemon=True).start()
+
+    def _measure(self) -> None:
+        while not self.deleted:
+            began = now()
+            threading.Event().wait(0.01)
+            self.late = max(self.late, now() - began)
 
     def note_loss(self) -> None:
         self.told = now()
@@ -102,11 +112,11 @@ class Times:
     def check(self, deadline: float) -> None:
         """The deadline was before the end, and told in time; or late by a busy machine's fault."""
         wait_until(lambda: bool(self.told and self.deleted))
-        assert deadline <= self.told < max(self.deleted, deadline + 0.4)
+        assert deadline <= self.told < max(self.deleted, deadline + 0.4 + 3 * self.late)
         assert deadline < self.deleted
 
 
-def wait_until(true: Callable[[], bool], seconds: float = 15.0) -> None:
+def wait_until(true: Callable[[], bool], seconds: float = 60.0) -> None:
     give_up = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < give_up, "did not come about"
@@ -126,10 +136,10 @@ def test_a_lease_lives_while_it_is_held_and_its_keys_go_at_the_end(
 ) -> None:
     server, connect = pair
     client = connect(server.endpoints)
-    with client.lease(2) as lease:
-        assert lease.ttl == 2
+    with client.lease(4) as lease:
+        assert lease.ttl == 4
         client.put(prefix + "k", "v", lease=lease.id)
-        stays_so(lambda: bool(lease.alive), 2.5)
+        stays_so(lambda: bool(lease.alive), 4.5)
         assert client.get(prefix + "k").kv.lease == lease.id
     assert not lease.alive
     assert lease.remaining == 0.0
@@ -149,7 +159,7 @@ def test_a_lease_that_is_not_kept_runs_out_and_tells_so_before(
     with Client(server.endpoints) as direct:
         times = Times(direct, prefix + "k")
         lease.on_loss(times.note_loss)
-        assert lease.lost.wait(15)
+        assert lease.lost.wait(60)
         assert not lease.alive
         times.check(lease.deadline)
     assert "clock" in lease.reason
@@ -163,12 +173,12 @@ def test_a_lease_that_is_not_kept_runs_out_and_tells_so_before(
 def test_a_detached_lease_is_left_to_run_out(pair: tuple[Served, Faces], prefix: str) -> None:
     server, connect = pair
     client = connect(server.endpoints)
-    with client.lease(2) as lease:
+    with client.lease(4) as lease:
         client.put(prefix + "k", "v", lease=lease.id)
         lease.detach()
     assert lease.alive
     assert client.get(prefix + "k").exists
-    assert lease.lost.wait(15)
+    assert lease.lost.wait(60)
     wait_until(lambda: not client.get(prefix + "k").exists)
 
 
@@ -208,7 +218,7 @@ def test_a_lease_that_somebody_else_revokes_is_lost_at_the_next_renewal(
     client.revoke(lease.id)
     told = threading.Event()
     lease.on_loss(told.set)
-    assert told.wait(15)
+    assert told.wait(60)
     assert not lease.alive
     assert "the server has ended" in lease.reason
 
@@ -252,7 +262,7 @@ def test_closing_the_client_loses_its_leases_and_leaves_no_thread(
     began = time.monotonic()
     client.close()
     assert time.monotonic() - began < 15, "no renewal is waited for"
-    assert told.wait(15)
+    assert told.wait(60)
     assert not lease.alive
     assert lease.lost.is_set()
     with pytest.raises(ClientClosed):
@@ -296,9 +306,9 @@ def test_a_blocked_event_loop_costs_no_lease(server: Served, prefix: str) -> Non
     """C05: the loop is blocked for longer than the TTL, three times over its renewal."""
 
     async def scenario() -> None:
-        async with aio.Client(server.endpoints) as client, client.lease(2) as lease:
+        async with aio.Client(server.endpoints) as client, client.lease(4) as lease:
             await client.put(prefix + "k", "v", lease=lease.id)
-            time.sleep(2.3)
+            time.sleep(4.3)
             assert lease.alive
             assert lease.remaining > 0
             assert not lease.lost.is_set()
@@ -348,7 +358,7 @@ def test_a_dead_network_is_told_while_the_server_still_has_the_key(
         client.put(prefix + "k", "v", lease=lease.id)
         lease.on_loss(times.note_loss)
         veil.black_hole()
-        assert lease.lost.wait(15)
+        assert lease.lost.wait(60)
         assert not lease.alive
         times.check(lease.deadline)
 
