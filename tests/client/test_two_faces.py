@@ -282,10 +282,10 @@ def test_a_mailbox_keeps_order_and_ends_behind_its_last_item() -> None:
             box.put(5)
 
         thread = _in_thread(fill)
-        assert [await box.get(5.0) for _ in range(1000)] == list(range(1000))
+        assert [await box.get(60.0) for _ in range(1000)] == list(range(1000))
         for _ in range(2):
             with pytest.raises(LookupError):
-                await box.get(5.0)
+                await box.get(60.0)
         thread.join()
         assert box.size == 0
 
@@ -299,7 +299,7 @@ def test_a_mailbox_keeps_order_and_ends_behind_its_last_item() -> None:
             box.put(number)
 
     thread = _in_thread(fill_it)
-    assert [box.get(5.0) for _ in range(1000)] == list(range(1000))
+    assert [box.get(60.0) for _ in range(1000)] == list(range(1000))
     thread.join()
     box.close(LookupError("ended"))
     with pytest.raises(LookupError):
@@ -376,7 +376,7 @@ def test_the_library_runs_on_uvloop(raftkv_served: Any, prefix: str) -> None:
         async with aio.Client(raftkv_served.endpoints) as client:
             put = await client.put(prefix + "a", "1")
             async with client.watch(prefix + "a", start_revision=put.revision) as watch:
-                batch = await watch.next(timeout=20.0)
+                batch = await watch.next(timeout=60.0)
                 assert batch.events[0].text == "1"
             async with client.lease(5) as lease:
                 assert lease.alive
@@ -399,7 +399,7 @@ def test_reading_a_stream_may_be_given_up_and_taken_up_again(raftkv_served: Any)
                 with pytest.raises(TimeoutError):
                     await stream.read(0.02)
             await stream.write(request)
-            reply = await stream.read(5.0)
+            reply = await stream.read(60.0)
             assert reply is not None
             assert reply.created
             reading = asyncio.ensure_future(stream.read())
@@ -415,7 +415,7 @@ def test_reading_a_stream_may_be_given_up_and_taken_up_again(raftkv_served: Any)
         with pytest.raises(TimeoutError):
             stream.read(0.02)
         stream.write(request)
-        reply = stream.read(5.0)
+        reply = stream.read(60.0)
         assert reply is not None
         assert reply.created
         got: list[object] = []

@@ -30,7 +30,7 @@ def connect(request: pytest.FixtureRequest) -> Iterator[Faces]:
     faces.close()
 
 
-def wait_until(true: Callable[[], bool], seconds: float = 10.0) -> None:
+def wait_until(true: Callable[[], bool], seconds: float = 60.0) -> None:
     give_up = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < give_up, "did not come about"
@@ -41,7 +41,7 @@ def take(watch: Any, count: int) -> list[Any]:
     """The next so many events."""
     events: list[Any] = []
     while len(events) < count:
-        events += watch.next(20).events
+        events += watch.next(60).events
     assert len(events) == count
     return events
 
@@ -96,7 +96,7 @@ def test_one_revision_comes_in_one_batch(server: Served, connect: Faces, prefix:
     client = connect(server.endpoints)
     with client.watch(prefix, prefix=True) as watch:
         done = client.txn(Txn().then(*[Put(f"{prefix}{n}", "x") for n in range(20)]))
-        batch = watch.next(20)
+        batch = watch.next(60)
     assert len(batch) == 20
     assert {event.revision for event in batch} == {done.revision}
 
@@ -182,7 +182,7 @@ def test_large_answers_in_fragments_are_joined(server: Served, connect: Faces, p
         client.put(f"{prefix}{number:02}", value)
     with client.watch(prefix, prefix=True, prev_kv=True, fragment=True) as watch:
         client.txn(Txn().then(Delete(prefix, prefix=True), Put(prefix[:-1] + "#", "end")))
-        batch = watch.next(20)
+        batch = watch.next(60)
     assert len(batch) == 12, "one revision of 3.6 MB of previous values"
     assert all(event.previous.value == value for event in batch)
 
@@ -196,10 +196,10 @@ def test_a_compacted_start_says_from_where_to_go_on(
     client.compact(revisions[3])
     watch = client.watch(prefix + "k", start_revision=revisions[0])
     with pytest.raises(Compacted) as caught:
-        watch.next(20)
+        watch.next(60)
     assert caught.value.compact_revision == revisions[3]
     with pytest.raises(Compacted):
-        watch.next(20)
+        watch.next(60)
     watch.close()
     with client.watch(prefix + "k", start_revision=caught.value.compact_revision) as again:
         assert [event.text for event in take(again, 2)] == ["3", "4"]
@@ -339,7 +339,7 @@ with Client(sys.argv[1]) as client, client.watch("forked") as watch:
         os._exit(1)
     _, status = os.waitpid(child, 0)
     client.put("forked", "1")
-    print(os.waitstatus_to_exitcode(status), watch.next(20).events[0].text)
+    print(os.waitstatus_to_exitcode(status), watch.next(60).events[0].text)
 """
 
 

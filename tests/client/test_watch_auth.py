@@ -57,15 +57,15 @@ def test_watches_need_permission_and_survive_a_token_that_was_forgotten(
         watch.open()
     for client in clients:
         with pytest.raises(PermissionDenied):
-            client.watch("closed").next(5)
+            client.watch("closed").next(60)
     guarded.kill()
     guarded.start()
     with Client(
-        guarded.endpoint, user="root", password="secret", timeout=15, dial_timeout=15
+        guarded.endpoint, user="root", password="secret", timeout=60, dial_timeout=60
     ) as root:
         root.put("open/k", "v")
     for watch in watches:
-        assert watch.next(10).events[0].text == "v"
+        assert watch.next(60).events[0].text == "v"
 
 
 def test_a_wrong_password_ends_a_watch_before_it_begins(

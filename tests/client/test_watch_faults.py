@@ -123,7 +123,7 @@ class Reader:
         assert not self._thread.is_alive()
 
 
-def wait_until(true: Callable[[], bool], seconds: float = 20.0) -> None:
+def wait_until(true: Callable[[], bool], seconds: float = 60.0) -> None:
     give_up = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < give_up, "did not come about"
@@ -204,8 +204,8 @@ def test_a_watch_goes_on_without_a_gap(
     writer.stop()
     with Client(cluster.endpoint) as client:
         last = max(kv.mod_revision for kv in client.get_prefix(prefix))
-    wait_until(lambda: all(reader.seen and reader.seen[-1][0] == last for reader in readers), 30)
-    assert time.monotonic() - began < 60
+    wait_until(lambda: all(reader.seen and reader.seen[-1][0] == last for reader in readers))
+    assert time.monotonic() - began < 80
     expected = history(cluster, prefix, 1, last)
     for reader in readers:
         assert reader.error is None
@@ -267,7 +267,7 @@ def test_a_silent_endpoint_is_left_in_bounded_time(
             began = time.monotonic()
             with Client(cluster.endpoint) as client:
                 client.put("silent", "x")
-            assert watch.next(30).events[0].text == "x"
+            assert watch.next(60).events[0].text == "x"
             assert time.monotonic() - began < 15, "1 s on a machine that is not busy"
             assert watch._place == 1
         veil.network.heal()
@@ -291,7 +291,7 @@ def test_no_busy_loop_while_every_endpoint_is_down(
     with Client(cluster.endpoint) as client:
         client.put("down", "up again")
     for watch in watches:
-        assert watch.next(20).events[0].text == "up again"
+        assert watch.next(60).events[0].text == "up again"
 
 
 def test_a_compaction_while_it_was_away_is_told_apart(
@@ -312,7 +312,7 @@ def test_a_compaction_while_it_was_away_is_told_apart(
             client.get("away")  # linearizable: the member has applied the compaction
     for watch in watches:
         with pytest.raises(Compacted) as caught:
-            watch.next(20)
+            watch.next(60)
         assert caught.value.compact_revision == revision
 
 

@@ -70,7 +70,10 @@ def test_a_server_that_confirms_and_breaks_is_not_asked_in_a_busy_loop(connect: 
     watch = connect(server.endpoint).watch("k")
     with pytest.raises(TimedOut):
         watch.next(2)
-    assert 3 <= len(server.asked) < 15
+    assert len(server.asked) < 15
+    while len(server.asked) < 3:  # it goes on
+        with pytest.raises(TimedOut):
+            watch.next(1)
     assert server.asked[1:] == [6] * (len(server.asked) - 1)
     server.stop()
 
@@ -80,8 +83,8 @@ def test_each_stream_that_brings_one_event_and_breaks_is_followed_at_once(connec
     server = Server(lambda number, requests: iter([created(4 + number), put(5 + number)]))
     with connect(server.endpoint).watch("k") as watch:
         began = time.monotonic()
-        revisions = [watch.next(20).events[0].revision for _ in range(20)]
-        assert time.monotonic() - began < 12
+        revisions = [watch.next(60).events[0].revision for _ in range(20)]
+        assert time.monotonic() - began < 25, "pauses before each would take longer"
     assert revisions == list(range(6, 26))
     assert server.asked[:20] == [0, *range(7, 26)]
     server.stop()
@@ -98,7 +101,7 @@ def test_a_stream_without_a_confirmation_is_left(connect: Faces) -> None:
 
     server = Server(behave)
     with connect(server.endpoint, keepalive_timeout=0.3).watch("k") as watch:
-        assert watch.next(20).events[0].revision == 6
+        assert watch.next(60).events[0].revision == 6
     assert len(server.asked) == 2
     server.stop()
 
@@ -110,5 +113,5 @@ def test_events_before_the_confirmation_are_not_believed(connect: Faces) -> None
 
     server = Server(behave)
     with connect(server.endpoint).watch("k") as watch:
-        assert watch.next(20).events[0].revision == 6
+        assert watch.next(60).events[0].revision == 6
     server.stop()

@@ -57,7 +57,7 @@ def test_a_cancelled_iteration_can_be_taken_up_again(server: Served, prefix: str
             with pytest.raises(asyncio.CancelledError):
                 await reading
             await client.put(prefix + "k", "2")
-            assert (await watch.next(20)).events[0].text == "2"
+            assert (await watch.next(60)).events[0].text == "2"
 
     asyncio.run(scenario())
 
@@ -75,13 +75,13 @@ def test_a_timeout_is_kept_although_no_connection_comes_about() -> None:
 
         async with (
             await asyncio.start_server(swallow, "127.0.0.1", port),
-            aio.Client(f"127.0.0.1:{port}", dial_timeout=5, timeout=5) as client,
+            aio.Client(f"127.0.0.1:{port}", dial_timeout=40, timeout=40) as client,
         ):
             watch = client.watch("k")
             began = asyncio.get_running_loop().time()
             with pytest.raises(TimeoutError):
                 await watch.next(0.3)
-            assert asyncio.get_running_loop().time() - began < 4
+            assert asyncio.get_running_loop().time() - began < 20
             await watch.close()
 
     asyncio.run(scenario())
@@ -104,7 +104,7 @@ def test_a_cancelled_context_closes_its_watch(server: Served, prefix: str) -> No
             with pytest.raises(asyncio.CancelledError):
                 await holding
             with pytest.raises(ClientClosed):
-                await watches[0].next(20)
+                await watches[0].next(60)
             for _ in range(2000):  # grpcio's own end soon after their call
                 if len(asyncio.all_tasks()) == 1:
                     break
@@ -121,5 +121,5 @@ def test_many_watches_of_one_loop_end_together(server: Served, prefix: str) -> N
     for watch in watches:
         watch.open()
     client.put(prefix + "7", "x")
-    assert watches[7].next(20).events[0].text == "x"
+    assert watches[7].next(60).events[0].text == "x"
     faces.close()  # fails if a task is left
