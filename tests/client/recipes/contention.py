@@ -9,7 +9,7 @@ from raftkv.client import NotConnected, OutcomeUnknown
 
 T = TypeVar("T")
 
-PATIENCE_SECONDS: Final = 40.0
+PATIENCE_SECONDS: Final = 60.0
 
 
 class Beside(Generic[T]):

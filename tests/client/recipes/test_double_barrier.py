@@ -126,7 +126,7 @@ def test_one_that_died_inside_is_waited_for_no_longer_than_its_lease(
         left: list[float] = []
 
         def work(number: int) -> None:
-            barrier = (client, dying)[number].double_barrier(prefix + "s", 2, ttl=2)
+            barrier = (client, dying)[number].double_barrier(prefix + "s", 2, ttl=5)
             barrier.enter(timeout=30)
             if number:
                 assert barrier._lease is not None

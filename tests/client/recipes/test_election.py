@@ -146,9 +146,9 @@ def test_a_leader_keeps_its_lease_while_the_event_loop_is_blocked(
     async def scenario() -> None:
         async with (
             aio.Client(server.endpoints) as client,
-            client.election(prefix + "e", ttl=2).campaign("host-a") as term,
+            client.election(prefix + "e", ttl=4).campaign("host-a") as term,
         ):
-            time.sleep(3)
+            time.sleep(5)
             assert term.is_leader
             assert await term.confirm()
 
@@ -325,13 +325,13 @@ def test_an_observer_that_was_cut_off_goes_on_with_the_present(
                 if outage == "cut":
                     gate.cut()
                 gate.open()
-                seen = [observation.next(20)]
+                seen = [observation.next(60)]
                 while seen[-1].text != "three":
-                    seen.append(observation.next(20))
+                    seen.append(observation.next(60))
                 tokens = [kv.create_revision for kv in seen]
                 assert tokens == sorted(tokens)
                 last.proclaim("three again")
-                assert observation.next(20).text == "three again"
+                assert observation.next(60).text == "three again"
             last.resign()
         connect.close_clients()
     finally:
@@ -357,7 +357,7 @@ def test_etcdctl_waits_for_us_and_we_for_etcdctl(
     assert theirs.text == "theirs"
     assert not waiting.is_done
     other.kill()  # asked to end, it does not always resign
-    other.communicate(timeout=20)
+    other.communicate(timeout=60)
     client.revoke(theirs.lease)
     later = waiting.result()
     assert later.fencing_token > term.fencing_token
@@ -388,7 +388,7 @@ def test_the_election_service_waits_for_us_and_we_for_it(
             )
             wait_until(lambda: queue_length(client, prefix) == 2)
             assert not asked.done()
-        won = asked.result(timeout=20).leader
+        won = asked.result(timeout=60).leader
         assert election.leader().text == "theirs"
         waiting = Beside(lambda: election.campaign("ours"))
         wait_until(lambda: queue_length(client, prefix) == 2)

@@ -272,5 +272,5 @@ def test_both_faces_divide_the_same_partitions(server: Served, prefix: str) -> N
             assert floor.sizes() == {}
             assert await client.count(prefix) == 0
 
-    asyncio.run(asyncio.wait_for(scenario(), 40))
+    asyncio.run(asyncio.wait_for(scenario(), 100))
     assert floor.overlaps == []

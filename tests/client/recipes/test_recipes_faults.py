@@ -94,7 +94,7 @@ def through_faults(
         wait_until(lambda: progress() >= before + step)  # noqa: B023
         fault(cluster, gates)
         before = progress()
-        wait_until(lambda: progress() >= before + step, 30)  # noqa: B023
+        wait_until(lambda: progress() >= before + step)  # noqa: B023
         cluster.recover()
 
 
