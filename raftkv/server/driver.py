@@ -88,7 +88,7 @@ class Driver:
         self.peers: PeerSender | None = None
         self._watching: Watching | None = None
         self.turns = 0
-        self.working_turns = 0  # of these, how many were not only there to write output
+        self._working_turns = 0  # of these, how many were not only there to write output
         self.disk = Disk(loop, directory.log, self._persisted, failed, self._synced_slowly)
         self.fail = failed
         self.woken = False  # a turn is due
@@ -128,6 +128,11 @@ class Driver:
         if self._watching is None:
             self._watching = Watching(self)
         return self._watching
+
+    @property
+    def work_done(self) -> int:
+        """Grows with all that clients have this member do: turns with work, and entries applied."""
+        return self._working_turns + self.replica.machine.applied_index
 
     # --- facts --------------------------------------------------------------
 
@@ -224,10 +229,10 @@ class Driver:
                 self._watching.before_turn()
             effects = self.replica.turn(self.loop.time())
             if effects.brief:
-                self.working_turns += bool(effects.replies)
+                self._working_turns += bool(effects.replies)
                 self._say(effects)
             else:
-                self.working_turns += 1
+                self._working_turns += 1
                 self._execute(effects)
         except Exception as error:  # noqa: BLE001
             # Whatever it is, this member's state is no longer known to be the log's.

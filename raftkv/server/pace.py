@@ -9,17 +9,20 @@ behind each part how long to rest:
 `worked` is processor time, of all threads that made the part: what a part waited for a processor or
 a disk is no reason to rest longer, so a crowded machine does not slow the work down twice.
 
-A member is busy when it has had turns with work in them, `BUSY_TURNS_PER_SECOND` or more, during
-the last `WINDOW_SECONDS` or somewhat longer. A quiet member has some tens of turns a second, for
-its clock and for heartbeats; a single client that writes makes hundreds. Turns that do nothing but
-write output do not count, because the work itself causes such.
+A member is busy when turns with work in them and applied entries, together, have come at
+`BUSY_PER_SECOND` or more for a window of `WINDOW_SECONDS` or somewhat longer, and stays so for
+`BUSY_SECONDS`. A quiet member has some tens of turns a second, for its clock and for heartbeats; a
+single client that writes makes hundreds. Entries count too, because the turns of a member that gets
+little of its processors become few and long. Turns that do nothing but write output do not count:
+the long work itself causes such.
 """
 
 from collections.abc import Callable
 from typing import Final
 
 WINDOW_SECONDS: Final = 0.05
-BUSY_TURNS_PER_SECOND: Final = 100.0
+BUSY_SECONDS: Final = 0.25  # a process that gets no processor for a window is not idle
+BUSY_PER_SECOND: Final = 100.0
 MAX_REST_SECONDS: Final = 1.0  # whatever a part took, the next one begins after this
 
 
@@ -30,25 +33,27 @@ class Pace:
     from its first part on whether the member is busy.
     """
 
-    def __init__(self, working_turns: Callable[[], int], now: Callable[[], float]) -> None:
-        """working_turns: how many turns with work there have been (`Driver.working_turns`).
-        now: a monotonic clock, in seconds."""
-        self._working_turns = working_turns
+    def __init__(self, work_done: Callable[[], int], now: Callable[[], float]) -> None:
+        """work_done: a number that grows with it (`Driver.work_done`). now: a monotonic clock, in
+        seconds."""
+        self._work_done = work_done
         self._now = now
         self._since = now()
-        self._turns = working_turns()
-        self._busy = False
+        self._done = work_done()
+        self._busy_until = float("-inf")
 
     @property
     def busy(self) -> bool:
         """Whether clients come first just now. Looks at the clock."""
-        seconds = self._now() - self._since
+        now = self._now()
+        seconds = now - self._since
         if seconds >= WINDOW_SECONDS:
-            turns = self._working_turns()
-            self._busy = turns - self._turns >= BUSY_TURNS_PER_SECOND * seconds
-            self._since += seconds
-            self._turns = turns
-        return self._busy
+            done = self._work_done()
+            if done - self._done >= BUSY_PER_SECOND * seconds:
+                self._busy_until = now + BUSY_SECONDS
+            self._since = now
+            self._done = done
+        return now < self._busy_until
 
     def rest_seconds(self, worked_seconds: float, share: float) -> float:
         """How long to rest behind a part.

@@ -19,9 +19,10 @@ any progress for `STALL_SECONDS` counts as broken.
 
 Clients come first: while the member has work of theirs, a transfer takes one part in `BUSY_SHARE`
 of a processor (`pace`), so that writes go on nearly as before although the receiver, maybe on the
-same machine, needs twice as much. The log grows meanwhile, and is kept. So the share grows with it,
-up to one part in `LEAST_SHARE`: a large state must have arrived long before the receiver would lack
-more of the log than is kept for it. An idle member sends as fast as it can.
+same machine, needs twice as much. The log grows meanwhile and is kept. So a state that is not there
+when the log behind it has grown by `HURRY_CHECKPOINTS` of them gets one part in `HURRY_SHARE`: it
+must arrive long before the receiver would lack more of the log than is kept for it
+(`replica.housekeeping`). An idle member sends as fast as it can.
 """
 
 import asyncio
@@ -54,8 +55,8 @@ SENT_AHEAD_BYTES: Final = 4 * limits.MIB
 STALL_SECONDS = 60.0
 KEPT_SECONDS = 60.0
 BUSY_SHARE: Final = 32
-LEAST_SHARE: Final = 8
-HURRY_CHECKPOINTS: Final = 10  # as many entries behind the state as lie between so many
+HURRY_SHARE: Final = 8
+HURRY_CHECKPOINTS: Final = 8  # of the `FOLLOWED_CHECKPOINTS` that may lie behind a state
 _ROOM_SECONDS: Final = 0.005
 
 
@@ -240,7 +241,7 @@ class Transfers:
         """Sends the chunks from `start` on, until there are answers. Raises like `_stream`."""
         if start:
             log.info("going on with a state at chunk %d", start)
-        pace = Pace(lambda: self._driver.working_turns, self._loop.time)
+        pace = Pace(lambda: self._driver.work_done, self._loop.time)
         began = time.thread_time()
         for chunk in outgoing.chunks(start):
             call.send(peer_pb2.StateChunk(body=chunk).SerializeToString())
@@ -262,8 +263,8 @@ class Transfers:
         """One part in how many of a processor's time a transfer gets beside clients' work."""
         replica = self._driver.replica
         behind = replica.core.last_index - outgoing.message.snapshot.index
-        hurry = HURRY_CHECKPOINTS * replica.housekeeping.snapshot_count
-        return max(BUSY_SHARE - (BUSY_SHARE - LEAST_SHARE) * behind / hurry, LEAST_SHARE)
+        hurry = behind >= HURRY_CHECKPOINTS * replica.housekeeping.snapshot_count
+        return HURRY_SHARE if hurry else BUSY_SHARE
 
     async def _room(self, call: Call) -> None:
         """Waits while too much is queued. Raises TimeoutError if nothing moves."""

@@ -30,7 +30,7 @@ class _Bench:
         self._left = BLOBS
         self._turns_per_second = turns_per_second
         self.driver = SimpleNamespace(
-            working_turns=0,
+            work_done=0,
             loop=SimpleNamespace(time=lambda: self.now, run_in_executor=self._read),
             timings=SimpleNamespace(snapshot_seconds=SimpleNamespace(note=lambda seconds: None)),
             mark_dirty=lambda client: None,
@@ -40,7 +40,7 @@ class _Bench:
 
     def pass_by(self, seconds: float) -> None:
         self.now += seconds
-        self.driver.working_turns = int(self.now * self._turns_per_second)
+        self.driver.work_done = int(self.now * self._turns_per_second)
 
     def _work(self, seconds: float) -> None:
         self.worked += seconds

@@ -7,14 +7,15 @@ from typing import Any, cast
 
 import pytest
 
+from raftkv.replica.housekeeping import FOLLOWED_CHECKPOINTS
 from raftkv.server import intake
 from raftkv.server.calls import Call
 from raftkv.server.pace import MAX_REST_SECONDS
 from raftkv.server.transfer import (
     BUSY_SHARE,
     HURRY_CHECKPOINTS,
+    HURRY_SHARE,
     KEPT_SECONDS,
-    LEAST_SHARE,
     STALL_SECONDS,
     Outgoing,
     Transfers,
@@ -43,7 +44,7 @@ class _Bench:
         self.core = SimpleNamespace(last_index=INDEX)
         housekeeping = SimpleNamespace(snapshot_count=SNAPSHOT_COUNT)
         replica = SimpleNamespace(core=self.core, housekeeping=housekeeping)
-        self.driver = SimpleNamespace(working_turns=0, replica=replica)
+        self.driver = SimpleNamespace(work_done=0, replica=replica)
         self._turns_per_second = TURNS_PER_SECOND * busy
         self._entries_per_second = entries_per_second
         monkeypatch.setattr(asyncio, "sleep", self._sleep)
@@ -51,7 +52,7 @@ class _Bench:
 
     def _pass_by(self, seconds: float) -> None:
         self.now += seconds
-        self.driver.working_turns = int(self.now * self._turns_per_second)
+        self.driver.work_done = int(self.now * self._turns_per_second)
         self.core.last_index = INDEX + int(self.now * self._entries_per_second)
 
     async def _sleep(self, seconds: float) -> None:
@@ -102,12 +103,18 @@ def test_a_transfer_that_the_log_runs_away_from_takes_a_larger_share(
     rate = HURRY_CHECKPOINTS * SNAPSHOT_COUNT / hurry_seconds
     bench = _Bench(monkeypatch, busy=True, entries_per_second=rate)
     bench.run()
-    # From when it is known that the member is busy.
-    pauses = [round(seconds, 6) for seconds in bench.pauses[30:]]
-    assert pauses == sorted(pauses, reverse=True), "more and more"
-    assert pauses[-1] == pytest.approx(CHUNK_SECONDS * (LEAST_SHARE - 1)), "up to a bound"
-    assert pauses[0] > 2 * pauses[-1]
-    assert bench.now < CHUNKS * CHUNK_SECONDS * BUSY_SHARE
+    part = CHUNK_SECONDS * BUSY_SHARE
+    before = int(hurry_seconds / part)
+    pauses = bench.pauses[30 : before - 1]  # from when it is known that the member is busy
+    assert pauses == [pytest.approx(CHUNK_SECONDS * (BUSY_SHARE - 1))] * len(pauses)
+    hurried = bench.pauses[before + 30 :]
+    assert len(hurried) > CHUNKS / 2
+    assert hurried == [pytest.approx(CHUNK_SECONDS * (HURRY_SHARE - 1))] * len(hurried)
+
+
+def test_a_hurried_transfer_has_more_than_half_of_the_log_that_is_kept_left_for_it() -> None:
+    assert HURRY_SHARE < BUSY_SHARE
+    assert HURRY_CHECKPOINTS < FOLLOWED_CHECKPOINTS / 2
 
 
 def test_a_transfer_at_its_slowest_is_far_from_being_given_up() -> None:

@@ -190,7 +190,7 @@ class SnapshotCall:
         self._over = False
         self._sent_bytes = 0
         self._answer_head = b""
-        self._pace = Pace(lambda: self._driver.working_turns, self._driver.loop.time)
+        self._pace = Pace(lambda: self._driver.work_done, self._driver.loop.time)
 
     # --- what the client says ---------------------------------------------------
 
