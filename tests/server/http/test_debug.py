@@ -3,7 +3,11 @@
 import asyncio
 import json
 import re
+import shutil
 import socket
+import subprocess
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -166,11 +170,11 @@ def _profile(seconds: str) -> bytes:
     return request(f"/debug/pprof/profile?seconds={seconds}", method="GET")
 
 
-def _free(port: int) -> None:
-    """Waits until nothing is profiled."""
-    while (answer := ask(port, _profile("0.01"))).code == 503:
-        assert answer.body == BUSY
-    assert answer.code == 200
+def _until_profiled(port: int, profiled: bool) -> None:
+    """Waits for it without a profile of its own, which could be the one."""
+    end = time.monotonic() + SECONDS
+    while (b'thread "profiling":' in get(port, "/debug/pprof/goroutine?debug=2").body) != profiled:
+        assert time.monotonic() < end
 
 
 def test_a_profile_is_collapsed_stacks_as_text(allowed: processes.Server) -> None:
@@ -188,12 +192,11 @@ def test_a_second_profile_at_a_time_is_refused_and_the_member_answers_meanwhile(
     port = allowed.client_port
     with Wire(port) as first:
         first.send(_profile("60"))
-        while ask(port, _profile("0.01")).code != 503:
-            pass  # the first one has not begun
+        _until_profiled(port, True)
         answer = ask(port, _profile("0.01"))
         assert (answer.code, answer.body) == (503, BUSY)
         assert get(port, "/health").code == 200
-    _free(port)
+    _until_profiled(port, False)
 
 
 @pytest.mark.parametrize("half", [True, False])
@@ -201,12 +204,29 @@ def test_a_profile_ends_when_its_client_goes(allowed: processes.Server, half: bo
     port = allowed.client_port
     with Wire(port) as gone:
         gone.send(_profile("60"))
-        while ask(port, _profile("0.01")).code != 503:
-            pass
+        _until_profiled(port, True)
         if half:
             gone.half_close()
             assert gone.rest() == b""
-    _free(port)
+    _until_profiled(port, False)
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="the curl command is needed")
+def test_profiles_over_http2_are_the_same_and_end_with_their_client(
+    allowed: processes.Server,
+) -> None:
+    port = allowed.client_port
+    command = ["curl", "-sS", "--http2-prior-knowledge", "-m", "120"]
+    url = f"http://127.0.0.1:{port}/debug/pprof/profile?seconds="
+    short = subprocess.run([*command, url + "0.05"], capture_output=True, check=True, timeout=120)
+    assert b"MainThread;" in short.stdout
+    gone = subprocess.Popen([*command, url + "60"], stdout=subprocess.DEVNULL)
+    try:
+        _until_profiled(port, True)
+    finally:
+        gone.kill()
+        gone.wait()
+    _until_profiled(port, False)
 
 
 @pytest.mark.parametrize("seconds", ["61", "1e9", "inf"])
@@ -221,12 +241,11 @@ def test_what_is_no_time_means_half_a_minute_as_in_etcd(
 ) -> None:
     with socket.create_connection(("127.0.0.1", allowed.client_port), SECONDS) as client:
         client.sendall(_profile(seconds))
-        while ask(allowed.client_port, _profile("0.01")).code != 503:
-            pass
+        _until_profiled(allowed.client_port, True)
         client.setblocking(False)
         with pytest.raises(BlockingIOError):
             client.recv(1)
-    _free(allowed.client_port)
+    _until_profiled(allowed.client_port, False)
 
 
 def test_a_member_that_stops_waits_for_no_profile(tmp_path: Path) -> None:
@@ -249,4 +268,4 @@ def test_a_member_that_stops_waits_for_no_profile(tmp_path: Path) -> None:
     head, _, body = answer.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 200 OK\r\n")
     assert b"Connection: close" in head
-    assert b"MainThread;" in body
+    assert f"{threading.current_thread().name};".encode() in body
