@@ -131,6 +131,7 @@ def test_a_profile_shows_where_each_thread_was_in_collapsed_stacks() -> None:
         text = asyncio.run(profiled(0.3))
     lines = text.splitlines()
     assert lines
+    own = f"{threading.current_thread().name};"
     counts: dict[str, int] = {}
     for line in lines:
         match = re.fullmatch(r"([^ ]+) ([1-9]\d*)", line)
@@ -141,7 +142,7 @@ def test_a_profile_shows_where_each_thread_was_in_collapsed_stacks() -> None:
     busy = {
         stack: count for stack, count in counts.items() if stack.startswith("busy_one__or_not;")
     }
-    main = {stack: count for stack, count in counts.items() if stack.startswith(f"{own};")}
+    main = {stack: count for stack, count in counts.items() if stack.startswith(own)}
     assert sum(busy.values()) == sum(main.values()), "each look sees every thread"
     spinning = sum(count for stack, count in busy.items() if f"{__name__}._spins" in stack)
     assert spinning == sum(busy.values())
