@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 MEMBER: Final = Path(__file__).with_name("queue_member.py")
 QUEUE: Final = ("etcdctl", "etcd3", "client", "aetcd", "client.aio", "etcdctl", "client")
 KINDS: Final = {"lock": "lock", "election": "elect"}
-STEP_SECONDS: Final = 20.0
+STEP_SECONDS: Final = 60.0
 _numbers = itertools.count(1)
 
 

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 OF_PROCESSES = pytest.mark.raftkv(processes=True)
 
-PATIENCE_SECONDS = 30.0
+PATIENCE_SECONDS = 60.0
 
 
 @pytest.fixture
