@@ -5,6 +5,8 @@ import threading
 from types import SimpleNamespace
 from typing import Any
 
+from raftkv.errors import STOPPED
+from raftkv.replica.effects import Effects
 from raftkv.server.driver import NEWS_SECONDS, Driver
 
 
@@ -94,3 +96,34 @@ def test_a_replaced_state_is_not_removed_while_a_chore_may_use_it() -> None:
     assert dropped == [True]
     assert not one._old_states
     one._worker.shutdown()
+
+
+def test_work_done_counts_clients_work_and_not_the_writing_of_output() -> None:
+    """Or what a snapshot sends would look like clients, and hold up the snapshot itself."""
+    one, loop = driver(work=False, news=False)
+    coming: list[Effects] = []
+    loop.time = lambda: 0.0  # type: ignore[attr-defined]
+    one.replica.machine = SimpleNamespace(applied_index=7)  # type: ignore[assignment]
+    one.replica.turn = lambda now: coming.pop(0)  # type: ignore[method-assign]
+    one.peers = SimpleNamespace()
+    one._housekeep = lambda effects: None  # type: ignore[method-assign]
+    one.replica.caretaker = SimpleNamespace(rows_wanted=None)  # type: ignore[assignment]
+
+    def turn(*, brief: bool, replies: int = 0) -> int:
+        effects = Effects()
+        effects.brief = brief
+        ticket: Any = (lambda ticket, result: None,)
+        effects.replies = [(ticket, STOPPED)] * replies
+        coming.append(effects)
+        before = one.work_done
+        one.mark_dirty(SimpleNamespace(dirty=False, flush=lambda: None))
+        loop.soon.pop()()
+        return one.work_done - before
+
+    assert turn(brief=True) == 0, "only output"
+    assert turn(brief=True, replies=3) == 1, "keepalives"
+    assert turn(brief=False) == 1
+    one.replica.machine.applied_index += 5
+    assert turn(brief=False) == 1
+    assert one.work_done == 7 + 5 + 3
+    assert one.turns == 4

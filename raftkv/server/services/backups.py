@@ -54,7 +54,7 @@ from raftkv.wire.grpc import RequestHead
 log = logging.getLogger("raftkv.snapshots")
 
 SENT_AHEAD_BYTES: Final = limits.MIB
-BUSY_SHARE: Final = 12
+BUSY_SHARE: Final = 10
 PIECE_ROWS: Final = 50_000  # that are merged in one go
 HASH_ROWS: Final = 1_000  # of a slice
 _VERSION: Final = bytes_field(0x22, raftkv.ETCD_VERSION.encode())
