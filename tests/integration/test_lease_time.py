@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 HEALTHY_SECONDS: Final = 1.0  # how late leases may end in healthy times
 BUSY_SECONDS: Final = 30.0  # how late a single one may, where processes wait for processors
 POLL_SECONDS: Final = 0.03
-CROWD: Final = 10_000
+CROWD: Final = 4_000
 
 
 class Member:
@@ -163,7 +163,7 @@ def test_etcds_own_client_keeps_a_lease_through_the_leaders_death(
 ) -> None:
     """C06: etcdctl hangs on the leader that dies, and goes on elsewhere."""
     leader, other, third = trio
-    ttl = 4
+    ttl = 6
     lease = leader.grant(ttl, b"held")
     endpoints = ",".join(member.server.endpoint for member in trio)
     argv = [str(ETCDCTL), "--endpoints", endpoints, "lease", "keep-alive", f"{lease:x}"]
@@ -174,15 +174,20 @@ def test_etcds_own_client_keeps_a_lease_through_the_leaders_death(
         try:
             wait_for((tmp_path / "out").read_bytes)
             leader.server.kill()
-            stop = time.monotonic() + 2 * ttl
-            while time.monotonic() < stop:
+            before, stop = _renewals(tmp_path / "out"), time.monotonic() + 1.5 * ttl
+            while time.monotonic() < stop or _renewals(tmp_path / "out") < before + 3:
                 assert third.names(b"held")
+                assert holder.poll() is None, (tmp_path / "out").read_text()
+                assert time.monotonic() < stop + BUSY_SECONDS
                 time.sleep(POLL_SECONDS)
-            assert holder.poll() is None, (tmp_path / "out").read_text()
-            assert (tmp_path / "out").read_bytes().count(b"keepalived with TTL(4)") >= 4
         finally:
             holder.kill()
     assert end_of(b"held", other, 4 * ttl + BUSY_SECONDS)
+
+
+def _renewals(out: Path) -> int:
+    """How many etcdctl has told."""
+    return out.read_bytes().count(b"keepalived with TTL(6)")
 
 
 def wait_for(condition: Callable[[], object]) -> None:
@@ -270,13 +275,13 @@ def test_a_crowd_of_leases_that_end_together_delays_no_renewal(
 
 
 def _crowding_seconds(leader: Member) -> float:
-    """What the crowd may take to come together: three times as long as a few others let expect."""
+    """What the crowd may take to come together: five times as long as a few others let expect."""
     began = time.monotonic()
     others = range(CROWD + 1, CROWD + 401)
     requests = (rpc_pb2.LeaseGrantRequest(ID=number, TTL=3600) for number in others)
     pending = [leader.leases.LeaseGrant.future(request, timeout=60) for request in requests]
     _ = [call.result() for call in pending]
-    return max(16.0, 3 * (time.monotonic() - began) * CROWD / len(others))
+    return max(10.0, 5 * (time.monotonic() - began) * CROWD / len(others))
 
 
 def _crowd(member: Member) -> bool:
