@@ -261,7 +261,7 @@ time.sleep(60)
 @pytest.mark.slow
 def test_a_client_that_stands_still_is_closed_after_a_ping(tmp_path: Path) -> None:
     """The server's keepalive: TCP alone would keep the connection for ever."""
-    flags = ("--grpc-keepalive-interval=500ms", "--grpc-keepalive-timeout=500ms")
+    flags = ("--grpc-keepalive-interval=500ms", "--grpc-keepalive-timeout=3s")
     with raftkv(tmp_path, 1, *flags) as cluster:
         server = cluster.servers[0]
         client = subprocess.Popen(
@@ -307,7 +307,9 @@ def test_sigterm_under_load_ends_every_running_call_and_hands_leadership_over(
         async with grpc.aio.insecure_channel(leader.endpoint) as channel:
             stub = rpc_pb2_grpc.KVStub(channel)
             writers = [asyncio.create_task(write(one, stub)) for one in range(20)]
-            await asyncio.sleep(0.5)
+            async with asyncio.timeout(60):
+                while len(acknowledged) <= 20:
+                    await asyncio.sleep(0.01)
             loop = asyncio.get_running_loop()
             ending = loop.run_in_executor(None, leader.stop)
             await loop.run_in_executor(None, put, others[0], "elsewhere")
