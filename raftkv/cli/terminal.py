@@ -5,6 +5,7 @@ where it is. NO_COLOR (any value but an empty one) takes the colours away.
 """
 
 import os
+import re
 import select
 import sys
 import time
@@ -14,6 +15,8 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 QUIT_KEYS = b"qQ\x03\x04\x1b"
+# What arrows and the like send, and a key that is pressed with Alt.
+_SEQUENCE = re.compile(rb"\x1b(?:\[[0-?]*[ -/]*[@-~]|O[@-~]|[^\x00-\x1f])")
 
 
 def has_colours(stream: IO[str]) -> bool:
@@ -45,12 +48,9 @@ def keys() -> Iterator[Callable[[float], bool]]:
 
     def quits(seconds: float) -> bool:
         deadline = time.monotonic() + seconds
-        while (left := deadline - time.monotonic()) > 0:
-            if select.select([number], [], [], left)[0]:
-                pressed = os.read(number, 64)
-                # An arrow key begins with ESC too, and must not quit.
-                if not pressed or pressed[:1] in QUIT_KEYS[:4] or pressed == b"\x1b":
-                    return True
+        while select.select([number], [], [], max(deadline - time.monotonic(), 0))[0]:
+            if wants_to_quit(os.read(number, 64)):
+                return True
         return False
 
     tty.setcbreak(number)
@@ -58,6 +58,15 @@ def keys() -> Iterator[Callable[[float], bool]]:
         yield quits
     finally:
         termios.tcsetattr(number, termios.TCSADRAIN, before)
+
+
+def wants_to_quit(pressed: bytes) -> bool:
+    """Whether a key to quit is among what was read at once; nothing: the terminal is gone.
+
+    An arrow key begins with ESC too, and neither quits nor hides what was pressed behind it.
+    """
+    alone = _SEQUENCE.sub(b"", pressed)
+    return not pressed or any(key in QUIT_KEYS for key in alone)
 
 
 def _only_wait(seconds: float) -> bool:

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from raftkv.cli.terminal import wants_to_quit
 from raftkv.cli.toprows import lines, rows_of, short_bytes, short_count, short_time, summary
 from tests.cli.surveys import changed, healthy, reply_in, silent
 
@@ -88,3 +89,18 @@ def test_sizes_and_times_are_short() -> None:
     assert [short_bytes(one) for one in (None, 5, 2048, 20 << 20)] == ["-", "5B", "2.0K", "20M"]
     times = [None, 850, 3_210, 150_000, 1_500_000]
     assert [short_time(one) for one in times] == ["-", "850us", "3.2ms", "150ms", "1.5s"]
+
+
+@pytest.mark.parametrize(
+    "pressed", [b"q", b"Q", b"\x1b", b"\x03", b"\x1b[Aq", b"xq", b"\x1bOB\x04", b""]
+)
+def test_a_key_to_quit_is_seen_whatever_was_pressed_before_it(pressed: bytes) -> None:
+    """All that is pressed between two looks comes at once."""
+    assert wants_to_quit(pressed)
+
+
+@pytest.mark.parametrize(
+    "pressed", [b"x", b"\x1b[A", b"\x1bOA\x1bOB", b"\x1b[1;5C", b"\x1b[5~", b"\x1bx"]
+)
+def test_other_keys_arrows_among_them_are_no_wish_to_leave(pressed: bytes) -> None:
+    assert not wants_to_quit(pressed)
