@@ -42,6 +42,7 @@ def local(directory: Path, base: int) -> Iterator["subprocess.Popen[str]"]:
             seen.append(line)
             if re.search(r"raftkv \| 3 nodes serve clients", line):
                 break
+            assert " ended with exit code " not in line, "".join(seen)
         else:
             raise AssertionError("".join(seen))
         yield process

@@ -26,6 +26,9 @@ TERMINAL_SECONDS = 90.0
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     with raftkv(tmp_path_factory.mktemp("operating"), 3) as started:
+        # A member serves a moment before the others know where its clients find it.
+        known = run(started.endpoints, "endpoint", "health", "--cluster", "--wait=90s")
+        assert known.exit_code == 0, known.err
         yield started
 
 
