@@ -47,6 +47,24 @@ def _soon(function: Any) -> threading.Timer:
     return timer
 
 
+def _once(gate: Gate, done: Callable[[sync.Client], bool], then: Callable[[], None]) -> Any:
+    """Beside the test: as soon as the server has carried something out. To be joined."""
+
+    def wait() -> None:
+        with sync.Client(gate.target) as other:
+            while not done(other):
+                time.sleep(0.01)
+        then()
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    return thread
+
+
+def _written_twice(key: str) -> Callable[[sync.Client], bool]:
+    return lambda other: other.get(key).version == 2
+
+
 def _cut_and_open(gate: Gate) -> None:
     gate.cut()
     gate.open()
@@ -93,7 +111,7 @@ def test_a_write_whose_answer_was_lost_is_repeated_and_carried_out_once(
     async def scenario(client: Any) -> None:
         first = await client.put(prefix + "a", "1")
         gate.mute()
-        timer = _soon(lambda: _cut_and_open(gate))
+        timer = _once(gate, _written_twice(prefix + "a"), lambda: _cut_and_open(gate))
         second = await client.put(prefix + "a", "2", prev_kv=True)
         timer.join()
         assert second.previous.mod_revision == first.revision, "the first attempt's answer"
@@ -107,7 +125,7 @@ def test_without_sessions_the_same_write_ends_unknown(gate: Gate, face: Face, pr
     async def scenario(client: Any) -> None:
         await client.put(prefix + "a", "1")
         gate.mute()
-        timer = _soon(lambda: _cut_and_open(gate))
+        timer = _once(gate, _written_twice(prefix + "a"), lambda: _cut_and_open(gate))
         with pytest.raises(OutcomeUnknown):
             await client.put(prefix + "a", "2")
         timer.join()
@@ -215,7 +233,7 @@ def test_a_lost_session_leaves_a_write_unknown_that_may_be_done(
     async def scenario(client: Any) -> None:
         await client.put(prefix + "a", "1")
         gate.mute()
-        timer = _soon(end_sessions)
+        timer = _once(gate, _written_twice(prefix + "a"), end_sessions)
         with pytest.raises(OutcomeUnknown) as caught:
             await client.put(prefix + "a", "2")
         assert isinstance(caught.value.reason, SessionLost)
@@ -232,7 +250,11 @@ def test_an_answer_too_large_to_keep_is_told_as_carried_out(
     async def scenario(client: Any) -> None:
         last = await client.put(prefix + "a", b"x" * 100_000)
         gate.mute()
-        timer = _soon(lambda: _cut_and_open(gate))
+
+        def gone(other: sync.Client) -> bool:
+            return not other.get(prefix + "a").exists
+
+        timer = _once(gate, gone, lambda: _cut_and_open(gate))
         with pytest.raises(AlreadyApplied) as caught:
             await client.delete_prefix(prefix, prev_kv=True)
         timer.join()
