@@ -55,7 +55,7 @@ def test_a_barrier_can_be_held_once_at_a_time(server: Served, connect: Faces, pr
 
 def test_the_barrier_of_a_dead_process_opens_with_its_lease(server: Served, prefix: str) -> None:
     with Client(server.endpoints) as client, Client(server.endpoints) as dying:
-        held = dying.barrier(prefix + "b").hold(ttl=2)
+        held = dying.barrier(prefix + "b").hold(ttl=4)
         assert held.lease is not None
         held.lease.detach()  # nobody renews it any more
         started = time.monotonic()
