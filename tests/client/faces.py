@@ -108,8 +108,9 @@ class Faces:
         self._loop = Loop() if name == "aio" else None
 
     def __call__(self, endpoints: str, **options: Any) -> Any:
-        """A client of this face."""
+        """A client of this face. A call may take half a minute, as on a busy machine."""
         client: Any
+        options = {"timeout": 30.0, **options}
         if self._loop is None:
             client = sync.Client(endpoints, **options)
         else:
