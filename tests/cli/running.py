@@ -66,3 +66,10 @@ def raftctl(argv: Sequence[str], stdin: bytes = b"") -> Outcome:
     buffer = out.buffer
     assert isinstance(buffer, io.BytesIO)
     return Outcome(code, buffer.getvalue(), err.getvalue())
+
+
+def wait_for_addresses(endpoints: str) -> None:
+    """Until every member's name and client URLs are known: it tells them once it serves."""
+    flags = ["endpoint", "health", "--cluster", "--wait=90s"]
+    known = raftctl(["--endpoints", endpoints, *flags])
+    assert known.exit_code == 0, known.err

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from raftkv.cli.local import LocalNode, plan
-from tests.cli.running import raftctl
+from tests.cli.running import raftctl, wait_for_addresses
 from tests.processes import consecutive_free_ports
 
 pytestmark = pytest.mark.slow
@@ -68,6 +68,7 @@ def test_what_is_put_on_one_node_is_on_another_and_survives_a_restart(tmp_path: 
         first, third = nodes[0].client_address, nodes[2].client_address
         assert raftctl(["--endpoints", first, "put", "greeting", "hello"]).out == b"OK\n"
         assert raftctl(["--endpoints", third, "get", "greeting"]).out == b"greeting\nhello\n"
+        wait_for_addresses(third)
         members = raftctl(["--endpoints", third, "member", "list"]).out.decode()
         assert sorted(re.findall(r"node\d", members)) == ["node1", "node2", "node3"]
         _stop(cluster)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.running import Outcome, raftctl
+from tests.cli.running import Outcome, raftctl, wait_for_addresses
 from tests.processes import Cluster, Server, newcomer, raftkv
 
 pytestmark = pytest.mark.slow
@@ -23,6 +23,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def cluster(directory: Path) -> Iterator[Cluster]:
     with raftkv(directory, 3) as started:
+        wait_for_addresses(started.endpoints)
         yield started
 
 

@@ -10,25 +10,24 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
 
-from tests.cli.running import Outcome, raftctl
+from tests.cli.running import Outcome, raftctl, wait_for_addresses
 from tests.processes import Cluster, Server, etcd, raftkv
 
 pytestmark = pytest.mark.slow
 
 TERMINAL_SECONDS = 90.0
+LOOK_SECONDS = 0.1
 
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     with raftkv(tmp_path_factory.mktemp("operating"), 3) as started:
-        # A member serves a moment before the others know where its clients find it.
-        known = run(started.endpoints, "endpoint", "health", "--cluster", "--wait=90s")
-        assert known.exit_code == 0, known.err
+        wait_for_addresses(started.endpoints)
         yield started
 
 
@@ -162,6 +161,7 @@ def test_members_started_differently_are_found(tmp_path_factory: pytest.TempPath
     cluster = raftkv(tmp_path_factory.mktemp("mixed"), 2)
     cluster.servers[1]._command += ["--election-timeout=2000", "--heartbeat-interval=200"]
     with cluster:
+        wait_for_addresses(cluster.endpoints)
         outcome = run(cluster.endpoints, "doctor", "-w", "json")
     assert outcome.exit_code in (1, 2)  # 2: the disk is far too slow
     texts = [one["text"] for one in json.loads(outcome.out)["findings"]]
@@ -203,13 +203,15 @@ class Terminal:
         self._theirs = theirs
         self.text = ""
 
-    def until(self, pattern: str) -> None:
-        """Reads until the pattern has come."""
+    def until(self, pattern: str, times: int = 1) -> None:
+        """Reads until the pattern has come so often."""
+        self._read_until(lambda: len(re.findall(pattern, self.text)) >= times, pattern)
+
+    def _read_until(self, true: Callable[[], bool], what: str) -> None:
         deadline = time.monotonic() + TERMINAL_SECONDS
-        while not re.search(pattern, self.text):
-            left = deadline - time.monotonic()
-            assert left > 0, f"{pattern!r} did not come: {self.text!r}"
-            if select.select([self._ours], [], [], left)[0]:
+        while not true():
+            assert time.monotonic() < deadline, f"{what}: not after {self.text!r}"
+            if select.select([self._ours], [], [], LOOK_SECONDS)[0]:
                 self.text += os.read(self._ours, 65_536).decode("utf-8", "replace")
 
     def press(self, keys: bytes) -> None:
@@ -221,7 +223,9 @@ class Terminal:
     def end(self) -> tuple[int, list[object]]:
         """(exit code, the terminal's settings then)."""
         try:
-            code = self._process.wait(TERMINAL_SECONDS)
+            # Read meanwhile: a terminal that is full stops who writes to it.
+            self._read_until(lambda: self._process.poll() is not None, "its end")
+            code = self._process.wait()
             after = termios.tcgetattr(self._theirs)
         finally:
             self._process.kill()
@@ -242,7 +246,7 @@ def test_top_draws_in_place_and_gives_the_terminal_back(cluster: Cluster, way: s
     terminal.until(r"raftkv3[\s\S]*q quits[\s\S]*raftkv3")
     terminal.press(b"\x1b[A")  # an arrow is no wish to leave
     drawn = terminal.text.count("q quits")
-    terminal.until(rf"(?:[\s\S]*?q quits){{{drawn + 2}}}")
+    terminal.until("q quits", times=drawn + 2)
     if way == "q":
         terminal.press(b"q")
     else:
