@@ -210,7 +210,10 @@ class Terminal:
     def _read_until(self, true: Callable[[], bool], what: str) -> None:
         deadline = time.monotonic() + TERMINAL_SECONDS
         while not true():
-            assert time.monotonic() < deadline, f"{what}: not after {self.text!r}"
+            if time.monotonic() > deadline:
+                self._process.kill()
+                self._process.wait()
+                raise AssertionError(f"{what}: not after {self.text!r}")
             if select.select([self._ours], [], [], LOOK_SECONDS)[0]:
                 self.text += os.read(self._ours, 65_536).decode("utf-8", "replace")
 

@@ -242,8 +242,11 @@ def test_a_pod_that_has_lost_its_volume_comes_back_if_it_may(pods: Pods) -> None
     lost.server.remove_data()
     refused = pods.member(1).server
     refused.start()
-    wait_until(lambda: not refused.running())
-    assert refused.stop() == errors.CorruptionError.exit_code
+    try:
+        wait_until(lambda: not refused.running())
+        assert refused.stop() == errors.CorruptionError.exit_code
+    finally:
+        refused.kill()
     refused.remove_data()
 
     pods.changes = {"RAFTKV_REJOIN": "true"}
