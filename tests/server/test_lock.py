@@ -159,6 +159,7 @@ def test_a_call_given_up_at_any_moment_leaves_no_key(tmp_path: Path, delay: int)
                     await asyncio.sleep(0)
                 call.cancel()
                 assert (await task)[0] == "CANCELLED"
+            await client.keys()  # behind the calls on one connection: they are not to come yet
             await until(lambda: not open_calls(node) and not busy())
             assert len(replica_of(node).machine.leases) == before
             assert await client.keys() == [held]
@@ -174,6 +175,8 @@ def test_a_lease_of_the_servers_own_goes_with_a_deadline(tmp_path: Path) -> None
             lease = await client.lease()
             held = await client.lock(lease)
             assert (await failure(client.locking(0, seconds=0.3)))[0] == "DEADLINE_EXCEEDED"
+            await client.keys()  # behind the call on one connection: it is not to come yet
+            await until(lambda: not open_calls(node) and not busy())
             await client.wait_for(1)
             await until(lambda: [one.id for one in replica_of(node).machine.leases] == [lease])
             assert await client.keys() == [held]
