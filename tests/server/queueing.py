@@ -17,7 +17,7 @@ from raftkv.pb import (
 )
 
 NAME = b"n"
-PATIENCE_SECONDS = 60.0  # reached only when something is left that should not be
+PATIENCE_SECONDS = 100.0  # reached only when something is left that should not be
 POLL_SECONDS = 0.002
 
 
@@ -49,7 +49,7 @@ class Party:
         """Ends a lease."""
         await self.leases.LeaseRevoke(rpc_pb2.LeaseRevokeRequest(ID=lease), timeout=60)
 
-    def locking(self, lease: int, seconds: float = 30.0, **options: Any) -> Any:
+    def locking(self, lease: int, seconds: float = PATIENCE_SECONDS, **options: Any) -> Any:
         """A Lock call under way."""
         request = lock_pb2.LockRequest(name=NAME, lease=lease)
         return self.locks.Lock(request, timeout=seconds, **options)
@@ -62,7 +62,7 @@ class Party:
         """Unlocks."""
         await self.locks.Unlock(lock_pb2.UnlockRequest(key=key), timeout=60)
 
-    def campaigning(self, lease: int, value: bytes, seconds: float = 30.0) -> Any:
+    def campaigning(self, lease: int, value: bytes, seconds: float = PATIENCE_SECONDS) -> Any:
         """A Campaign call under way."""
         request = election_pb2.CampaignRequest(name=NAME, lease=lease, value=value)
         return self.elections.Campaign(request, timeout=seconds)
