@@ -74,8 +74,8 @@ def test_each_item_is_taken_by_one(server: Served, prefix: str) -> None:
         turns = iter(range(30))
 
         def take() -> None:
-            for _ in turns:
-                taken.append(client.queue(prefix + "q").take(timeout=60))
+            mine = [client.queue(prefix + "q").take(timeout=60) for _ in turns]
+            taken.extend(mine)
 
         threads = [threading.Thread(target=take) for _ in range(4)]
         for thread in threads:
