@@ -68,12 +68,11 @@ def become_first(
         _wait_for_absence(connection, lease, found)
         if lease.lost.is_set():
             raise CtlError(lost_text)
-    if not waited:
-        return Place(key, created, created)
+    # Also without waiting: the lease may have ended, and the holder left, since the key was put.
     own = connection.read("KV/Range", Range(key=key), rpc_pb2.RangeResponse)
     if not own.kvs or own.kvs[0].create_revision != created:
         raise CtlError(lost_text)
-    return Place(key, created, own.header.revision)
+    return Place(key, created, own.header.revision if waited else created)
 
 
 def _wait_for_absence(

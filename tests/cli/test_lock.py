@@ -5,10 +5,14 @@ import signal
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 from urllib.request import urlopen
 
 import pytest
 
+from raftkv.cli.exits import CtlError
+from raftkv.cli.queueing import become_first
 from raftkv.pb import rpc_pb2
 from tests.cli.running import Outcome, etcdctl
 from tests.cli.talking import TOOLS, Running, Said, both
@@ -236,6 +240,24 @@ def test_a_lock_is_kept_for_longer_than_its_ttl(ctl: Ctl) -> None:
             assert holder.end().code == 0
             assert waiter.end().out == b"mine\n"
         assert holder.out == b""
+
+
+class _Emptied:
+    """A connection to a server whose queue is empty as soon as a key was put into it."""
+
+    def write(self, *_: object) -> rpc_pb2.TxnResponse:
+        return rpc_pb2.TxnResponse(succeeded=True)
+
+    def read(self, *_: object) -> rpc_pb2.RangeResponse:
+        return rpc_pb2.RangeResponse()
+
+
+def test_a_lease_that_ends_before_the_first_look_gives_no_lock() -> None:
+    """C04: nobody is before a key that is gone."""
+    lease: Any = SimpleNamespace(id=7)
+    connection: Any = _Emptied()
+    with pytest.raises(CtlError, match="lost"):
+        become_first(connection, lease, b"name", b"", "lost")
 
 
 # --- elect ------------------------------------------------------------------------------
