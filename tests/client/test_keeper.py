@@ -168,11 +168,11 @@ class Metronome:
 
 def test_leases_are_renewed_at_a_third_of_their_ttl_over_one_stream(make: Make) -> None:
     servers, keeper = make(ttl=6)
+    began = now()
     kept = [keeper.keep(number, 6, now()) for number in range(1, 51)]
     wait_until(lambda: len(servers.all[0].asked) >= 100)
-    first, second = servers.all[0].asked_at[:50], servers.all[0].asked_at[50:100]
-    # Those that are due a moment later are renewed along.
-    assert 1.6 < second[0] - first[0] < 20
+    # Two thirds of the TTL, but those that are due a moment later are renewed along.
+    assert servers.all[0].asked_at[50] > began + 3.3
     assert all(one.alive for one in kept)
     assert servers.all[0].streams == 1
 
@@ -277,11 +277,10 @@ def test_an_answer_counts_from_the_sending_of_its_request(make: Make) -> None:
 def test_an_answer_is_never_taken_for_that_of_a_later_request(make: Make) -> None:
     """Asked again while the first request is under way: its answer counts from the first."""
     servers, keeper = make(1, ttl=60)
-    servers.all[0].delay = 1.2
+    servers.all[0].delay = 0.8  # so that no patience ends, and the second one comes meanwhile
     kept = keeper.keep(5, 60, now() - 30)
     keeper.renew_now(kept, lambda renewed: None)
     wait_until(lambda: bool(servers.all[0].asked))
-    threading.Event().wait(0.2)
     outcome: list[bool] = []
     second = now()
     keeper.renew_now(kept, outcome.append)
