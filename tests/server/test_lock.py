@@ -8,6 +8,9 @@ from typing import Any
 import grpc
 import pytest
 
+from raftkv.kv import commands
+from raftkv.kv.leases import revoke_request
+from raftkv.kv.machine import Result
 from raftkv.pb import rpc_pb2
 from raftkv.server.services.queueing import First, Queues
 from tests.server.harness import configs, replica_of, running, until
@@ -109,6 +112,31 @@ def test_a_waiter_whose_lease_died_in_the_queue_gets_an_error(tmp_path: Path, me
             assert await task == SESSION_EXPIRED
             assert await behind == key_of(patient)
             assert await first.keys() == [key_of(patient)]
+
+    asyncio.run(scenario())
+
+
+def test_a_lease_that_ends_before_the_first_look_at_the_queue_gives_no_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """C04: the key is put, its elder is deleted and its lease ends, all in one batch of the log."""
+    propose, behind = Queues.propose, list[tuple[int, bytes]]()
+
+    def crowd(queues: Queues, command: int, request: bytes) -> "asyncio.Future[Result]":
+        future = propose(queues, command, request)
+        while behind:
+            propose(queues, *behind.pop(0))
+        return future
+
+    async def scenario() -> None:
+        async with running(configs(1, tmp_path)) as (node,), party(node) as client:
+            held, dying = await client.lock(await client.lease()), await client.lease()
+            delete = rpc_pb2.DeleteRangeRequest(key=held)
+            behind.append((commands.DELETE_RANGE, delete.SerializeToString()))
+            behind.append((commands.LEASE_REVOKE, revoke_request(dying)))
+            monkeypatch.setattr(Queues, "propose", crowd)
+            assert await failure(client.locking(dying)) == SESSION_EXPIRED
+            assert await client.keys() == []
 
     asyncio.run(scenario())
 

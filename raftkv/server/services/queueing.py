@@ -9,8 +9,8 @@ such a queue by themselves stand in the same one.
     enter -> wait until no older key is left -> look at the own key once more (C04)
 
 The set of older keys only shrinks, and the own key's entry is applied here when `enter` returns: so
-"no older key is left" needs no more than this member's own state. That the own key is still
-there does: it is read behind a read index, because the lease may have ended meanwhile.
+"no older key is left" needs no more than this member's own state. Behind a wait, that the own key is
+still there does: it is read behind a read index, because the lease may have ended meanwhile.
 
 Any other end than being first takes the key away again (C09): by a transaction that compares the
 create revision, repeated until it is decided; if the lease is the server's own, by revoking it. A
@@ -299,8 +299,9 @@ class Queues:
             if waited:
                 await self.confirm()
                 revision = self._context.replica.machine.revision
-                if not self._is_there(place):
-                    raise copy_of(lost)
+            # Also without a wait: what was applied behind the put may have ended the lease.
+            if not self._is_there(place):
+                raise copy_of(lost)
             kept = True
             return revision
         finally:
