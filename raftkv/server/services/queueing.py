@@ -9,8 +9,8 @@ such a queue by themselves stand in the same one.
     enter -> wait until no older key is left -> look at the own key once more (C04)
 
 The set of older keys only shrinks, and the own key's entry is applied here when `enter` returns: so
-"no older key is left" needs no more than this member's own state. Behind a wait, that the own key is
-still there does: it is read behind a read index, because the lease may have ended meanwhile.
+"no older key is left" needs no more than this member's own state. That the own key is still there
+is looked up last, and after a wait behind a read index: the lease may have ended meanwhile.
 
 Any other end than being first takes the key away again (C09): by a transaction that compares the
 create revision, repeated until it is decided; if the lease is the server's own, by revoking it. A
