@@ -19,7 +19,7 @@ SLOW_FLAGS ?= -n 4 --dist worksteal
 # name with its traceback. A wrong value, a lost write, a broken promise fails at once.
 RERUN_FLAGS ?= --reruns 1 --max-suite-reruns 3 --rerun-show-tracebacks \
 	--only-rerun '^(TimeoutError|TimeoutExpired|TimedOut):' --only-rerun '^Failed: Timeout' \
-	--only-rerun DEADLINE_EXCEEDED --only-rerun 'timed out'
+	--only-rerun DEADLINE_EXCEEDED --only-rerun 'timed out' --rerun-except '^AssertionError'
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help

@@ -14,7 +14,7 @@ from raftkv.server.node import Node
 from raftkv.wire.grpc import RequestHead
 from tests.server.harness import Client, configs, replica_of, running, until
 
-CALLS = 500  # of each kind
+CALLS = 1000  # of each kind
 ROUNDS = 3
 
 
@@ -81,7 +81,7 @@ def test_calls_that_are_given_up_while_they_wait_leave_nothing_behind(
                     await asyncio.gather(*calls, return_exceptions=True)
             assert waiting(node) > CALLS, "the streams did not wait for what was queued"
             await until(lambda: waiting(node) == 0, 60.0)
-            assert heads() - before < CALLS // 4, f"of {2 * ROUNDS * CALLS}"
+            assert heads() - before < CALLS // 10, f"of {2 * ROUNDS * CALLS}"
             client = await Client.connect(node)  # it still serves
             path = "/grpc.health.v1.Health/Check"
             await client.call(path, health_pb2.HealthCheckRequest())

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 HEALTHY_SECONDS: Final = 1.0  # how late leases may end in healthy times
 BUSY_SECONDS: Final = 30.0  # how late a single one may, where processes wait for processors
 POLL_SECONDS: Final = 0.03
-CROWD: Final = 4_000
+CROWD: Final = 10_000
 
 
 class Member:
@@ -281,7 +281,7 @@ def _crowding_seconds(leader: Member) -> float:
     requests = (rpc_pb2.LeaseGrantRequest(ID=number, TTL=3600) for number in others)
     pending = [leader.leases.LeaseGrant.future(request, timeout=60) for request in requests]
     _ = [call.result() for call in pending]
-    return max(10.0, 5 * (time.monotonic() - began) * CROWD / len(others))
+    return max(16.0, 5 * (time.monotonic() - began) * CROWD / len(others))
 
 
 def _crowd(member: Member) -> bool:

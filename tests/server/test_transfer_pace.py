@@ -98,7 +98,7 @@ def test_an_idle_member_sends_as_fast_as_it_can(monkeypatch: pytest.MonkeyPatch)
 def test_a_transfer_that_the_log_runs_away_from_takes_a_larger_share(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The log behind the state is kept, but not for ever."""
+    """R36: the log behind the state is kept, but not for ever."""
     hurry_seconds = 10.0
     rate = HURRY_CHECKPOINTS * SNAPSHOT_COUNT / hurry_seconds
     bench = _Bench(monkeypatch, busy=True, entries_per_second=rate)
@@ -113,6 +113,7 @@ def test_a_transfer_that_the_log_runs_away_from_takes_a_larger_share(
 
 
 def test_a_hurried_transfer_has_more_than_half_of_the_log_that_is_kept_left_for_it() -> None:
+    """R36: so that no second state follows the first one."""
     assert HURRY_SHARE < BUSY_SHARE
     assert HURRY_CHECKPOINTS < FOLLOWED_CHECKPOINTS / 2
 
